@@ -1,0 +1,3 @@
+//! Entry point of the `flowguard` program.
+
+fn main() {}

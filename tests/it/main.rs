@@ -1,0 +1,1 @@
+//! The one integration-test binary: every test of the built program is a module here.
