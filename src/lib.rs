@@ -2,5 +2,6 @@
 //! The rooms and the direction of their imports are described in `docs/ARCHITECTURE.md`.
 
 pub mod error;
+pub mod ingest;
 pub mod interval;
 pub mod table;

@@ -1,0 +1,151 @@
+//! Where a message came from: the metadata columns that bronze and its dead letters share.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, ListArray, NullBufferBuilder, StringArray, StructArray};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Int32Type, Int64Type};
+
+use super::columns::{self, ColumnBuffer, Spans};
+use super::{METADATA_COLUMNS, Message};
+use crate::error::Result;
+use crate::table::ColumnType;
+
+pub(super) struct Envelope {
+    topic: String,
+    partitions: Vec<i32>,
+    offsets: Vec<i64>,
+    timestamps_micros: Vec<i64>,
+    timestamp_nulls: NullBufferBuilder,
+    keys: ColumnBuffer,
+    headers: Headers,
+    ingested_at_micros: Vec<i64>,
+}
+
+impl Envelope {
+    pub(super) fn new(topic: &str) -> Self {
+        Self {
+            topic: topic.to_owned(),
+            partitions: Vec::new(),
+            offsets: Vec::new(),
+            timestamps_micros: Vec::new(),
+            timestamp_nulls: NullBufferBuilder::new(0),
+            keys: ColumnBuffer::new(ColumnType::Binary, false),
+            headers: Headers::new(),
+            ingested_at_micros: Vec::new(),
+        }
+    }
+
+    pub(super) fn push(&mut self, message: &Message<'_>, ingested_at_micros: i64) {
+        self.partitions.push(message.partition);
+        self.offsets.push(message.offset);
+        let millis = message.timestamp_ms;
+        self.timestamps_micros.push(millis.unwrap_or(0).saturating_mul(1_000));
+        self.timestamp_nulls.append(millis.is_some());
+        self.keys.push_bytes_or_null(message.key);
+        self.headers.push(message.headers);
+        self.ingested_at_micros.push(ingested_at_micros);
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.partitions.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        let fixed = 4 + 8 + 8 + 8 + self.topic.len() + size_of::<i32>();
+        self.rows() * fixed + self.keys.bytes() + self.headers.bytes()
+    }
+
+    /// The arrays in the order of [`METADATA_COLUMNS`]; empty afterwards.
+    pub(super) fn finish(&mut self) -> Result<Vec<ArrayRef>> {
+        let rows = self.rows();
+        let topics = StringArray::from_iter_values(std::iter::repeat_n(&self.topic, rows));
+        Ok(vec![
+            Arc::new(topics),
+            columns::primitive::<Int32Type>(&mut self.partitions),
+            columns::primitive::<Int64Type>(&mut self.offsets),
+            Arc::new(columns::instants(&mut self.timestamps_micros, self.timestamp_nulls.finish())),
+            self.keys.finish()?,
+            Arc::new(self.headers.finish()?),
+            Arc::new(columns::instants(&mut self.ingested_at_micros, None)),
+        ])
+    }
+}
+
+/// The fields of the metadata columns, in order.
+pub(super) fn fields() -> Vec<FieldRef> {
+    let instant = columns::data_type(ColumnType::Timestamp);
+    let types = [
+        (DataType::Utf8, false),
+        (DataType::Int32, false),
+        (DataType::Int64, false),
+        (instant.clone(), true),
+        (DataType::Binary, true),
+        (DataType::List(header_item()), true),
+        (instant, false),
+    ];
+    METADATA_COLUMNS
+        .iter()
+        .zip(types)
+        .map(|(name, (data_type, nullable))| Arc::new(Field::new(*name, data_type, nullable)))
+        .collect()
+}
+
+/// Everything inside the list is nullable, as Spark's Kafka source has it: Delta's Spark writer
+/// refuses a NOT NULL nested in an array.
+fn header_item() -> FieldRef {
+    Arc::new(Field::new("element", DataType::Struct(header_fields()), true))
+}
+
+fn header_fields() -> Fields {
+    vec![Field::new("key", DataType::Utf8, true), Field::new("value", DataType::Binary, true)]
+        .into()
+}
+
+/// Headers of all messages in one run; a message without any has a null list.
+struct Headers {
+    keys: Spans,
+    values: ColumnBuffer,
+    offsets: Vec<i32>,
+    nulls: NullBufferBuilder,
+    count: usize,
+}
+
+impl Headers {
+    fn new() -> Self {
+        Self {
+            keys: Spans::default(),
+            values: ColumnBuffer::new(ColumnType::Binary, false),
+            offsets: vec![0],
+            nulls: NullBufferBuilder::new(0),
+            count: 0,
+        }
+    }
+
+    fn push(&mut self, headers: &[(String, Option<Vec<u8>>)]) {
+        for (key, value) in headers {
+            self.keys.push(key.as_bytes());
+            self.values.push_bytes_or_null(value.as_deref());
+        }
+        self.count += headers.len();
+        // More than 2³¹ headers are more than 2 GiB of keys' ends, which `Spans` refuses.
+        self.offsets.push(i32::try_from(self.count).unwrap_or(i32::MAX));
+        self.nulls.append(!headers.is_empty());
+    }
+
+    fn bytes(&self) -> usize {
+        self.keys.bytes() + self.values.bytes() + size_of_val(self.offsets.as_slice())
+    }
+
+    fn finish(&mut self) -> Result<ListArray> {
+        let mut drained = std::mem::replace(self, Self::new());
+        let children: Vec<ArrayRef> =
+            vec![Arc::new(drained.keys.finish_text(None)?), drained.values.finish()?];
+        let length = children[0].len();
+        let structs = StructArray::try_new_with_length(header_fields(), children, None, length)
+            .map_err(columns::internal)?;
+        let offsets = OffsetBuffer::new(drained.offsets.into());
+        ListArray::try_new(header_item(), offsets, Arc::new(structs), drained.nulls.finish())
+            .map_err(columns::internal)
+    }
+}

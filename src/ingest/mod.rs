@@ -1,0 +1,3 @@
+//! The way from a Kafka topic into bronze.
+
+pub mod decode;
