@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::menu::{ITEMS, Item};
 use crate::interval::Instant;
 
 /// What to make up.
@@ -59,10 +60,7 @@ impl Topic {
 
     /// The same partition for the same key, for ever.
     fn partition_of(self, key: &str) -> i32 {
-        match self {
-            Topic::Orders => (xxh3_64(key.as_bytes()) % 3) as i32,
-            Topic::Clicks => (xxh3_64(key.as_bytes()) % 6) as i32,
-        }
+        (xxh3_64(key.as_bytes()) % u64::from(self.partitions().unsigned_abs())) as i32
     }
 }
 
@@ -98,51 +96,6 @@ const MALFORMED_PER_MILLE: u64 = 1;
 /// How busy the hours of a day (UTC) are: lunch and dinner.
 const HOUR_WEIGHTS: [u64; 24] =
     [2, 1, 1, 1, 1, 1, 2, 3, 4, 5, 6, 10, 14, 12, 7, 5, 5, 7, 12, 16, 14, 9, 6, 4];
-
-struct Item {
-    id: &'static str,
-    name: &'static str,
-    category: &'static str,
-    price_cents: u64,
-}
-
-const fn item(
-    id: &'static str,
-    name: &'static str,
-    category: &'static str,
-    price_cents: u64,
-) -> Item {
-    Item { id, name, category, price_cents }
-}
-
-/// The most popular first.
-static ITEMS: [Item; 25] = [
-    item("food_001", "Pizza Margherita", "pizza", 9_50),
-    item("food_002", "Classic Cheeseburger", "burger", 11_90),
-    item("food_003", "Salmon Nigiri Set", "sushi", 16_80),
-    item("food_004", "Pad Thai", "thai", 12_50),
-    item("food_005", "Chicken Tikka Masala", "indian", 13_90),
-    item("food_006", "Pizza Diavola", "pizza", 11_75),
-    item("food_007", "Caesar Salad", "salad", 8_95),
-    item("food_008", "Bacon Smash Burger", "burger", 13_45),
-    item("food_009", "Beef Tacos", "mexican", 10_20),
-    item("food_010", "California Roll", "sushi", 9_99),
-    item("food_011", "Green Curry", "thai", 12_95),
-    item("food_012", "Tiramisù", "dessert", 6_50),
-    item("food_013", "Pizza Quattro Formaggi", "pizza", 12_25),
-    item("food_014", "Lasagne alla Bolognese", "pasta", 12_80),
-    item("food_015", "Veggie Burger", "burger", 11_30),
-    item("food_016", "Palak Paneer", "indian", 11_60),
-    item("food_017", "Spicy Tuna Roll", "sushi", 10_85),
-    item("food_018", "Burrito Bowl", "mexican", 11_15),
-    item("food_019", "Spaghetti Carbonara", "pasta", 11_99),
-    item("food_020", "Greek Salad", "salad", 8_40),
-    item("food_021", "Crème Brûlée", "dessert", 7_05),
-    item("food_022", "Mango Lassi", "drink", 4_25),
-    item("food_023", "Chicken Quesadilla", "mexican", 9_65),
-    item("food_024", "Homemade Lemonade", "drink", 3_80),
-    item("food_025", "Sashimi Deluxe", "sushi", 24_99),
-];
 
 /// All messages in the order of `timestamp_ms`. Holds about the messages of the busiest hour and
 /// those still on their way late; makes nothing when `days` is 0.

@@ -2,3 +2,4 @@
 //! to a broker and running the pipeline over it belong to the rooms that do that for real data.
 
 pub mod events;
+mod menu;
