@@ -1,1 +1,3 @@
 //! The one integration-test binary: every test of the built program is a module here.
+
+mod expected;

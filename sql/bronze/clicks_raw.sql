@@ -1,0 +1,19 @@
+-- /// flowguard
+-- kind: append
+-- doc: Every well-formed message of the clicks topic, duplicates included.
+-- tags: [clicks]
+-- source: {topic: raw.clicks.v1, format: json, partitions: 6, unknown_fields: rescue}
+-- time: event_timestamp
+-- partition_by: day
+-- key: [event_id]
+-- columns:
+--   event_id: {type: string, not_null: true, doc: UUID given by the server}
+--   event_type: {type: string, not_null: true, doc: impression or click}
+--   user_id: {type: string, not_null: true, doc: who saw or clicked the item}
+--   session_id: {type: string, doc: "the browser's session"}
+--   item_id: {type: string, not_null: true, doc: the item seen or clicked}
+--   item_name: {type: string, doc: its name at that time}
+--   category: {type: string, doc: its category at that time}
+--   event_timestamp: {type: timestamp, not_null: true, doc: when it happened}
+-- ///
+SELECT * FROM kafka.clicks_raw

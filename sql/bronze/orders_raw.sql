@@ -1,0 +1,20 @@
+-- /// flowguard
+-- kind: append
+-- doc: Every well-formed message of the orders topic, duplicates and all versions included.
+-- tags: [orders]
+-- source: {topic: raw.orders.v1, format: json, partitions: 3, unknown_fields: rescue}
+-- time: event_timestamp
+-- partition_by: day
+-- key: [order_id]
+-- columns:
+--   order_id: {type: string, not_null: true, doc: UUID given by the server}
+--   user_id: {type: string, not_null: true, doc: who ordered}
+--   session_id: {type: string, doc: "the browser's session"}
+--   item_id: {type: string, doc: what was ordered}
+--   item_name: {type: string, doc: its name at that time}
+--   category: {type: string, doc: its category at that time}
+--   price: {type: "decimal(10,2)", doc: what was paid for it}
+--   status: {type: string, doc: "placed, confirmed, delivered or cancelled"}
+--   event_timestamp: {type: timestamp, not_null: true, doc: when it was ordered}
+-- ///
+SELECT * FROM kafka.orders_raw
