@@ -1,3 +1,75 @@
-//! Entry point of the `flowguard` program.
+//! Entry point: reads the process, starts the runtime, prints the error. Nothing else prints one.
 
-fn main() {}
+use std::process::ExitCode;
+
+use flowguard::cli::{Process, execute};
+use flowguard::error::Error;
+use tokio_util::sync::CancellationToken;
+
+fn main() -> ExitCode {
+    let outcome = start();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::from(error.kind.exit_code())
+        }
+    }
+}
+
+fn start() -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::internal("cannot start the runtime").source(source))?;
+    let current_folder = std::env::current_dir()
+        .map_err(|source| Error::invalid("the current folder is gone").source(source))?;
+    let process = Process {
+        environment: std::env::vars().collect(),
+        current_folder,
+        stop: CancellationToken::new(),
+    };
+    let stop = process.stop.clone();
+    runtime.block_on(async {
+        tokio::spawn(stop_on_signal(stop));
+        execute(std::env::args_os(), process).await
+    })
+}
+
+/// The first signal asks for an orderly end, the second does not wait for it.
+async fn stop_on_signal(stop: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    for _ in 0..2 {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if stop.is_cancelled() {
+            std::process::exit(130);
+        }
+        stop.cancel();
+    }
+}
+
+fn report(error: &Error) {
+    for diagnostic in &error.diagnostics {
+        eprintln!("{diagnostic}\n");
+    }
+    eprintln!("error: {error}");
+    let mut source = std::error::Error::source(error);
+    // The deepest cause says most; the layers between repeat it.
+    while let Some(deeper) = source.and_then(std::error::Error::source) {
+        source = Some(deeper);
+    }
+    if let Some(cause) = source {
+        eprintln!("cause: {}", cause.to_string().lines().next().unwrap_or_default());
+    }
+    if let Some(hint) = &error.hint {
+        eprintln!("hint: {hint}");
+    }
+}

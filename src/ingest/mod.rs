@@ -1,3 +1,50 @@
-//! The way from a Kafka topic into bronze.
+//! Kafka topics become bronze tables, exactly once. `decode` is pure; `kafka` is the only file
+//! that names rdkafka; `batch` holds the protocol; `worker` runs it.
 
+pub mod batch;
 pub mod decode;
+pub mod kafka;
+pub mod status;
+pub mod worker;
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use self::decode::UnknownFields;
+use self::kafka::KafkaAccess;
+use crate::engine::Engine;
+use crate::lake::Lake;
+use crate::lake::spec::TableSpec;
+use crate::table::Column;
+
+/// When a batch is closed, and how much may be held in memory.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub flush_rows_max: u64,
+    pub flush_bytes_max: u64,
+    pub flush_age_max: Duration,
+    pub memory_bytes_max: u64,
+    pub message_bytes_max: u64,
+}
+
+/// Everything one bronze table's ingestion needs.
+pub struct Pipeline {
+    pub lake: Lake,
+    /// Reads the dead letters back after a crash.
+    pub engine: Engine,
+    pub kafka: KafkaAccess,
+    /// Names the owner of the offsets in the lake; two names ingest the same topic twice.
+    pub name: String,
+    pub group: String,
+    pub topic: String,
+    pub columns: Vec<Column>,
+    pub unknown_fields: UnknownFields,
+    pub spec: TableSpec,
+    pub limits: Limits,
+    /// Whether rejects also go to `<topic>.dlq`.
+    pub dead_letter_topic: bool,
+    pub run: Uuid,
+    /// Microseconds since 1970, for `_ingested_at`.
+    pub clock: fn() -> i64,
+}

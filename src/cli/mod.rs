@@ -1,0 +1,199 @@
+//! The command line: one file per command. Stdout is data, stderr is talk; a command returns its
+//! error and `main` prints it.
+
+mod check;
+mod completions;
+mod config;
+mod ingest;
+mod lineage;
+mod output;
+mod query;
+mod run;
+mod schema;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{App, project_folder};
+use crate::config::{Config, LogFormat};
+use crate::error::{Error, ErrorKind, Result};
+
+const AFTER_HELP: &str = "\
+Examples:
+  flowguard demo                              see the whole way once, with nothing installed
+  flowguard check                             read and type-check every model, offline
+  flowguard ingest --once                     drain the topics into bronze
+  flowguard run +gold.daily_metrics           build a table and everything it needs
+  flowguard query \"SELECT * FROM gold.daily_metrics\"
+  flowguard audit                             prove that every offset is accounted for
+
+Exit codes: 0 done; 1 wrong input, or something was found; 2 a run failed; 3 the store, the broker
+or a limit; 4 data is missing from Kafka or the lake; 130 interrupted.";
+
+/// A lakehouse in one program: Kafka to Delta exactly once, SQL models, queries and lineage.
+#[derive(Debug, Parser)]
+#[command(name = "flowguard", version, about, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Folder that holds dags.yaml and sql/ [default: the nearest one above the current folder]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
+    project: Option<PathBuf>,
+    /// Where the lake is: a folder, file:///path or s3://bucket/prefix
+    #[arg(long, global = true, value_name = "URI", help_heading = "Global options")]
+    lake: Option<String>,
+    /// Overrides one setting of flowguard.toml, such as `ingest.flush_age_ms_max=10s`; repeatable
+    #[arg(long, global = true, value_name = "KEY=VALUE", help_heading = "Global options")]
+    set: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::Arguments),
+    Completions(completions::Arguments),
+    Config(config::Arguments),
+    Ingest(ingest::Arguments),
+    Lineage(lineage::Arguments),
+    Query(query::Arguments),
+    Run(run::Arguments),
+    Schema(schema::Arguments),
+}
+
+/// How a command prints what it found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Text,
+    Json,
+}
+
+/// What the process was started with; nothing below reads the environment by itself.
+pub struct Process {
+    pub environment: BTreeMap<String, String>,
+    pub current_folder: PathBuf,
+    /// Cancelled by the first SIGINT or SIGTERM.
+    pub stop: CancellationToken,
+}
+
+/// Parses and runs one command line.
+pub async fn execute(arguments: impl IntoIterator<Item = OsString>, process: Process) -> Result<()> {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let session = Session { global: cli.global, process };
+    match cli.command {
+        Command::Check(arguments) => check::execute(&session, &arguments).await,
+        Command::Completions(arguments) => completions::execute(&arguments),
+        Command::Config(arguments) => config::execute(&session, &arguments),
+        Command::Ingest(arguments) => ingest::execute(&session, &arguments).await,
+        Command::Lineage(arguments) => lineage::execute(&session, &arguments),
+        Command::Query(arguments) => query::execute(&session, &arguments).await,
+        Command::Run(arguments) => run::execute(&session, &arguments).await,
+        Command::Schema(arguments) => schema::execute(&arguments),
+    }
+}
+
+/// Help and version are data; everything else that clap says is an error.
+fn usage(error: &clap::Error) -> Result<()> {
+    if error.use_stderr() {
+        let text = error.render().to_string();
+        let text = text.trim_end().strip_prefix("error: ").unwrap_or(&text).to_owned();
+        return Err(Error::invalid(text));
+    }
+    output::write_text(&error.render().to_string())
+}
+
+/// The global flags and the process, as commands use them.
+pub struct Session {
+    global: Global,
+    pub process: Process,
+}
+
+impl Session {
+    pub fn project(&self) -> Result<PathBuf> {
+        project_folder(self.global.project.clone(), &self.process.current_folder)
+    }
+
+    pub fn config(&self) -> Result<Config> {
+        self.config_of(&self.project()?)
+    }
+
+    /// The configuration of the project in `folder`, and logging as it says.
+    pub fn config_of(&self, folder: &Path) -> Result<Config> {
+        let mut flags: Vec<(String, String)> = Vec::new();
+        for setting in &self.global.set {
+            let (key, value) = setting.split_once('=').ok_or_else(|| {
+                Error::invalid(format!("`--set {setting}` has no `=`"))
+                    .hint("write --set ingest.flush_age_ms_max=10s")
+            })?;
+            flags.push((key.trim().to_owned(), value.to_owned()));
+        }
+        if let Some(lake) = &self.global.lake {
+            flags.push(("lake".to_owned(), lake.clone()));
+        }
+        let config = Config::load(folder, &self.process.environment, &flags)?;
+        start_logging(&config)?;
+        Ok(config)
+    }
+
+    pub fn app(&self) -> Result<App> {
+        App::open(self.config()?)
+    }
+}
+
+/// Logs go to stderr, as lines or as JSON. A second call changes nothing.
+fn start_logging(config: &Config) -> Result<()> {
+    use tracing_subscriber::EnvFilter;
+    // Libraries below are only heard when they warn; their conflicts and retries are our values.
+    let filter = format!(
+        "warn,flowguard={},deltalake_core=off,buoyant_kernel=off,object_store=error",
+        config.log.level
+    );
+    let filter = EnvFilter::try_new(filter).map_err(|source| {
+        Error::invalid(format!("`log.level` is `{}`", config.log.level))
+            .hint("use error, warn, info, debug or trace")
+            .source(source)
+    })?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match config.log.format {
+        LogFormat::Text => lines.with_target(false).try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    };
+    drop(started);
+    Ok(())
+}
+
+/// `--start` and `--end`, both or neither.
+#[derive(Debug, Args)]
+pub struct RangeArguments {
+    /// First instant of the range, such as 2026-01-05 or 2026-01-05T12:00:00Z
+    #[arg(long, value_name = "TIME", requires = "end")]
+    start: Option<String>,
+    /// The instant after the range; exclusive
+    #[arg(long, value_name = "TIME", requires = "start")]
+    end: Option<String>,
+}
+
+impl RangeArguments {
+    /// Times without an offset are in UTC.
+    pub fn range(&self) -> Result<Option<crate::interval::Range>> {
+        let (Some(start), Some(end)) = (&self.start, &self.end) else { return Ok(None) };
+        let instant = |text: &str| crate::interval::Instant::parse(text, chrono_tz::Tz::UTC);
+        crate::interval::Range::new(instant(start)?, instant(end)?).map(Some)
+    }
+}
+
+/// A command stopped by a signal before it was done.
+pub fn interrupted(what: &str) -> Error {
+    Error::new(ErrorKind::Interrupted, format!("interrupted: {what}"))
+}

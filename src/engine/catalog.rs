@@ -1,0 +1,99 @@
+//! Puts pinned versions of lake tables, and views over them, into a session under their names.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::datasource::ViewTable;
+use datafusion::prelude::SessionContext;
+use datafusion::sql::TableReference;
+use futures::future::BoxFuture;
+
+use super::CATALOG;
+use super::fault::engine_error;
+use crate::error::{Error, ErrorKind, Result, did_you_mean};
+use crate::lake::{Lake, Snapshot};
+use crate::model::{Kind, ModelSet};
+use crate::table::{Layer, TableName};
+
+/// The versions that one statement or run sees, from planning to its last row.
+pub type Pins = BTreeMap<TableName, Snapshot>;
+
+pub fn reference(name: &TableName) -> TableReference {
+    TableReference::full(CATALOG, name.layer.as_str(), name.name())
+}
+
+/// Registers `names` at their newest versions and returns what was pinned; views are expanded
+/// down to the tables they read. Names that are neither are an error with the closest match.
+pub async fn register(
+    session: &SessionContext,
+    lake: &Lake,
+    models: &ModelSet,
+    names: impl IntoIterator<Item = TableName>,
+) -> Result<Pins> {
+    let mut pins = Pins::new();
+    for name in names {
+        register_one(session, lake, models, &name, &mut pins).await?;
+    }
+    Ok(pins)
+}
+
+fn register_one<'a>(
+    session: &'a SessionContext,
+    lake: &'a Lake,
+    models: &'a ModelSet,
+    name: &'a TableName,
+    pins: &'a mut Pins,
+) -> BoxFuture<'a, Result<()>> {
+    Box::pin(async move {
+        if pins.contains_key(name) || session.table_exist(reference(name)).unwrap_or(false) {
+            return Ok(());
+        }
+        if let Some(view) = models.get(name).filter(|model| matches!(model.kind, Kind::View)) {
+            for input in &view.inputs {
+                register_one(session, lake, models, input, pins).await?;
+            }
+            let doing = format!("cannot plan the view `{name}`");
+            let plan = session
+                .state()
+                .create_logical_plan(&view.sql)
+                .await
+                .map_err(|error| engine_error(&doing, error))?;
+            let table = ViewTable::new(plan, Some(view.sql.clone()));
+            return add(session, name, Arc::new(table));
+        }
+        let Some(snapshot) = lake.snapshot(name).await? else {
+            return Err(missing(lake, models, name).await);
+        };
+        add(session, name, snapshot.provider().await?)?;
+        pins.insert(name.clone(), snapshot);
+        Ok(())
+    })
+}
+
+fn add(
+    session: &SessionContext,
+    name: &TableName,
+    table: Arc<dyn datafusion::catalog::TableProvider>,
+) -> Result<()> {
+    session
+        .register_table(reference(name), table)
+        .map(drop)
+        .map_err(|error| engine_error(&format!("cannot register `{name}`"), error))
+}
+
+/// Why a table is not there, and what would make it.
+async fn missing(lake: &Lake, models: &ModelSet, name: &TableName) -> Error {
+    let error = Error::new(ErrorKind::NotFound, format!("there is no table `{name}` in the lake"));
+    if models.get(name).is_some() {
+        return error.hint(match name.layer {
+            Layer::Bronze => format!("`flowguard ingest {name} --once` creates it"),
+            Layer::Silver | Layer::Gold => format!("`flowguard run +{name}` builds it"),
+        });
+    }
+    let mut known: Vec<String> = models.iter().map(|model| model.name.to_string()).collect();
+    known.extend(lake.tables().await.unwrap_or_default().iter().map(ToString::to_string));
+    match did_you_mean(&name.to_string(), known.iter().map(String::as_str)) {
+        Some(close) => error.hint(format!("did you mean `{close}`?")),
+        None => error.hint(format!("tables: {}", known.join(", "))),
+    }
+}

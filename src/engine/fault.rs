@@ -1,0 +1,105 @@
+//! What DataFusion complains about becomes one clear error, with the position in the SQL.
+
+use datafusion::common::{DataFusionError, SchemaError};
+
+use crate::error::{Error, ErrorKind, did_you_mean};
+
+/// A position in SQL text, both from 1, and how many characters are wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SqlSpan {
+    pub line: usize,
+    pub column: usize,
+    pub width: usize,
+}
+
+/// One problem in SQL text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SqlProblem {
+    pub span: Option<SqlSpan>,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+/// The problem behind a planning error; `tables` are the names that exist.
+pub fn sql_problem(error: &DataFusionError, tables: &[String]) -> SqlProblem {
+    let root = error.find_root();
+    let diagnostic = error.diagnostic();
+    let span = diagnostic.and_then(|d| d.span).map(|span| SqlSpan {
+        line: usize::try_from(span.start.line).unwrap_or(1).max(1),
+        column: usize::try_from(span.start.column).unwrap_or(1).max(1),
+        width: if span.start.line == span.end.line {
+            usize::try_from(span.end.column.saturating_sub(span.start.column)).unwrap_or(1).max(1)
+        } else {
+            1
+        },
+    });
+    if let DataFusionError::SchemaError(schema_error, _) = root
+        && let SchemaError::FieldNotFound { field, valid_fields } = schema_error.as_ref()
+    {
+        let names: Vec<&str> = valid_fields.iter().map(|column| column.name.as_str()).collect();
+        let hint = match did_you_mean(&field.name, names.iter().copied()) {
+            Some(name) => format!("did you mean `{name}`?"),
+            None => format!("columns here: {}", names.join(", ")),
+        };
+        let message = format!("unknown column `{}`", field.flat_name());
+        return SqlProblem { span, message, hint: Some(hint) };
+    }
+    let message = match diagnostic {
+        Some(diagnostic) => diagnostic.message.clone(),
+        None => plain_text(root),
+    };
+    let message = message.replace("lake.", "");
+    let mut hint = diagnostic.and_then(|d| d.helps.first()).map(|help| help.message.clone());
+    if let Some(unknown) = message.strip_prefix("table '").and_then(|m| m.strip_suffix("' not found")) {
+        hint = match did_you_mean(unknown, tables.iter().map(String::as_str)) {
+            Some(name) => Some(format!("did you mean `{name}`?")),
+            None => Some(format!("tables: {}", tables.join(", "))),
+        };
+        return SqlProblem { span, message: format!("unknown table `{unknown}`"), hint };
+    }
+    SqlProblem { span, message, hint }
+}
+
+/// The first line of an error without DataFusion's category prefix.
+fn plain_text(error: &DataFusionError) -> String {
+    let text = error.strip_backtrace();
+    let line = text.lines().next().unwrap_or_default();
+    let plain = [
+        "Error during planning: ",
+        "SQL error: ",
+        "Schema error: ",
+        "This feature is not implemented: ",
+        "Execution error: ",
+        "Arrow error: ",
+        "Invalid or Unsupported Configuration: ",
+    ]
+    .iter()
+    .fold(line, |line, prefix| line.strip_prefix(prefix).unwrap_or(line));
+    let mut characters = plain.chars();
+    match characters.next() {
+        Some(first) => first.to_lowercase().collect::<String>() + characters.as_str(),
+        None => String::new(),
+    }
+}
+
+/// An error of execution, by kind: memory and disk limits, the store, or the data itself.
+pub fn engine_error(doing: &str, error: DataFusionError) -> Error {
+    let text = plain_text(error.find_root());
+    match error.find_root() {
+        DataFusionError::ResourcesExhausted(_) => {
+            Error::new(ErrorKind::Exhausted, format!("{doing}: {text}"))
+                .hint("raise `engine.memory_bytes_max`, or give `engine.spill_dir` more space")
+        }
+        DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => {
+            crate::lake::store::store_error(doing, error)
+        }
+        DataFusionError::External(_) => crate::lake::store::store_error(doing, error),
+        DataFusionError::Internal(_) => Error::internal(format!("{doing}: {text}")).source(error),
+        _ => {
+            let problem = sql_problem(&error, &[]);
+            let mut mapped = Error::invalid(format!("{doing}: {}", problem.message));
+            mapped.hint = problem.hint;
+            mapped
+        }
+    }
+}

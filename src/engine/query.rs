@@ -1,0 +1,238 @@
+//! Ad-hoc SQL: one read-only statement over the newest tables, or over older versions named by
+//! `table_at('layer.table', version)`. Reaches nothing but the lake's tables.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
+use datafusion::common::config::Dialect;
+use datafusion::common::{DataFusionError, plan_err};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::prelude::SessionContext;
+use datafusion::scalar::ScalarValue;
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{
+    FunctionArg, FunctionArgExpr, Statement as SqlStatement, TableFactor, Value, Visit, Visitor,
+};
+
+use super::catalog::{Pins, register};
+use super::fault::{engine_error, sql_problem};
+use super::{Engine, interval_parameters, read_only};
+use crate::error::{Error, ErrorKind, Result};
+use crate::interval::Range;
+use crate::lake::{Lake, Snapshot};
+use crate::model::ModelSet;
+use crate::source::{Position, Source};
+use crate::table::TableName;
+
+/// Name of the time-travel table function.
+const TABLE_AT: &str = "table_at";
+
+/// A planned statement with everything it reads pinned.
+pub struct Query {
+    session: SessionContext,
+    plan: LogicalPlan,
+    pub pins: Pins,
+}
+
+impl Query {
+    /// Plans `source.text`. `range` is bound to `$start` and `$end`, when given.
+    pub async fn plan(
+        engine: &Engine,
+        lake: &Lake,
+        models: &ModelSet,
+        source: &Source,
+        range: Option<Range>,
+    ) -> Result<Query> {
+        let session = engine.session();
+        let state = session.state();
+        let statement = state
+            .sql_to_statement(&source.text, &Dialect::Generic)
+            .map_err(|error| sql_error(source, &error, &[]))?;
+        refuse_writes(&statement)?;
+        let travels = travels_of(&statement)?;
+        let references = state
+            .resolve_table_references(&statement)
+            .map_err(|error| sql_error(source, &error, &[]))?;
+        let mut names = BTreeSet::new();
+        for reference in &references {
+            match reference.schema() {
+                Some("information_schema") => names.extend(everything(lake, models).await?),
+                Some(schema) => {
+                    if let Ok(name) = format!("{schema}.{}", reference.table()).parse() {
+                        names.insert(name);
+                    }
+                }
+                None => {}
+            }
+        }
+        let pins = register(&session, lake, models, names).await?;
+        register_travels(&session, lake, &travels).await?;
+        let known: Vec<String> = pins.keys().map(ToString::to_string).collect();
+        let plan = session.state().statement_to_plan(statement).await;
+        let mut plan = plan.map_err(|error| sql_error(source, &error, &known))?;
+        read_only().verify_plan(&plan).map_err(|_| refusal())?;
+        if let Some(range) = range {
+            plan = plan
+                .with_param_values(interval_parameters(range))
+                .map_err(|error| sql_error(source, &error, &known))?;
+        } else if plan.get_parameter_names().is_ok_and(|names| !names.is_empty()) {
+            return Err(Error::invalid("the statement has placeholders without values")
+                .hint("give `--start` and `--end` to bind `$start` and `$end`"));
+        }
+        Ok(Query { session, plan, pins })
+    }
+
+    /// Starts the statement; rows arrive as they are made.
+    pub async fn stream(&self) -> Result<SendableRecordBatchStream> {
+        let failed = |error| engine_error("the query failed", error);
+        let frame = self.session.execute_logical_plan(self.plan.clone()).await.map_err(failed)?;
+        frame.execute_stream().await.map_err(failed)
+    }
+}
+
+/// The same words on every path.
+fn refusal() -> Error {
+    Error::invalid("only queries are allowed: SELECT, WITH, VALUES, SHOW, DESCRIBE and EXPLAIN")
+        .hint("tables are written by `flowguard run` and `flowguard ingest`")
+}
+
+fn refuse_writes(statement: &Statement) -> Result<()> {
+    match statement {
+        Statement::Statement(statement) => match statement.as_ref() {
+            SqlStatement::Query(_)
+            | SqlStatement::ShowTables { .. }
+            | SqlStatement::ShowColumns { .. }
+            | SqlStatement::ShowCreate { .. }
+            | SqlStatement::ShowFunctions { .. }
+            | SqlStatement::ExplainTable { .. } => Ok(()),
+            SqlStatement::Explain { statement, .. } => {
+                refuse_writes(&Statement::Statement(statement.clone()))
+            }
+            _ => Err(refusal()),
+        },
+        Statement::Explain(explain) => refuse_writes(&explain.statement),
+        Statement::CreateExternalTable(_) | Statement::CopyTo(_) | Statement::Reset(_) => {
+            Err(refusal())
+        }
+    }
+}
+
+async fn everything(lake: &Lake, models: &ModelSet) -> Result<BTreeSet<TableName>> {
+    let mut names: BTreeSet<TableName> = lake.tables().await?.into_iter().collect();
+    for model in models.iter() {
+        let readable = matches!(model.kind, crate::model::Kind::View)
+            && model.inputs.iter().all(|input| names.contains(input));
+        if readable {
+            names.insert(model.name.clone());
+        }
+    }
+    Ok(names)
+}
+
+/// `source`'s text may begin anywhere in a file of the user; here it is the whole text.
+fn sql_error(source: &Source, error: &DataFusionError, tables: &[String]) -> Error {
+    let problem = sql_problem(error, tables);
+    let position = match problem.span {
+        Some(span) => Position { line: span.line, column: span.column, width: span.width },
+        None => Position { line: 1, column: 1, width: 1 },
+    };
+    let diagnostic = source.diagnostic(position, problem.message, problem.hint);
+    Error::diagnosed("the query is not valid", vec![diagnostic])
+}
+
+type Travels = BTreeSet<(TableName, u64)>;
+
+/// Every `table_at('layer.table', version)` in the statement.
+fn travels_of(statement: &Statement) -> Result<Travels> {
+    struct Finder {
+        found: Travels,
+    }
+    impl Visitor for Finder {
+        type Break = Error;
+
+        fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Error> {
+            if let TableFactor::Table { name, args: Some(arguments), .. } = factor
+                && name.to_string().eq_ignore_ascii_case(TABLE_AT)
+            {
+                match travel_of(&arguments.args) {
+                    Ok(travel) => drop(self.found.insert(travel)),
+                    Err(error) => return ControlFlow::Break(error),
+                }
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let mut finder = Finder { found: Travels::new() };
+    let flow = match statement {
+        Statement::Statement(statement) => statement.visit(&mut finder),
+        Statement::Explain(explain) => return travels_of(&explain.statement),
+        _ => ControlFlow::Continue(()),
+    };
+    match flow {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok(finder.found),
+    }
+}
+
+fn travel_of(arguments: &[FunctionArg]) -> Result<(TableName, u64)> {
+    let literal = |argument: &FunctionArg| match argument {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(
+            datafusion::sql::sqlparser::ast::Expr::Value(value),
+        )) => Some(value.value.clone()),
+        _ => None,
+    };
+    let values: Vec<Option<Value>> = arguments.iter().map(literal).collect();
+    match values.as_slice() {
+        [Some(Value::SingleQuotedString(name)), Some(Value::Number(version, _))] => {
+            let version = version.parse().map_err(|_| usage())?;
+            Ok((name.parse()?, version))
+        }
+        _ => Err(usage()),
+    }
+}
+
+fn usage() -> Error {
+    Error::invalid(format!("`{TABLE_AT}` takes a table name and a version"))
+        .hint("write table_at('silver.orders_cleaned', 42)")
+}
+
+#[derive(Debug)]
+struct TableAt {
+    tables: BTreeMap<(String, u64), Arc<dyn TableProvider>>,
+}
+
+impl TableFunctionImpl for TableAt {
+    fn call_with_args(
+        &self,
+        arguments: TableFunctionArgs,
+    ) -> datafusion::common::Result<Arc<dyn TableProvider>> {
+        if let [Expr::Literal(ScalarValue::Utf8(Some(name)), _), Expr::Literal(version, _)] =
+            arguments.exprs()
+            && let ScalarValue::Int64(Some(version)) = version.cast_to(&arrow::datatypes::DataType::Int64)?
+            && let Ok(version) = u64::try_from(version)
+            && let Some(table) = self.tables.get(&(name.clone(), version))
+        {
+            return Ok(Arc::clone(table));
+        }
+        plan_err!("{}", usage().message)
+    }
+}
+
+async fn register_travels(session: &SessionContext, lake: &Lake, travels: &Travels) -> Result<()> {
+    let mut tables = BTreeMap::new();
+    for (name, version) in travels {
+        if lake.snapshot(name).await?.is_none() {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("there is no table `{name}` in the lake"),
+            ));
+        }
+        let snapshot: Snapshot = lake.snapshot_at(name, *version).await?;
+        tables.insert((name.to_string(), *version), snapshot.provider().await?);
+    }
+    session.register_udtf(TABLE_AT, Arc::new(TableAt { tables }));
+    Ok(())
+}

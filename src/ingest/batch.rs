@@ -1,0 +1,349 @@
+//! One micro-batch on its way into the lake: rejects first, then rows, each with the offsets that
+//! it accounts for. The protocol is in `docs/ARCHITECTURE.md`, "Exactly once".
+
+use std::collections::HashSet;
+use std::time::Instant as Clock;
+
+use arrow::array::{Array, AsArray, Int64Array, RecordBatch};
+use chrono_tz::Tz;
+use datafusion::prelude::{col, lit};
+
+use super::Pipeline;
+use super::decode::DeadLetters;
+use super::kafka::{Producer, Record};
+use crate::engine::fault::engine_error;
+use crate::error::{Error, Result};
+use crate::interval::RangeSet;
+use crate::lake::commit::{Advance, Commit, Outcome, commit, ensure_table, offsets_id};
+use crate::lake::ledger::{Ledger, OffsetRange, range_pairs};
+use crate::lake::spec::TableSpec;
+use crate::lake::stage::{Staged, Stager};
+use crate::table::{Layer, TableName};
+
+/// The table of rejected messages of all topics.
+pub fn dead_letters_name() -> TableName {
+    TableName::new(Layer::Bronze, "dead_letters").expect("the name is an identifier")
+}
+
+pub fn dead_letters_spec() -> TableSpec {
+    TableSpec {
+        name: dead_letters_name(),
+        columns: DeadLetters::schema(),
+        time: Some("_ingested_at".to_owned()),
+        partition_by_day: false,
+        timezone: Tz::UTC,
+        key: vec!["_topic".to_owned()],
+        doc: Some("messages that no table could take, with their raw bytes and the reason".into()),
+    }
+}
+
+/// Where one partition stands: what the lake holds, and what the open batch adds.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// The next offset in the bronze table's transaction; `None` before the first commit.
+    pub committed: Option<i64>,
+    /// The same of the dead letters.
+    pub dead_committed: Option<i64>,
+    /// The owner's number; an earlier owner's late commit to the dead letters fails on it.
+    pub epoch: i64,
+    /// Offsets that a dead-letter commit already holds but the bronze commit beside it did not
+    /// follow; they are passed over.
+    pub known_rejects: HashSet<i64>,
+    pub start: i64,
+    pub next: i64,
+    pub rows: u64,
+    pub rejects: u64,
+    pub holes: Vec<[i64; 2]>,
+}
+
+impl Progress {
+    /// Whether the open batch has moved this partition.
+    pub fn has_moved(&self) -> bool {
+        self.next > self.start
+    }
+
+    /// Opens the next batch, as if the current one were committed.
+    pub fn begin_next(&mut self) {
+        if self.has_moved() {
+            self.committed = Some(self.next);
+            if self.rejects > 0 {
+                self.dead_committed = Some(self.next);
+            }
+        }
+        self.start = self.next;
+        self.rows = 0;
+        self.rejects = 0;
+        self.holes.clear();
+        self.known_rejects.retain(|offset| *offset >= self.next);
+    }
+}
+
+/// A closed batch.
+pub struct Batch {
+    pub rows: RecordBatch,
+    pub dead: Option<RecordBatch>,
+    pub touched: RangeSet,
+    pub partitions: Vec<(i32, Progress)>,
+    pub payload_bytes: u64,
+}
+
+/// What a batch became.
+pub enum Written {
+    Committed(BatchReport),
+    /// Another worker owns these offsets now; nothing of this batch counts.
+    Superseded,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct BatchReport {
+    pub rows: u64,
+    pub rejects: u64,
+    pub payload_bytes: u64,
+    pub file_bytes: u64,
+    pub version: u64,
+    pub commit_ms: u64,
+    pub next_offsets: Vec<(i32, i64)>,
+}
+
+fn dead_id(pipeline: &Pipeline, partition: i32) -> String {
+    offsets_id(&format!("{}/dead", pipeline.name), &pipeline.topic, partition)
+}
+
+fn epoch_id(pipeline: &Pipeline, partition: i32) -> String {
+    offsets_id(&format!("{}/epoch", pipeline.name), &pipeline.topic, partition)
+}
+
+/// Writes the batch: dead-letter topic, dead letters, rows. After an error at any point, the same
+/// offsets can be read and written again.
+pub async fn write(pipeline: &Pipeline, batch: Batch) -> Result<Written> {
+    let began = Clock::now();
+    let moved: Vec<&(i32, Progress)> =
+        batch.partitions.iter().filter(|(_, progress)| progress.has_moved()).collect();
+    let rejects: u64 = moved.iter().map(|(_, progress)| progress.rejects).sum();
+    if let Some(dead) = &batch.dead {
+        if pipeline.dead_letter_topic {
+            send_dead_letters(pipeline, dead).await?;
+        }
+        if write_dead(pipeline, dead, &moved).await? == Flow::Superseded {
+            return Ok(Written::Superseded);
+        }
+    }
+    let mut stager = Stager::new(&pipeline.lake, &pipeline.spec)?;
+    if let Err(error) = stager.write(&batch.rows).await {
+        stager.abort().await;
+        return Err(error);
+    }
+    let staged = stager.finish().await?;
+    let file_bytes = staged.bytes;
+    let mut ledger = Ledger::new(pipeline.spec.name.to_string(), pipeline.run);
+    ledger.rows = staged.rows;
+    ledger.touched = range_pairs(&batch.touched);
+    ledger.offsets = moved.iter().map(|(id, progress)| range_of(pipeline, *id, progress)).collect();
+    let elapsed_ms = || u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    ledger.write_ms = Some(elapsed_ms());
+    let advances = moved.iter().map(|(partition, progress)| Advance {
+        app_id: offsets_id(&pipeline.name, &pipeline.topic, *partition),
+        expected: progress.committed,
+        next: progress.next,
+    });
+    let commit_of_rows = Commit {
+        spec: &pipeline.spec,
+        staged,
+        removal: None,
+        advances: advances.collect(),
+        ledger,
+    };
+    match commit(&pipeline.lake, &commit_of_rows).await? {
+        Outcome::Superseded { found } => {
+            tracing::warn!(table = %pipeline.spec.name, ?found, "offsets moved by another worker");
+            Ok(Written::Superseded)
+        }
+        Outcome::Committed { version } => Ok(Written::Committed(BatchReport {
+            rows: batch.rows.num_rows() as u64,
+            rejects,
+            payload_bytes: batch.payload_bytes,
+            file_bytes,
+            version,
+            commit_ms: elapsed_ms(),
+            next_offsets: moved.iter().map(|(id, progress)| (*id, progress.next)).collect(),
+        })),
+    }
+}
+
+fn range_of(pipeline: &Pipeline, partition: i32, progress: &Progress) -> OffsetRange {
+    OffsetRange {
+        topic: pipeline.topic.clone(),
+        partition,
+        start: progress.start,
+        end: progress.next,
+        rows: progress.rows,
+        rejects: progress.rejects,
+        holes: progress.holes.clone(),
+    }
+}
+
+#[derive(PartialEq)]
+enum Flow {
+    Done,
+    Superseded,
+}
+
+async fn write_dead(
+    pipeline: &Pipeline,
+    dead: &RecordBatch,
+    moved: &[&(i32, Progress)],
+) -> Result<Flow> {
+    let spec = dead_letters_spec();
+    let mut stager = Stager::new(&pipeline.lake, &spec)?;
+    stager.write(dead).await?;
+    let mut ledger = Ledger::new(spec.name.to_string(), pipeline.run);
+    ledger.rows = dead.num_rows() as u64;
+    let mut advances = Vec::new();
+    for (partition, progress) in moved {
+        advances.push(Advance {
+            app_id: epoch_id(pipeline, *partition),
+            expected: Some(progress.epoch),
+            next: progress.epoch,
+        });
+        if progress.rejects > 0 {
+            ledger.offsets.push(range_of(pipeline, *partition, progress));
+            advances.push(Advance {
+                app_id: dead_id(pipeline, *partition),
+                expected: progress.dead_committed,
+                next: progress.next.max(progress.dead_committed.unwrap_or(0)),
+            });
+        }
+    }
+    let staged = stager.finish().await?;
+    let commit_of_dead = Commit { spec: &spec, staged, removal: None, advances, ledger };
+    match commit(&pipeline.lake, &commit_of_dead).await? {
+        Outcome::Committed { .. } => Ok(Flow::Done),
+        Outcome::Superseded { .. } => Ok(Flow::Superseded),
+    }
+}
+
+/// Copies the rejects to `<topic>.dlq`, at least once.
+async fn send_dead_letters(pipeline: &Pipeline, dead: &RecordBatch) -> Result<()> {
+    let access = pipeline.kafka.clone();
+    let topic = format!("{}.dlq", pipeline.topic);
+    let dead = dead.clone();
+    let sent = tokio::task::spawn_blocking(move || {
+        let producer = Producer::new(&access)?;
+        let bytes = |name: &str| dead.column_by_name(name).map(|c| c.as_binary::<i32>().clone());
+        let (payloads, keys) = (bytes("payload"), bytes("_key"));
+        for row in 0..dead.num_rows() {
+            let value = |column: &Option<arrow::array::BinaryArray>| {
+                column.as_ref().filter(|c| c.is_valid(row)).map(|c| c.value(row).to_vec())
+            };
+            producer.send(&Record {
+                topic: &topic,
+                partition: None,
+                key: value(&keys).as_deref(),
+                payload: value(&payloads).as_deref(),
+                timestamp_ms: None,
+            })?;
+        }
+        producer.flush()
+    });
+    sent.await.map_err(|source| Error::internal("a sender stopped").source(source))?
+}
+
+/// Takes over `partitions`: fences their former owner off the dead letters, then reads where the
+/// lake stands. `beginning` gives the first offset of partitions that were never committed.
+pub async fn take_over(
+    pipeline: &Pipeline,
+    partitions: &[i32],
+    beginning: impl Fn(i32) -> i64,
+) -> Result<Vec<(i32, Progress)>> {
+    let epochs = fence(pipeline, partitions).await?;
+    let bronze = pipeline.lake.snapshot(&pipeline.spec.name).await?;
+    let dead = pipeline.lake.snapshot(&dead_letters_name()).await?;
+    let mut taken = Vec::with_capacity(partitions.len());
+    for (partition, epoch) in partitions.iter().zip(epochs) {
+        let committed = match &bronze {
+            Some(table) => {
+                let id = offsets_id(&pipeline.name, &pipeline.topic, *partition);
+                table.transaction(&id).await?
+            }
+            None => None,
+        };
+        let dead_committed = match &dead {
+            Some(table) => table.transaction(&dead_id(pipeline, *partition)).await?,
+            None => None,
+        };
+        let start = committed.unwrap_or_else(|| beginning(*partition));
+        let known_rejects = match dead_committed {
+            Some(dead_next) if dead_next > start => {
+                rejected_offsets(pipeline, *partition, start).await?
+            }
+            _ => HashSet::new(),
+        };
+        taken.push((*partition, Progress {
+            committed,
+            dead_committed,
+            epoch,
+            known_rejects,
+            start,
+            next: start,
+            rows: 0,
+            rejects: 0,
+            holes: Vec::new(),
+        }));
+    }
+    Ok(taken)
+}
+
+/// Races of takers-over before giving up; each loser sees a winner.
+const FENCE_ATTEMPTS_MAX: u32 = 20;
+
+async fn fence(pipeline: &Pipeline, partitions: &[i32]) -> Result<Vec<i64>> {
+    let spec = dead_letters_spec();
+    for _ in 0..FENCE_ATTEMPTS_MAX {
+        let ledger = Ledger::new(spec.name.to_string(), pipeline.run);
+        let table = ensure_table(&pipeline.lake, &spec, &ledger).await?;
+        let mut advances = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            let app_id = epoch_id(pipeline, *partition);
+            let expected = table.transaction(&app_id).await?;
+            advances.push(Advance { app_id, expected, next: expected.unwrap_or(0) + 1 });
+        }
+        let epochs = advances.iter().map(|advance| advance.next).collect();
+        let fencing = Commit { spec: &spec, staged: Staged::default(), removal: None, advances, ledger };
+        if let Outcome::Committed { .. } = commit(&pipeline.lake, &fencing).await? {
+            return Ok(epochs);
+        }
+    }
+    Err(Error::new(crate::error::ErrorKind::Conflict, "partitions change hands too fast"))
+}
+
+/// Offsets from `start` on that the dead letters already hold.
+async fn rejected_offsets(
+    pipeline: &Pipeline,
+    partition: i32,
+    start: i64,
+) -> Result<HashSet<i64>> {
+    let failed = |error| engine_error("cannot read `bronze.dead_letters`", error);
+    let Some(table) = pipeline.lake.snapshot(&dead_letters_name()).await? else {
+        return Ok(HashSet::new());
+    };
+    let session = pipeline.engine.session();
+    let batches = session
+        .read_table(table.provider().await?)
+        .and_then(|frame| {
+            frame.filter(
+                col("_topic")
+                    .eq(lit(pipeline.topic.as_str()))
+                    .and(col("pipeline").eq(lit(pipeline.spec.name.to_string())))
+                    .and(col("_partition").eq(lit(partition)))
+                    .and(col("_offset").gt_eq(lit(start))),
+            )
+        })
+        .and_then(|frame| frame.select_columns(&["_offset"]))
+        .map_err(failed)?
+        .collect()
+        .await
+        .map_err(failed)?;
+    let offsets = batches.iter().filter_map(|batch| batch.column(0).as_any().downcast_ref::<Int64Array>());
+    Ok(offsets.flat_map(|column| column.values().to_vec()).collect())
+}
+

@@ -1,0 +1,499 @@
+//! Kafka, and the only file that names rdkafka: consuming with offsets of our own, watermarks,
+//! producing, and the in-process mock broker of the demo. Decodes nothing and commits nothing to
+//! the lake. Kafka's own group commits are written for lag displays and never read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{
+    BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol,
+};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message as _};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long a broker may take to answer a question about a topic.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long buffered records may take to be delivered.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long to look for a message behind an offset before saying there is none.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// New partitions are noticed within this time.
+const METADATA_REFRESH_MS: u32 = 10_000;
+
+/// How to reach Kafka. `options` pass through to librdkafka and win over everything but what
+/// exactly-once needs.
+#[derive(Clone, Default)]
+pub struct KafkaAccess {
+    pub bootstrap_servers: String,
+    pub options: BTreeMap<String, String>,
+}
+
+impl KafkaAccess {
+    fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.bootstrap_servers)
+            .set("client.id", "flowguard")
+            .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS.to_string())
+            .set("allow.auto.create.topics", "false")
+            .set_log_level(RDKafkaLogLevel::Warning);
+        for (key, value) in &self.options {
+            config.set(key, value);
+        }
+        config
+    }
+
+    fn consumer_config(&self, group: &str) -> ClientConfig {
+        let mut config = self.config();
+        config
+            .set("group.id", group)
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "true")
+            // An offset that the log no longer holds must stop ingestion, never skip.
+            .set("auto.offset.reset", "error");
+        config
+    }
+
+    /// Low and high watermark of every partition of `topic`; the high one is the last stable
+    /// offset, behind which no open transaction hides.
+    pub fn watermarks(&self, topic: &str) -> Result<BTreeMap<i32, (i64, i64)>> {
+        let consumer: BaseConsumer<Quiet> = self
+            .consumer_config("flowguard-watermarks")
+            .create_with_context(Quiet)
+            .map_err(|error| kafka_error("cannot use Kafka", error))?;
+        watermarks_of(&consumer, topic)
+    }
+
+    /// The offset of the first message at or after `offset` that a read_committed consumer sees,
+    /// or `None` when there is none before the end of the partition.
+    pub fn next_offset(&self, topic: &str, partition: i32, offset: i64) -> Result<Option<i64>> {
+        let failed = |error| kafka_error(&format!("cannot read `{topic}` partition {partition}"), error);
+        let consumer: BaseConsumer<Quiet> = self
+            .consumer_config("flowguard-audit")
+            .create_with_context(Quiet)
+            .map_err(failed)?;
+        let mut start = TopicPartitionList::new();
+        start.add_partition_offset(topic, partition, Offset::Offset(offset)).map_err(failed)?;
+        consumer.assign(&start).map_err(failed)?;
+        let deadline = std::time::Instant::now() + READ_TIMEOUT;
+        while std::time::Instant::now() < deadline {
+            match consumer.poll(Duration::from_millis(200)) {
+                Some(Ok(message)) => return Ok(Some(message.offset())),
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
+                Some(Err(error)) if is_fatal(&error) => return Err(failed(error)),
+                Some(Err(_)) | None => {}
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("`{topic}` partition {partition} did not answer at offset {offset}"),
+        ))
+    }
+}
+
+fn watermarks_of<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+) -> Result<BTreeMap<i32, (i64, i64)>> {
+    let failed = |error| kafka_error(&format!("cannot ask for topic `{topic}`"), error);
+    let metadata = consumer.fetch_metadata(Some(topic), METADATA_TIMEOUT).map_err(failed)?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    let Some(found) = found.filter(|found| found.error().is_none()) else {
+        return Err(missing_topic(topic));
+    };
+    let mut watermarks = BTreeMap::new();
+    for partition in found.partitions() {
+        let id = partition.id();
+        let bounds = consumer.fetch_watermarks(topic, id, METADATA_TIMEOUT).map_err(failed)?;
+        watermarks.insert(id, bounds);
+    }
+    if watermarks.is_empty() {
+        return Err(missing_topic(topic));
+    }
+    Ok(watermarks)
+}
+
+fn missing_topic(topic: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("there is no topic `{topic}` on the broker"))
+        .hint("create it, or correct `source.topic` in the model's header")
+}
+
+/// One clear error from what librdkafka says.
+fn kafka_error(doing: &str, error: KafkaError) -> Error {
+    use RDKafkaErrorCode as Code;
+    let code = error.rdkafka_error_code();
+    let (kind, why, hint) = match code {
+        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
+            (ErrorKind::NotFound, "no such topic or partition", "create the topic")
+        }
+        Some(
+            Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::SaslAuthenticationFailed
+            | Code::Authentication,
+        ) => (ErrorKind::Denied, "not authorised", "check the SASL settings in `kafka.options`"),
+        Some(Code::OffsetOutOfRange | Code::AutoOffsetReset) => (
+            ErrorKind::DataLoss,
+            "the next offset is not in the log",
+            "raise the topic's retention; see `flowguard audit`",
+        ),
+        Some(Code::InvalidArgument | Code::InvalidConfig) => {
+            (ErrorKind::Invalid, "a setting is not valid", "check `kafka.options`")
+        }
+        _ if matches!(error, KafkaError::ClientConfig(..)) => {
+            (ErrorKind::Invalid, "a setting is not valid", "check `kafka.options`")
+        }
+        _ => (
+            ErrorKind::Unavailable,
+            "the brokers do not answer",
+            "check `kafka.bootstrap_servers` and that the brokers run",
+        ),
+    };
+    Error::new(kind, format!("{doing}: {why}")).hint(hint).source(error)
+}
+
+fn is_fatal(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(error, KafkaError::MessageConsumptionFatal(_))
+        || matches!(
+            error.rdkafka_error_code(),
+            Some(
+                Code::OffsetOutOfRange
+                    | Code::AutoOffsetReset
+                    | Code::UnknownTopicOrPartition
+                    | Code::UnknownTopic
+                    | Code::TopicAuthorizationFailed
+                    | Code::GroupAuthorizationFailed
+            )
+        )
+}
+
+/// Logs in our words and leaves metrics alone.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka client error");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg
+        | RDKafkaLogLevel::Alert
+        | RDKafkaLogLevel::Critical
+        | RDKafkaLogLevel::Error => tracing::warn!(facility, message, "librdkafka"),
+        _ => tracing::debug!(facility, message, "librdkafka"),
+    }
+}
+
+/// Who decides where partitions start, and what happens before they are given up. Both are
+/// called on the polling thread, during [`Consumer::poll`].
+pub trait Assignments: Send + Sync + 'static {
+    /// The next offset of each partition; `None` starts at the beginning of the log. Partitions
+    /// that are left out are not consumed.
+    fn assigned(&self, partitions: &[i32]) -> Vec<(i32, Option<i64>)>;
+    fn revoked(&self);
+}
+
+struct Context {
+    topic: String,
+    assignments: Arc<dyn Assignments>,
+}
+
+impl Context {
+    fn starts(&self, partitions: &[i32]) -> Result<TopicPartitionList> {
+        let mut starts = TopicPartitionList::new();
+        for (partition, next) in self.assignments.assigned(partitions) {
+            let offset = next.map_or(Offset::Beginning, Offset::Offset);
+            starts
+                .add_partition_offset(&self.topic, partition, offset)
+                .map_err(|error| kafka_error("cannot assign a partition", error))?;
+        }
+        Ok(starts)
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(topic = self.topic, %error, reason, "kafka client error");
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        code: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
+        let partitions = partitions_of(list);
+        let outcome = if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            tracing::info!(topic = self.topic, ?partitions, "partitions assigned");
+            self.starts(&partitions).and_then(|starts| {
+                let assigned = match consumer.rebalance_protocol() {
+                    RebalanceProtocol::Cooperative => consumer.incremental_assign(&starts),
+                    _ => consumer.assign(&starts),
+                };
+                assigned.map_err(|error| kafka_error("cannot take an assignment", error))
+            })
+        } else {
+            self.assignments.revoked();
+            tracing::info!(topic = self.topic, ?partitions, "partitions revoked");
+            let released = match consumer.rebalance_protocol() {
+                RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
+                _ => consumer.unassign(),
+            };
+            released.map_err(|error| kafka_error("cannot release an assignment", error))
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(topic = self.topic, %error, "rebalance failed, the group will repeat it");
+        }
+    }
+}
+
+fn partitions_of(list: &TopicPartitionList) -> Vec<i32> {
+    list.elements().iter().map(|element| element.partition()).collect()
+}
+
+/// A member of a consumer group on one topic, read_committed, whose offsets its owner keeps.
+pub struct Consumer {
+    topic: String,
+    inner: BaseConsumer<Context>,
+}
+
+/// What a poll brought.
+pub enum Polled<'a> {
+    Message(Received<'a>),
+    /// Everything up to the last stable offset has been handed out.
+    EndOfPartition(i32),
+}
+
+impl Consumer {
+    /// Joins `group` on `topic`. `queue_bytes_max` bounds what librdkafka fetches ahead.
+    pub fn subscribe(
+        access: &KafkaAccess,
+        topic: &str,
+        group: &str,
+        queue_bytes_max: u64,
+        assignments: Arc<dyn Assignments>,
+    ) -> Result<Self> {
+        let mut config = access.consumer_config(group);
+        config.set("queued.max.messages.kbytes", (queue_bytes_max / 1024).max(1024).to_string());
+        let context = Context { topic: topic.to_owned(), assignments };
+        let inner: BaseConsumer<Context> = config
+            .create_with_context(context)
+            .map_err(|error| kafka_error("cannot use Kafka", error))?;
+        watermarks_of(&inner, topic)?;
+        inner
+            .subscribe(&[topic])
+            .map_err(|error| kafka_error(&format!("cannot subscribe to `{topic}`"), error))?;
+        Ok(Self { topic: topic.to_owned(), inner })
+    }
+
+    /// The next event, or `None` when `timeout` passes without one. Errors that librdkafka
+    /// recovers from by itself are none.
+    pub fn poll(&self, timeout: Duration) -> Result<Option<Polled<'_>>> {
+        match self.inner.poll(timeout) {
+            None => Ok(None),
+            Some(Ok(message)) => Ok(Some(Polled::Message(Received(message)))),
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                Ok(Some(Polled::EndOfPartition(partition)))
+            }
+            Some(Err(error)) if is_fatal(&error) => {
+                Err(kafka_error(&format!("cannot read `{}`", self.topic), error))
+            }
+            Some(Err(error)) => {
+                tracing::debug!(topic = self.topic, %error, "kafka error, librdkafka goes on");
+                Ok(None)
+            }
+        }
+    }
+
+    pub fn watermarks(&self) -> Result<BTreeMap<i32, (i64, i64)>> {
+        watermarks_of(&self.inner, &self.topic)
+    }
+
+    /// Asks the owner for new starts and continues from there.
+    pub fn restart(&self) -> Result<()> {
+        let failed = |error| kafka_error(&format!("cannot restart `{}`", self.topic), error);
+        let assigned = self.inner.assignment().map_err(failed)?;
+        let starts = self.inner.context().starts(&partitions_of(&assigned))?;
+        self.inner.assign(&starts).map_err(failed)
+    }
+
+    /// Stops or resumes fetching; polling goes on, so that the group keeps its member.
+    pub fn set_paused(&self, paused: bool) -> Result<()> {
+        let failed = |error| kafka_error(&format!("cannot pause `{}`", self.topic), error);
+        let assigned = self.inner.assignment().map_err(failed)?;
+        let done =
+            if paused { self.inner.pause(&assigned) } else { self.inner.resume(&assigned) };
+        done.map_err(failed)
+    }
+
+    /// Tells the group how far the lake is, for lag displays. Best effort.
+    pub fn show_progress(&self, next_offsets: &[(i32, i64)]) {
+        let mut list = TopicPartitionList::new();
+        for (partition, next) in next_offsets {
+            let _ = list.add_partition_offset(&self.topic, *partition, Offset::Offset(*next));
+        }
+        if let Err(error) = self.inner.commit(&list, CommitMode::Async) {
+            tracing::debug!(topic = self.topic, %error, "group offsets were not updated");
+        }
+    }
+}
+
+/// A message, borrowed from librdkafka's buffer.
+pub struct Received<'a>(BorrowedMessage<'a>);
+
+/// A message's headers: a key may repeat, a value may be null.
+pub type HeaderList = Vec<(String, Option<Vec<u8>>)>;
+
+impl Received<'_> {
+    pub fn partition(&self) -> i32 {
+        self.0.partition()
+    }
+
+    pub fn offset(&self) -> i64 {
+        self.0.offset()
+    }
+
+    pub fn timestamp_ms(&self) -> Option<i64> {
+        self.0.timestamp().to_millis()
+    }
+
+    pub fn key(&self) -> Option<&[u8]> {
+        self.0.key()
+    }
+
+    pub fn payload(&self) -> Option<&[u8]> {
+        self.0.payload()
+    }
+
+    pub fn headers(&self) -> HeaderList {
+        let Some(headers) = self.0.headers() else { return Vec::new() };
+        headers
+            .iter()
+            .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
+            .collect()
+    }
+}
+
+/// Sends records; used by the demo and for dead-letter topics.
+pub struct Producer(BaseProducer<Quiet>);
+
+/// One record to send. Without a partition the key decides.
+pub struct Record<'a> {
+    pub topic: &'a str,
+    pub partition: Option<i32>,
+    pub key: Option<&'a [u8]>,
+    pub payload: Option<&'a [u8]>,
+    pub timestamp_ms: Option<i64>,
+}
+
+impl rdkafka::producer::ProducerContext for Quiet {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &rdkafka::message::DeliveryResult<'_>, (): ()) {
+        if let Err((error, _)) = result {
+            tracing::warn!(%error, "a record was not delivered");
+        }
+    }
+}
+
+impl Producer {
+    pub fn new(access: &KafkaAccess) -> Result<Self> {
+        let mut config = access.config();
+        config.set("enable.idempotence", "true").set("linger.ms", "5");
+        let inner = config
+            .create_with_context(Quiet)
+            .map_err(|error| kafka_error("cannot use Kafka", error))?;
+        Ok(Self(inner))
+    }
+
+    /// Queues a record, waiting while the queue is full.
+    pub fn send(&self, record: &Record<'_>) -> Result<()> {
+        let mut base: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(record.topic);
+        if let Some(partition) = record.partition {
+            base = base.partition(partition);
+        }
+        if let Some(key) = record.key {
+            base = base.key(key);
+        }
+        if let Some(payload) = record.payload {
+            base = base.payload(payload);
+        }
+        if let Some(timestamp_ms) = record.timestamp_ms {
+            base = base.timestamp(timestamp_ms);
+        }
+        let deadline = std::time::Instant::now() + DELIVERY_TIMEOUT;
+        loop {
+            match self.0.send(base) {
+                Ok(()) => return Ok(()),
+                Err((error, unsent)) => {
+                    let full =
+                        error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
+                    if !full || std::time::Instant::now() > deadline {
+                        return Err(kafka_error(
+                            &format!("cannot send to `{}`", record.topic),
+                            error,
+                        ));
+                    }
+                    base = unsent;
+                    self.0.poll(Duration::from_millis(10));
+                }
+            }
+        }
+    }
+
+    /// Waits until everything queued is delivered.
+    pub fn flush(&self) -> Result<()> {
+        self.0
+            .flush(DELIVERY_TIMEOUT)
+            .map_err(|error| kafka_error("records were not delivered", error))
+    }
+}
+
+/// librdkafka's broker inside this process, on loopback, without persistence. Evidence for
+/// nothing about Kafka; good for a demo and for unit tests.
+pub struct MockBroker(MockCluster<'static, DefaultProducerContext>);
+
+impl MockBroker {
+    /// What the mock keeps of a partition before it drops the oldest messages.
+    pub const PARTITION_BYTES_MAX: u64 = 5 << 20;
+
+    pub fn start(topics: &[(&str, i32)]) -> Result<Self> {
+        let failed = |error| kafka_error("cannot start the mock broker", error);
+        let cluster = MockCluster::new(1).map_err(failed)?;
+        for (topic, partitions) in topics {
+            cluster.create_topic(topic, *partitions, 1).map_err(failed)?;
+        }
+        Ok(Self(cluster))
+    }
+
+    pub fn access(&self) -> KafkaAccess {
+        KafkaAccess { bootstrap_servers: self.0.bootstrap_servers(), options: BTreeMap::new() }
+    }
+}

@@ -1,0 +1,79 @@
+//! Where each partition stands: the lake's next offset against the broker's end, and what the
+//! commits so far say of rows and rejects.
+
+use serde::Serialize;
+
+use super::kafka::KafkaAccess;
+use crate::error::{Error, Result};
+use crate::lake::Lake;
+use crate::lake::commit::offsets_id;
+use crate::model::{Kind, Model};
+
+#[derive(Debug, Clone, Serialize)]
+pub struct PartitionStatus {
+    pub table: String,
+    pub topic: String,
+    pub partition: i32,
+    /// The next offset to be committed; absent before the first commit.
+    pub next_offset: Option<i64>,
+    /// The last stable offset.
+    pub end_offset: i64,
+    /// Offsets between the two, control records included.
+    pub lag: i64,
+    /// Totals over the commits whose log entries remain.
+    pub rows: u64,
+    pub rejects: u64,
+    /// From the start of the last write of this partition to its commit.
+    pub last_commit_ms: Option<u64>,
+}
+
+/// One entry per partition of the model's topic. Needs the broker.
+pub async fn status(
+    lake: &Lake,
+    model: &Model,
+    pipeline: &str,
+    kafka: &KafkaAccess,
+) -> Result<Vec<PartitionStatus>> {
+    let Kind::Append(source) = &model.kind else { return Ok(Vec::new()) };
+    let (access, topic) = (kafka.clone(), source.topic.clone());
+    let watermarks = tokio::task::spawn_blocking(move || access.watermarks(&topic))
+        .await
+        .map_err(|source| Error::internal("asking Kafka stopped").source(source))??;
+    let snapshot = lake.snapshot(&model.name).await?;
+    let ledgers = match &snapshot {
+        Some(snapshot) => snapshot.ledgers(0).await?,
+        None => Default::default(),
+    };
+    let mut found = Vec::new();
+    for (partition, (low, high)) in watermarks {
+        let next_offset = match &snapshot {
+            Some(snapshot) => {
+                snapshot.transaction(&offsets_id(pipeline, &source.topic, partition)).await?
+            }
+            None => None,
+        };
+        let mut status = PartitionStatus {
+            table: model.name.to_string(),
+            topic: source.topic.clone(),
+            partition,
+            next_offset,
+            end_offset: high,
+            lag: (high - next_offset.unwrap_or(low)).max(0),
+            rows: 0,
+            rejects: 0,
+            last_commit_ms: None,
+        };
+        for ledger in ledgers.values() {
+            let of_partition = |range: &&crate::lake::ledger::OffsetRange| {
+                range.topic == source.topic && range.partition == partition
+            };
+            for range in ledger.offsets.iter().filter(of_partition) {
+                status.rows += range.rows;
+                status.rejects += range.rejects;
+                status.last_commit_ms = ledger.write_ms.or(status.last_commit_ms);
+            }
+        }
+        found.push(status);
+    }
+    Ok(found)
+}

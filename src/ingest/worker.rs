@@ -1,0 +1,489 @@
+//! One worker of one bronze table: polls and decodes on its own thread while the batch before is
+//! encoded and committed on the runtime. Any number of workers share a topic; the lake's
+//! transactions, not the consumer group, decide what counts.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant as Clock};
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::Pipeline;
+use super::batch::{Batch, BatchReport, Progress, Written, take_over, write};
+use super::decode::{DeadLetters, Decoder, Message, RejectReason, UnknownFields};
+use super::kafka::{Assignments, Consumer, Polled, Received};
+use crate::error::{Error, ErrorKind, Result};
+use crate::lake::commit::offsets_id;
+
+const POLL_TIMEOUT: Duration = Duration::from_millis(100);
+/// How often a worker without partitions looks whether the others are done.
+const OTHERS_CHECK_EVERY: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// The end offsets seen at the start.
+    Drained,
+    Stopped,
+}
+
+/// Totals of one worker's life.
+#[derive(Debug, Clone, Default)]
+pub struct WorkerReport {
+    pub rows: u64,
+    pub rejects: u64,
+    pub payload_bytes: u64,
+    pub file_bytes: u64,
+    pub commits: u64,
+}
+
+impl WorkerReport {
+    pub fn add(&mut self, batch: &BatchReport) {
+        self.rows += batch.rows;
+        self.rejects += batch.rejects;
+        self.payload_bytes += batch.payload_bytes;
+        self.file_bytes += batch.file_bytes;
+        self.commits += 1;
+    }
+}
+
+/// Runs until `until` or `stop`, then commits what is buffered. Blocks its thread.
+pub fn run(
+    pipeline: &Arc<Pipeline>,
+    runtime: &Handle,
+    until: Until,
+    stop: &CancellationToken,
+    on_commit: Arc<dyn Fn(&BatchReport) + Send + Sync>,
+) -> Result<WorkerReport> {
+    let shared = Arc::new(Shared {
+        pipeline: Arc::clone(pipeline),
+        runtime: runtime.clone(),
+        lows: Mutex::default(),
+        state: Mutex::new(State::new(pipeline)?),
+        on_commit,
+    });
+    let consumer = Consumer::subscribe(
+        &pipeline.kafka,
+        &pipeline.topic,
+        &pipeline.group,
+        pipeline.limits.memory_bytes_max / 4,
+        Arc::clone(&shared) as Arc<dyn Assignments>,
+    )?;
+    let watermarks = consumer.watermarks()?;
+    *lock(&shared.lows) = watermarks.iter().map(|(id, (low, high))| (*id, (*low, *high))).collect();
+    let ends = watermarks.iter().map(|(id, (_, high))| (*id, *high)).collect();
+    let mut worker = Worker { shared, consumer, ends, others_checked: Clock::now() };
+    worker.consume(until, stop)?;
+    let report = worker.shared.settle()?;
+    worker.consumer.show_progress(&worker.shared.state().next_offsets());
+    Ok(report)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    consumer: Consumer,
+    /// End offsets at the start, for [`Until::Drained`].
+    ends: BTreeMap<i32, i64>,
+    others_checked: Clock,
+}
+
+impl Worker {
+    fn consume(&mut self, until: Until, stop: &CancellationToken) -> Result<()> {
+        let limits = self.shared.pipeline.limits.clone();
+        while !stop.is_cancelled() {
+            match self.consumer.poll(POLL_TIMEOUT)? {
+                Some(Polled::Message(message)) => self.shared.push(&message)?,
+                Some(Polled::EndOfPartition(partition)) => {
+                    let end = self.ends.get(&partition).copied();
+                    self.shared.state().reach_end(partition, end, until);
+                }
+                None => {}
+            }
+            self.shared.check_failure()?;
+            if self.shared.state().is_due(&limits) {
+                self.flush()?;
+            } else if self.shared.state().landed() {
+                self.collect()?;
+            }
+            if until == Until::Drained && self.is_drained()? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands the open batch to the runtime, after the one before has landed. While that takes
+    /// long, fetching is paused and polling goes on: memory stays bounded and the group member
+    /// alive.
+    fn flush(&mut self) -> Result<()> {
+        let mut paused = false;
+        while self.shared.state().is_writing() && !self.shared.state().landed() {
+            if !paused {
+                self.consumer.set_paused(true)?;
+                paused = true;
+            }
+            match self.consumer.poll(Duration::from_millis(10))? {
+                Some(Polled::Message(message)) => self.shared.push(&message)?,
+                Some(Polled::EndOfPartition(_)) | None => {}
+            }
+        }
+        if paused {
+            self.consumer.set_paused(false)?;
+        }
+        if self.collect()? == Collected::Superseded {
+            return Ok(());
+        }
+        self.shared.begin_write()
+    }
+
+    /// Takes the outcome of the batch in flight, if it has landed.
+    fn collect(&mut self) -> Result<Collected> {
+        match self.shared.collect()? {
+            Some(Written::Superseded) => {
+                self.consumer.restart()?;
+                self.shared.check_failure()?;
+                Ok(Collected::Superseded)
+            }
+            Some(Written::Committed(report)) => {
+                self.consumer.show_progress(&report.next_offsets);
+                Ok(Collected::Done)
+            }
+            None => Ok(Collected::Done),
+        }
+    }
+
+    /// Own partitions have reached their ends; those of others are judged by the lake.
+    fn is_drained(&mut self) -> Result<bool> {
+        let others: Vec<i32> = {
+            let state = self.shared.state();
+            let own = |id: &i32| state.partitions.get(id);
+            if self.ends.iter().any(|(id, end)| own(id).is_some_and(|p| p.next < *end)) {
+                return Ok(false);
+            }
+            let lows = lock(&self.shared.lows);
+            let has_messages = |id: &i32, end: i64| lows.get(id).is_none_or(|(low, _)| *low < end);
+            let others = self.ends.iter().filter(|(id, end)| own(id).is_none() && has_messages(id, **end));
+            others.map(|(id, _)| *id).collect()
+        };
+        if others.is_empty() {
+            return Ok(true);
+        }
+        if self.others_checked.elapsed() < OTHERS_CHECK_EVERY {
+            return Ok(false);
+        }
+        // The others may be waiting for what is buffered here.
+        self.flush()?;
+        self.others_checked = Clock::now();
+        let pipeline = Arc::clone(&self.shared.pipeline);
+        let ends = &self.ends;
+        self.shared.runtime.block_on(async {
+            let Some(table) = pipeline.lake.snapshot(&pipeline.spec.name).await? else {
+                return Ok(false);
+            };
+            for partition in others {
+                let id = offsets_id(&pipeline.name, &pipeline.topic, partition);
+                let low = lock(&self.shared.lows).get(&partition).map_or(0, |(low, _)| *low);
+                let next = table.transaction(&id).await?.unwrap_or(low);
+                if next < ends[&partition] {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+    }
+}
+
+#[derive(PartialEq)]
+enum Collected {
+    Done,
+    Superseded,
+}
+
+/// What the polling thread and its rebalance callbacks share.
+struct Shared {
+    pipeline: Arc<Pipeline>,
+    runtime: Handle,
+    /// Low and high watermarks as last seen.
+    lows: Mutex<BTreeMap<i32, (i64, i64)>>,
+    state: Mutex<State>,
+    on_commit: Arc<dyn Fn(&BatchReport) + Send + Sync>,
+}
+
+struct State {
+    decoder: Decoder,
+    dead: DeadLetters,
+    partitions: BTreeMap<i32, Progress>,
+    payload_bytes: u64,
+    /// When the open batch got its first message.
+    opened: Option<Clock>,
+    writing: Option<JoinHandle<Result<Written>>>,
+    /// An error of a callback, raised by the next look.
+    failure: Option<Error>,
+    report: WorkerReport,
+}
+
+impl State {
+    fn new(pipeline: &Pipeline) -> Result<Self> {
+        let decoder = Decoder::new(
+            &pipeline.topic,
+            &pipeline.columns,
+            pipeline.spec.time.as_deref(),
+            pipeline.unknown_fields,
+            usize::try_from(pipeline.limits.message_bytes_max).unwrap_or(usize::MAX),
+        )?;
+        Ok(Self {
+            decoder,
+            dead: DeadLetters::new(&pipeline.topic),
+            partitions: BTreeMap::new(),
+            payload_bytes: 0,
+            opened: None,
+            writing: None,
+            failure: None,
+            report: WorkerReport::default(),
+        })
+    }
+
+    fn buffered_bytes(&self) -> u64 {
+        (self.decoder.buffered_bytes() + self.dead.buffered_bytes()) as u64
+    }
+
+    fn is_due(&self, limits: &super::Limits) -> bool {
+        let rows = (self.decoder.rows() + self.dead.rows()) as u64;
+        rows >= limits.flush_rows_max
+            || self.buffered_bytes() >= limits.flush_bytes_max.min(limits.memory_bytes_max / 4)
+            || self.opened.is_some_and(|opened| opened.elapsed() >= limits.flush_age_max)
+    }
+
+    fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
+    /// The batch in flight has an outcome.
+    fn landed(&self) -> bool {
+        self.writing.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
+    /// Forgets everything that is not committed.
+    fn clear(&mut self) -> Result<()> {
+        self.decoder.finish()?;
+        self.dead.finish()?;
+        self.partitions.clear();
+        self.payload_bytes = 0;
+        self.opened = None;
+        Ok(())
+    }
+
+    /// At the end of a partition, whatever lies between the last message and the end seen at the
+    /// start holds no messages: control records of transactions, or compacted ones.
+    fn reach_end(&mut self, partition: i32, end: Option<i64>, until: Until) {
+        if let (Some(progress), Some(end), Until::Drained) =
+            (self.partitions.get_mut(&partition), end, until)
+            && progress.next < end
+        {
+            progress.holes.push([progress.next, end]);
+            progress.next = end;
+        }
+    }
+
+    fn close_batch(&mut self) -> Result<Option<Batch>> {
+        if !self.partitions.values().any(Progress::has_moved) {
+            return Ok(None);
+        }
+        let touched = self.decoder.touched();
+        let batch = Batch {
+            rows: self.decoder.finish()?,
+            dead: if self.dead.rows() > 0 { Some(self.dead.finish()?) } else { None },
+            touched,
+            partitions: self.partitions.iter().map(|(id, p)| (*id, p.clone())).collect(),
+            payload_bytes: std::mem::take(&mut self.payload_bytes),
+        };
+        self.partitions.values_mut().for_each(Progress::begin_next);
+        self.opened = None;
+        Ok(Some(batch))
+    }
+
+    fn next_offsets(&self) -> Vec<(i32, i64)> {
+        self.partitions
+            .iter()
+            .filter_map(|(id, progress)| Some((*id, progress.committed?)))
+            .collect()
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn check_failure(&self) -> Result<()> {
+        self.state().failure.take().map_or(Ok(()), Err)
+    }
+
+    fn push(&self, received: &Received<'_>) -> Result<()> {
+        let state = &mut *self.state();
+        let (partition, offset) = (received.partition(), received.offset());
+        // A message of a partition given up meanwhile, or read twice after a restart.
+        let Some(progress) = state.partitions.get_mut(&partition) else { return Ok(()) };
+        if offset < progress.next {
+            return Ok(());
+        }
+        if offset > progress.next {
+            progress.holes.push([progress.next, offset]);
+        }
+        progress.next = offset + 1;
+        state.opened.get_or_insert_with(Clock::now);
+        if progress.known_rejects.contains(&offset) {
+            return Ok(());
+        }
+        let headers = received.headers();
+        let message = Message {
+            partition,
+            offset,
+            timestamp_ms: received.timestamp_ms(),
+            key: received.key(),
+            headers: &headers,
+            payload: received.payload(),
+        };
+        state.payload_bytes += received.payload().map_or(0, <[u8]>::len) as u64;
+        let ingested_at = (self.pipeline.clock)();
+        match state.decoder.push(&message, ingested_at) {
+            Ok(()) => progress.rows += 1,
+            Err(reject) => {
+                if reject.reason == RejectReason::UnknownField
+                    && self.pipeline.unknown_fields == UnknownFields::Fail
+                {
+                    return Err(Error::invalid(format!(
+                        "`{}` partition {partition} offset {offset}: {}",
+                        self.pipeline.topic, reject.error
+                    ))
+                    .hint(
+                        "add the column to the header, or set `unknown_fields: rescue`; \
+                         nothing after this offset was ingested",
+                    ));
+                }
+                progress.rejects += 1;
+                let table = self.pipeline.spec.name.to_string();
+                state.dead.push(&message, &reject, &table, ingested_at);
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_write(&self) -> Result<()> {
+        let state = &mut *self.state();
+        if let Some(batch) = state.close_batch()? {
+            let pipeline = Arc::clone(&self.pipeline);
+            state.writing = Some(self.runtime.spawn(async move { write(&pipeline, batch).await }));
+        }
+        Ok(())
+    }
+
+    /// The outcome of the batch in flight, waiting for it if there is one. A superseded batch
+    /// takes the open one with it, since that continues the same offsets.
+    fn collect(&self) -> Result<Option<Written>> {
+        let Some(writing) = self.state().writing.take() else { return Ok(None) };
+        let written = self
+            .runtime
+            .block_on(writing)
+            .map_err(|source| Error::internal("a write stopped").source(source))??;
+        let state = &mut *self.state();
+        match &written {
+            Written::Committed(report) => {
+                state.report.add(report);
+                tracing::info!(
+                    table = %self.pipeline.spec.name,
+                    version = report.version,
+                    rows = report.rows,
+                    rejects = report.rejects,
+                    bytes = report.payload_bytes,
+                    commit_ms = report.commit_ms,
+                    next_offsets = ?report.next_offsets,
+                    "batch committed"
+                );
+                (self.on_commit)(report);
+            }
+            Written::Superseded => state.clear()?,
+        }
+        Ok(Some(written))
+    }
+
+    /// Commits everything that is buffered and returns the totals.
+    fn settle(&self) -> Result<WorkerReport> {
+        if !matches!(self.collect()?, Some(Written::Superseded)) {
+            self.begin_write()?;
+            self.collect()?;
+        }
+        Ok(self.state().report.clone())
+    }
+
+    fn start_partitions(&self, partitions: &[i32]) -> Result<Vec<(i32, Option<i64>)>> {
+        let pipeline = &self.pipeline;
+        let bounds = pipeline.kafka.watermarks(&pipeline.topic)?;
+        let low = |partition: i32| bounds.get(&partition).map_or(0, |(low, _)| *low);
+        let taken = self.runtime.block_on(take_over(pipeline, partitions, low))?;
+        for (partition, progress) in &taken {
+            let Some((low, high)) = bounds.get(partition) else { continue };
+            check_bounds(pipeline, *partition, progress.start, *low, *high)?;
+        }
+        let starts = taken.iter().map(|(id, progress)| (*id, Some(progress.start))).collect();
+        let state = &mut *self.state();
+        state.clear()?;
+        state.partitions = taken.into_iter().collect();
+        *lock(&self.lows) = bounds;
+        Ok(starts)
+    }
+}
+
+/// The lake's next offset must lie within the log, or messages are lost or other ones are there.
+fn check_bounds(pipeline: &Pipeline, partition: i32, next: i64, low: i64, high: i64) -> Result<()> {
+    let topic = &pipeline.topic;
+    if next > high {
+        return Err(Error::new(
+            ErrorKind::DataLoss,
+            format!(
+                "`{topic}` partition {partition} ends at offset {high}, but the lake holds it up \
+                 to {next}: the topic was recreated or lost its tail"
+            ),
+        )
+        .hint("ingest the new topic under another `ingest.pipeline`, or restore the old one"));
+    }
+    if next < low {
+        return Err(Error::new(
+            ErrorKind::DataLoss,
+            format!(
+                "`{topic}` partition {partition} begins at offset {low}, but the lake ends at \
+                 {next}: offsets {next} to {} were deleted before they were ingested",
+                low - 1
+            ),
+        )
+        .hint("raise the topic's retention; `flowguard audit` lists what is missing"));
+    }
+    Ok(())
+}
+
+impl Assignments for Shared {
+    fn assigned(&self, partitions: &[i32]) -> Vec<(i32, Option<i64>)> {
+        match self.start_partitions(partitions) {
+            Ok(starts) => starts,
+            Err(error) => {
+                self.state().failure = Some(error);
+                Vec::new()
+            }
+        }
+    }
+
+    fn revoked(&self) {
+        if let Err(error) = self.settle() {
+            // The next owner starts from the lake; what was buffered is read again.
+            tracing::warn!(table = %self.pipeline.spec.name, %error, "could not commit before giving up partitions");
+        }
+        if let Err(error) = self.state().clear() {
+            self.state().failure = Some(error);
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! The one commit function. Every write of FlowGuard becomes visible here and nowhere else.
+//!
+//! Exactly once rests on three rules: the expected transaction values are compared on exactly the
+//! snapshot that the commit is based on; the log entry is written for exactly the next version, so
+//! a table that moved in between makes the attempt fail; and after any error, what happened is
+//! read back from the log, because a commit can land although its reply was lost.
+//! delta-rs's own conflict resolution is not used: it accepts a stale transaction value from a
+//! fresh snapshot.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use arrow::datatypes::{DataType, Field, Schema};
+use deltalake::DeltaTableError;
+use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
+use deltalake::kernel::transaction::{CommitBuilder, TransactionError};
+use deltalake::kernel::{Action, MetadataExt, Protocol, StructType, Transaction, new_metadata};
+use deltalake::protocol::{DeltaOperation, SaveMode};
+use serde_json::json;
+
+use super::ledger::{LEDGER_KEY, Ledger};
+use super::replace::Removal;
+use super::spec::{SchemaChange, TARGET_FILE_BYTES, TableSpec, schema_change};
+use super::stage::Staged;
+use super::store::store_error;
+use super::{Lake, Snapshot};
+use crate::error::{Error, ErrorKind, Result};
+use crate::table::TableName;
+
+/// Attempts of one commit before giving up with a conflict.
+const ATTEMPTS_MAX: u32 = 60;
+const BACKOFF_MAX: Duration = Duration::from_millis(400);
+/// A checkpoint is written at every version that is a multiple of this.
+const CHECKPOINT_EVERY: u64 = 20;
+
+/// A value that this commit moves: it must be `expected` before and is `next` after.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advance {
+    /// Delta's application id; see [`offsets_id`] and [`model_id`].
+    pub app_id: String,
+    pub expected: Option<i64>,
+    pub next: i64,
+}
+
+/// Holds the next Kafka offset of one partition.
+pub fn offsets_id(pipeline: &str, topic: &str, partition: i32) -> String {
+    format!("flowguard/{pipeline}/{topic}/{partition}")
+}
+
+/// Counts the commits of one model.
+pub fn model_id(name: &TableName) -> String {
+    format!("flowguard/model/{name}")
+}
+
+pub struct Commit<'a> {
+    pub spec: &'a TableSpec,
+    pub staged: Staged,
+    /// Files that go, and the version they were chosen from; the commit fails with a conflict if
+    /// the table has moved since. `None` appends.
+    pub removal: Option<Removal>,
+    pub advances: Vec<Advance>,
+    pub ledger: Ledger,
+}
+
+/// What became of a commit. Losing a race is a value, not an error.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Committed {
+        version: u64,
+    },
+    /// Another writer moved these values first; nothing of this commit was written.
+    Superseded {
+        found: Vec<(String, Option<i64>)>,
+    },
+}
+
+/// Makes `commit` visible exactly once, creating the table if it does not exist.
+pub async fn commit(lake: &Lake, commit: &Commit<'_>) -> Result<Outcome> {
+    let name = &commit.spec.name;
+    let mut in_doubt: Option<Error> = None;
+    let mut base: Option<u64> = None;
+    for attempt in 0..ATTEMPTS_MAX {
+        if attempt > 0 {
+            tokio::time::sleep(backoff(attempt, commit.ledger.commit.as_u128())).await;
+        }
+        let snapshot = match lake.snapshot(name).await {
+            Ok(snapshot) => snapshot,
+            Err(error) if error.kind.is_retryable() && attempt + 1 < ATTEMPTS_MAX => {
+                tracing::warn!(table = %name, %error, "log not readable, trying again");
+                in_doubt.get_or_insert(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        if let (Some(snapshot), Some(base)) = (&snapshot, base)
+            && let Some(version) = own_version(snapshot, base, commit).await?
+        {
+            return Ok(Outcome::Committed { version });
+        }
+        // Only an attempt that could not be shown to have failed leaves its error in doubt.
+        let found = found_advances(snapshot.as_ref(), &commit.advances).await?;
+        if commit.advances.iter().zip(&found).any(|(advance, (_, at))| *at != advance.expected) {
+            return Ok(Outcome::Superseded { found });
+        }
+        if let (Some(removal), Some(snapshot)) = (&commit.removal, &snapshot)
+            && snapshot.version() != removal.version
+        {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("`{name}` was changed by another writer during the run"),
+            )
+            .hint("nothing was written; run again"));
+        }
+        base.get_or_insert(snapshot.as_ref().map_or(0, Snapshot::version));
+        match attempt_commit(lake, snapshot.as_ref(), commit).await {
+            Ok(version) => {
+                after_commit(lake, name, version).await;
+                return Ok(Outcome::Committed { version });
+            }
+            Err(error) => {
+                tracing::debug!(table = %name, attempt, %error, "commit attempt failed");
+                if error.kind != ErrorKind::Conflict && !error.kind.is_retryable() {
+                    return settle(lake, commit, base, error).await;
+                }
+                in_doubt = Some(error);
+            }
+        }
+    }
+    let error = in_doubt.unwrap_or_else(|| Error::new(ErrorKind::Conflict, "too many writers"));
+    settle(lake, commit, base, error).await
+}
+
+/// The last look at the log before an error is believed.
+async fn settle(
+    lake: &Lake,
+    commit: &Commit<'_>,
+    base: Option<u64>,
+    error: Error,
+) -> Result<Outcome> {
+    if let (Some(base), Ok(Some(snapshot))) = (base, lake.snapshot(&commit.spec.name).await)
+        && let Ok(Some(version)) = own_version(&snapshot, base, commit).await
+    {
+        return Ok(Outcome::Committed { version });
+    }
+    Err(error)
+}
+
+/// The version at which this very commit landed, looking only at versions from `base` on.
+async fn own_version(snapshot: &Snapshot, base: u64, commit: &Commit<'_>) -> Result<Option<u64>> {
+    let ledgers = snapshot.ledgers(base).await?;
+    let own = ledgers.iter().find(|(_, ledger)| ledger.commit == commit.ledger.commit);
+    Ok(own.map(|(version, _)| *version))
+}
+
+async fn found_advances(
+    snapshot: Option<&Snapshot>,
+    advances: &[Advance],
+) -> Result<Vec<(String, Option<i64>)>> {
+    let mut found = Vec::with_capacity(advances.len());
+    for advance in advances {
+        let at = match snapshot {
+            Some(snapshot) => snapshot.transaction(&advance.app_id).await?,
+            None => None,
+        };
+        found.push((advance.app_id.clone(), at));
+    }
+    Ok(found)
+}
+
+/// Writes the log entry for exactly the version after `snapshot`.
+async fn attempt_commit(
+    lake: &Lake,
+    snapshot: Option<&Snapshot>,
+    commit: &Commit<'_>,
+) -> Result<u64> {
+    let name = &commit.spec.name;
+    let failed = |source: DeltaTableError| {
+        let doing = format!("cannot commit to `{name}`");
+        match &source {
+            DeltaTableError::VersionAlreadyExists(_)
+            | DeltaTableError::Transaction {
+                source:
+                    TransactionError::VersionAlreadyExists(_) | TransactionError::MaxCommitAttempts(_),
+            } => Error::new(ErrorKind::Conflict, doing).source(source),
+            _ => store_error(&doing, source),
+        }
+    };
+    let ledger = serde_json::to_value(&commit.ledger)
+        .map_err(|source| Error::internal("cannot write the ledger").source(source))?;
+    let transactions =
+        commit.advances.iter().map(|a| Action::Txn(Transaction::new(&a.app_id, a.next)));
+    let mut actions = schema_actions(snapshot, commit)?;
+    actions.extend(transactions);
+    actions
+        .extend(commit.removal.iter().flat_map(|r| r.removes.iter().cloned()).map(Action::Remove));
+    actions.extend(commit.staged.adds.iter().cloned().map(Action::Add));
+    let operation = DeltaOperation::Write {
+        mode: if commit.removal.is_some() { SaveMode::Overwrite } else { SaveMode::Append },
+        partition_by: None,
+        predicate: None,
+    };
+    let table_data =
+        snapshot.map(|s| s.eager() as &dyn deltalake::kernel::transaction::TableReference);
+    CommitBuilder::default()
+        .with_actions(actions)
+        .with_app_metadata(HashMap::from([(LEDGER_KEY.to_owned(), ledger)]))
+        .with_max_retries(0)
+        .build(table_data, lake.log_store(name)?, operation)
+        .into_prepared_commit_future()
+        .await
+        .map_err(failed)?
+        .await
+        .map_err(failed)?;
+    Ok(snapshot.map_or(0, |snapshot| snapshot.version() + 1))
+}
+
+/// Protocol and metadata where the table is new, or where a full replacement changes its columns.
+fn schema_actions(snapshot: Option<&Snapshot>, commit: &Commit<'_>) -> Result<Vec<Action>> {
+    let spec = commit.spec;
+    let Some(snapshot) = snapshot else {
+        return creation(spec);
+    };
+    let replaces_all = commit.removal.as_ref().is_some_and(|removal| removal.whole_table);
+    match schema_change(&spec.name, &snapshot.schema(), &spec.columns) {
+        Ok(SchemaChange::None) => Ok(Vec::new()),
+        _ if replaces_all => {
+            let metadata = snapshot.eager().metadata().clone();
+            Ok(vec![Action::Metadata(
+                metadata.with_schema(&kernel_schema(&spec.schema())?).map_err(metadata_error)?,
+            )])
+        }
+        Ok(SchemaChange::Add(_)) => {
+            Err(Error::internal(format!("`{}` was not evolved before the commit", spec.name)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn creation(spec: &TableSpec) -> Result<Vec<Action>> {
+    let configuration = [
+        ("delta.targetFileSize", TARGET_FILE_BYTES.to_string()),
+        ("delta.dataSkippingStatsColumns", spec.statistics_columns().join(",")),
+    ];
+    let configuration = configuration.into_iter().filter(|(_, value)| !value.is_empty());
+    let mut metadata =
+        new_metadata(&kernel_schema(&spec.schema())?, spec.partition_columns(), configuration)
+            .and_then(|metadata| metadata.with_name(spec.name.to_string()))
+            .map_err(metadata_error)?;
+    if let Some(doc) = &spec.doc {
+        metadata = metadata.with_description(doc.clone()).map_err(metadata_error)?;
+    }
+    let protocol: Protocol =
+        serde_json::from_value(json!({"minReaderVersion": 1, "minWriterVersion": 2}))
+            .map_err(|source| Error::internal("cannot build the protocol").source(source))?;
+    Ok(vec![Action::Protocol(protocol), Action::Metadata(metadata)])
+}
+
+fn metadata_error(source: DeltaTableError) -> Error {
+    Error::internal("cannot build the table's metadata").source(source)
+}
+
+/// The Delta form of an Arrow schema; view and large types become their plain ones.
+fn kernel_schema(schema: &Schema) -> Result<StructType> {
+    let plain = Schema::new(schema.fields().iter().map(|f| plain_field(f)).collect::<Vec<_>>());
+    (&plain).try_into_kernel().map_err(|source| {
+        Error::invalid("a column type cannot be stored in a Delta table").source(source)
+    })
+}
+
+fn plain_field(field: &Field) -> Field {
+    let data_type = match field.data_type() {
+        DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
+        DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
+        other => other.clone(),
+    };
+    Field::new(field.name(), data_type, field.is_nullable())
+}
+
+/// Ensures that the table exists with the spec's columns, adding nullable ones in a commit of
+/// their own. Any number of callers may do this at once.
+pub async fn ensure_table(lake: &Lake, spec: &TableSpec, ledger: &Ledger) -> Result<Snapshot> {
+    let name = &spec.name;
+    for attempt in 0..ATTEMPTS_MAX {
+        if attempt > 0 {
+            tokio::time::sleep(backoff(attempt, ledger.commit.as_u128())).await;
+        }
+        let snapshot = lake.snapshot(name).await?;
+        let (actions, operation) = match &snapshot {
+            None => (
+                creation(spec)?,
+                DeltaOperation::Write {
+                    mode: SaveMode::Append,
+                    partition_by: None,
+                    predicate: None,
+                },
+            ),
+            Some(existing) => match schema_change(name, &existing.schema(), &spec.columns)? {
+                SchemaChange::None => return Ok(existing.clone()),
+                SchemaChange::Add(fields) => evolution(existing, &fields)?,
+            },
+        };
+        let table_data = snapshot
+            .as_ref()
+            .map(|s| s.eager() as &dyn deltalake::kernel::transaction::TableReference);
+        let ledger_value = serde_json::to_value(ledger)
+            .map_err(|source| Error::internal("cannot write the ledger").source(source))?;
+        let prepared = CommitBuilder::default()
+            .with_actions(actions)
+            .with_app_metadata(HashMap::from([(LEDGER_KEY.to_owned(), ledger_value)]))
+            .with_max_retries(0)
+            .build(table_data, lake.log_store(name)?, operation)
+            .into_prepared_commit_future()
+            .await;
+        let outcome = match prepared {
+            Ok(prepared) => prepared.await.map(drop),
+            Err(error) => Err(error),
+        };
+        // Whether it landed or another worker was first, the next look decides; an error that
+        // no retry can cure ends it.
+        if let Err(source) = outcome {
+            let error = store_error(&format!("cannot create `{name}`"), source);
+            if !error.kind.is_retryable() {
+                return Err(error);
+            }
+            tracing::debug!(table = %name, attempt, %error, "creating or evolving met a race");
+            if attempt + 1 == ATTEMPTS_MAX {
+                return Err(error);
+            }
+        }
+    }
+    Err(Error::new(
+        ErrorKind::Conflict,
+        format!("cannot create or evolve `{name}`: too many writers"),
+    ))
+}
+
+fn evolution(existing: &Snapshot, added: &[Field]) -> Result<(Vec<Action>, DeltaOperation)> {
+    let mut fields: Vec<Field> =
+        existing.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
+    fields.extend_from_slice(added);
+    let schema = kernel_schema(&Schema::new(fields))?;
+    let metadata =
+        existing.eager().metadata().clone().with_schema(&schema).map_err(metadata_error)?;
+    let new_fields = kernel_schema(&Schema::new(added.to_vec()))?;
+    let operation = DeltaOperation::AddColumn { fields: new_fields.fields().cloned().collect() };
+    Ok((vec![Action::Metadata(metadata)], operation))
+}
+
+/// Writes a checkpoint when one is due. The commit has landed; nothing here may fail it.
+async fn after_commit(lake: &Lake, name: &TableName, version: u64) {
+    if version == 0 || version % CHECKPOINT_EVERY != 0 {
+        return;
+    }
+    let checkpoint = async {
+        let snapshot = lake.snapshot_at(name, version).await?;
+        deltalake::checkpoints::create_checkpoint(&snapshot.table, None).await.map_err(|source| {
+            store_error(&format!("cannot write a checkpoint of `{name}`"), source)
+        })
+    };
+    if let Err(error) = checkpoint.await {
+        tracing::warn!(table = %name, version, %error, "checkpoint failed, the next one will do");
+    }
+    lake.forget(name);
+}
+
+/// Grows to [`BACKOFF_MAX`], spread by `seed` so that racing writers part.
+fn backoff(attempt: u32, seed: u128) -> Duration {
+    let ceiling_ms = (5_u64 << attempt.min(7)).min(BACKOFF_MAX.as_millis() as u64);
+    let mixed = (seed as u64).wrapping_add(u64::from(attempt)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    Duration::from_millis(ceiling_ms / 2 + (mixed >> 32) % (ceiling_ms / 2 + 1))
+}

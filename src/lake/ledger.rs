@@ -1,0 +1,108 @@
+//! What every commit says about itself, under `commitInfo.flowguard` in the Delta log. The lake is
+//! the truth: whatever a state database knows can be rebuilt from these records.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::interval::{Instant, Range, RangeSet};
+
+/// Key of the record inside `commitInfo`.
+pub const LEDGER_KEY: &str = "flowguard";
+/// Version of this record's form; a reader refuses none, and ignores fields it does not know.
+pub const LEDGER_FORMAT: u32 = 1;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ledger {
+    pub format: u32,
+    /// Identifies this commit, so that a writer whose reply was lost can recognise its own.
+    pub commit: Uuid,
+    /// The model, or for bronze the ingesting pipeline's table.
+    pub model: String,
+    pub run: Uuid,
+    /// Hash of the resolved logical plan; absent for ingestion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// What this commit replaced, as [start, end) in microseconds since 1970 UTC.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub intervals: Vec<[i64; 2]>,
+    /// Which event-time hours rows were added to or removed from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub touched: Vec<[i64; 2]>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<InputVersion>,
+    /// Order-independent hash over the written rows; absent for ingestion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_hash: Option<String>,
+    /// Kafka offsets accounted for by this commit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub offsets: Vec<OffsetRange>,
+    pub rows: u64,
+    /// From the start of the write to this commit, encoding included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_ms: Option<u64>,
+}
+
+/// A table as it was read: the id tells a recreated table from its namesake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputVersion {
+    pub table: String,
+    pub id: String,
+    pub version: u64,
+}
+
+/// `[start, end)` of one partition: rows and rejects are what became of the messages in it, and
+/// `holes` are the offsets at which the broker had none (control records, compaction).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OffsetRange {
+    pub topic: String,
+    pub partition: i32,
+    pub start: i64,
+    pub end: i64,
+    pub rows: u64,
+    pub rejects: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holes: Vec<[i64; 2]>,
+}
+
+impl Ledger {
+    pub fn new(model: impl Into<String>, run: Uuid) -> Self {
+        Self {
+            format: LEDGER_FORMAT,
+            commit: Uuid::now_v7(),
+            model: model.into(),
+            run,
+            fingerprint: None,
+            intervals: Vec::new(),
+            touched: Vec::new(),
+            inputs: Vec::new(),
+            output_hash: None,
+            offsets: Vec::new(),
+            rows: 0,
+            write_ms: None,
+        }
+    }
+}
+
+/// Ranges in the ledger's form.
+pub fn range_pairs(ranges: &RangeSet) -> Vec<[i64; 2]> {
+    ranges.iter().map(|range| [range.start.0, range.end.0]).collect()
+}
+
+/// The inverse of [`range_pairs`].
+pub fn ranges_of(pairs: &[[i64; 2]]) -> RangeSet {
+    pairs.iter().map(|[start, end]| Range { start: Instant(*start), end: Instant(*end) }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_survives_the_log_and_fields_of_the_future() {
+        let mut ledger = Ledger::new("gold.daily_metrics", Uuid::nil());
+        ledger.touched = vec![[0, 3_600_000_000]];
+        let mut json = serde_json::to_value(&ledger).unwrap();
+        json["of_tomorrow"] = serde_json::json!(1);
+        assert_eq!(serde_json::from_value::<Ledger>(json).unwrap(), ledger);
+    }
+}

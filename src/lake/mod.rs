@@ -1,0 +1,269 @@
+//! The lake: Delta tables under `<lake>/<layer>/<table>`. The only room that names `deltalake` and
+//! `object_store`. It reads snapshots, stages files, and commits them through one function
+//! ([`commit::commit`]); it plans no queries and knows no models.
+
+pub mod commit;
+mod durable;
+pub mod ledger;
+pub mod replace;
+pub mod spec;
+pub mod stage;
+pub mod store;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+
+use arrow::datatypes::SchemaRef;
+use datafusion::catalog::TableProvider;
+use deltalake::DeltaTable;
+use deltalake::kernel::{Action, EagerSnapshot};
+use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
+use futures::StreamExt;
+use object_store::ObjectStore;
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use url::Url;
+
+use self::ledger::{LEDGER_KEY, Ledger};
+use self::store::{S3Access, store_error};
+use crate::error::{Error, ErrorKind, Result};
+use crate::table::{Layer, TableName};
+
+/// The root of all tables. Cheap to clone; clones share the cache of loaded snapshots.
+#[derive(Clone)]
+pub struct Lake {
+    root: Url,
+    store: Arc<dyn ObjectStore>,
+    loaded: Arc<Mutex<HashMap<TableName, DeltaTable>>>,
+}
+
+impl Lake {
+    /// Opens the lake at `root` (`file://` or `s3://`), which need not hold any table yet.
+    pub fn open(root: &Url, s3: &S3Access) -> Result<Self> {
+        Ok(Self::with_store(root, store::open_store(root, s3)?))
+    }
+
+    /// A lake on a store that the caller built; `store` is addressed from the root of the bucket
+    /// or file system that `root` lies in.
+    pub fn with_store(root: &Url, store: Arc<dyn ObjectStore>) -> Self {
+        let mut root = root.clone();
+        if !root.path().ends_with('/') {
+            root.set_path(&format!("{}/", root.path()));
+        }
+        Self { root, store, loaded: Arc::default() }
+    }
+
+    pub fn root(&self) -> &Url {
+        &self.root
+    }
+
+    fn url_of(&self, name: &TableName) -> Url {
+        self.root
+            .join(&format!("{}/{}/", name.layer, name.name()))
+            .expect("layer and table names are plain path segments")
+    }
+
+    fn log_store(&self, name: &TableName) -> Result<LogStoreRef> {
+        let url = self.url_of(name);
+        let prefix = Path::from_url_path(url.path())
+            .map_err(|source| Error::invalid(format!("bad lake path `{url}`")).source(source))?;
+        let prefixed = Arc::new(PrefixStore::new(Arc::clone(&self.store), prefix));
+        Ok(default_logstore(prefixed, Arc::clone(&self.store), &url, &StorageConfig::default()))
+    }
+
+    /// The newest version of a table, or `None` if there is no such table.
+    pub async fn snapshot(&self, name: &TableName) -> Result<Option<Snapshot>> {
+        let cached = self.cache().get(name).cloned();
+        let mut table = match cached {
+            Some(table) => table,
+            None => DeltaTable::new(self.log_store(name)?),
+        };
+        match table.update_state().await {
+            Ok(()) => {
+                self.cache().insert(name.clone(), table.clone());
+                Snapshot::new(name, table).map(Some)
+            }
+            Err(source) => {
+                self.forget(name);
+                self.absent_or_error(name, source).await
+            }
+        }
+    }
+
+    /// A table as it was at `version`.
+    pub async fn snapshot_at(&self, name: &TableName, version: u64) -> Result<Snapshot> {
+        let mut table = DeltaTable::new(self.log_store(name)?);
+        table.load_version(version).await.map_err(|source| {
+            let mut error =
+                store_error(&format!("cannot read `{name}` at version {version}"), source);
+            error.kind = ErrorKind::NotFound;
+            error.hint.get_or_insert("`flowguard query` without a version reads the newest".into());
+            error
+        })?;
+        Snapshot::new(name, table)
+    }
+
+    /// Drops the cached snapshot, so that the next one is read from the store alone. Commits on a
+    /// long-lived handle slow down; a fresh one after each checkpoint keeps them level.
+    fn forget(&self, name: &TableName) {
+        self.cache().remove(name);
+    }
+
+    fn cache(&self) -> std::sync::MutexGuard<'_, HashMap<TableName, DeltaTable>> {
+        self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Tells a missing table from a store that cannot be asked.
+    async fn absent_or_error(
+        &self,
+        name: &TableName,
+        source: deltalake::DeltaTableError,
+    ) -> Result<Option<Snapshot>> {
+        let log_store = self.log_store(name)?;
+        match log_store.is_delta_table_location().await {
+            Ok(false) => Ok(None),
+            Ok(true) => Err(store_error(&format!("cannot read `{name}`"), source)),
+            Err(deeper) => Err(store_error(&format!("cannot read `{name}`"), deeper)),
+        }
+    }
+
+    /// Names of all tables that exist, in order. Folders that are no tables are passed over.
+    pub async fn tables(&self) -> Result<Vec<TableName>> {
+        let mut found = Vec::new();
+        for layer in Layer::ALL {
+            let url = self.root.join(&format!("{layer}/")).expect("a layer is a plain segment");
+            let prefix = Path::from_url_path(url.path()).map_err(|source| {
+                Error::invalid(format!("bad lake path `{url}`")).source(source)
+            })?;
+            let listed = match self.store.list_with_delimiter(Some(&prefix)).await {
+                Ok(listed) => listed,
+                Err(object_store::Error::NotFound { .. }) => continue,
+                Err(source) => {
+                    return Err(store_error(
+                        &format!("cannot list the lake `{}`", self.root),
+                        source,
+                    ));
+                }
+            };
+            for folder in listed.common_prefixes {
+                if let Some(Ok(name)) =
+                    folder.filename().map(|folder| TableName::new(layer, folder))
+                    && self.log_store(&name)?.is_delta_table_location().await.unwrap_or(false)
+                {
+                    found.push(name);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Fails with one clear error when the store cannot be reached or listed.
+    pub async fn probe(&self) -> Result<()> {
+        let prefix = Path::from_url_path(self.root.path()).map_err(|source| {
+            Error::invalid(format!("bad lake path `{}`", self.root)).source(source)
+        })?;
+        match self.store.list_with_delimiter(Some(&prefix)).await {
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(source) => {
+                Err(store_error(&format!("cannot list the lake `{}`", self.root), source))
+            }
+        }
+    }
+}
+
+/// One version of one table; never changes once taken. Cheap to clone.
+#[derive(Clone)]
+pub struct Snapshot {
+    name: TableName,
+    table: DeltaTable,
+    version: u64,
+}
+
+impl Snapshot {
+    fn new(name: &TableName, table: DeltaTable) -> Result<Self> {
+        let version = table
+            .version()
+            .ok_or_else(|| Error::internal(format!("`{name}` was loaded without a version")))?;
+        Ok(Self { name: name.clone(), table, version })
+    }
+
+    pub fn name(&self) -> &TableName {
+        &self.name
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    fn eager(&self) -> &EagerSnapshot {
+        self.table.snapshot().expect("a snapshot is only made of a loaded table").snapshot()
+    }
+
+    /// The table's identity; a table that was dropped and made again has another.
+    pub fn id(&self) -> &str {
+        self.eager().metadata().id()
+    }
+
+    pub fn schema(&self) -> SchemaRef {
+        self.eager().arrow_schema()
+    }
+
+    /// The next value recorded for `app_id`, if any, in exactly this version.
+    pub async fn transaction(&self, app_id: &str) -> Result<Option<i64>> {
+        self.eager().transaction_version(self.table.log_store().as_ref(), app_id).await.map_err(
+            |source| store_error(&format!("cannot read the log of `{}`", self.name), source),
+        )
+    }
+
+    /// This version as a table for the query engine.
+    pub async fn provider(&self) -> Result<Arc<dyn TableProvider>> {
+        self.table
+            .table_provider()
+            .await
+            .map_err(|source| store_error(&format!("cannot read `{}`", self.name), source))
+    }
+
+    /// Number of data files and their bytes.
+    pub fn size(&self) -> (usize, u64) {
+        let files = self.eager().log_data();
+        let bytes = files.iter().map(|file| u64::try_from(file.size()).unwrap_or(0)).sum();
+        (files.num_files(), bytes)
+    }
+
+    /// The ledgers of this version's log from `since` on, by version; versions whose log entry is
+    /// trimmed, or that FlowGuard did not write, are missing.
+    pub async fn ledgers(&self, since: u64) -> Result<BTreeMap<u64, Ledger>> {
+        let log_store = self.table.log_store();
+        let read = |version: u64| {
+            let log_store = Arc::clone(&log_store);
+            async move { (version, log_store.read_commit_entry(version).await) }
+        };
+        let mut entries =
+            futures::stream::iter(since..=self.version).map(read).buffer_unordered(LOG_READS_MAX);
+        let mut ledgers = BTreeMap::new();
+        while let Some((version, entry)) = entries.next().await {
+            let entry = entry.map_err(|source| {
+                store_error(&format!("cannot read the log of `{}`", self.name), source)
+            })?;
+            if let Some(ledger) = entry.as_deref().and_then(ledger_of) {
+                ledgers.insert(version, ledger);
+            }
+        }
+        Ok(ledgers)
+    }
+}
+
+/// Log entries read at once.
+const LOG_READS_MAX: usize = 16;
+
+/// The ledger inside one commit file, if FlowGuard wrote it.
+fn ledger_of(entry: &[u8]) -> Option<Ledger> {
+    entry
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice::<Action>(line).ok())
+        .find_map(|action| match action {
+            Action::CommitInfo(info) => info.info.get(LEDGER_KEY).cloned(),
+            _ => None,
+        })
+        .and_then(|value| serde_json::from_value(value).ok())
+}

@@ -1,0 +1,100 @@
+//! Which files a replacement of a time range removes, and which it must rewrite because they also
+//! hold rows outside the range. Decided from partition values and statistics alone; a file about
+//! which neither says enough is rewritten, never dropped.
+
+use std::sync::Arc;
+
+use chrono_tz::Tz;
+use datafusion::catalog::TableProvider;
+use deltalake::kernel::{LogicalFileView, Remove};
+use serde_json::Value;
+
+use super::Snapshot;
+use super::spec::DAY_COLUMN;
+use super::store::store_error;
+use crate::error::Result;
+use crate::interval::{Every, Instant, Range};
+
+/// Files to remove, chosen from one version of the table.
+#[derive(Debug, Clone)]
+pub struct Removal {
+    pub(super) version: u64,
+    pub(super) removes: Vec<Remove>,
+    pub(super) whole_table: bool,
+}
+
+impl Removal {
+    pub fn is_empty(&self) -> bool {
+        self.removes.is_empty()
+    }
+}
+
+/// The plan for replacing one range.
+pub struct Replacement {
+    pub removal: Removal,
+    /// Files among the removed that also hold rows outside the range; those rows must be read
+    /// from here and staged again.
+    pub straddling: Option<Arc<dyn TableProvider>>,
+}
+
+/// Removes every file of the table.
+pub fn replace_all(snapshot: &Snapshot) -> Removal {
+    let removes = snapshot.eager().log_data().iter().map(|file| file.remove_action(true)).collect();
+    Removal { version: snapshot.version(), removes, whole_table: true }
+}
+
+/// Plans the replacement of `range` of the table's `time` column. Days of the partition column
+/// are days in `timezone`.
+pub async fn replace_range(
+    snapshot: &Snapshot,
+    time: &str,
+    range: Range,
+    timezone: Tz,
+) -> Result<Replacement> {
+    let mut removes = Vec::new();
+    let mut straddling = Vec::new();
+    for file in snapshot.eager().log_data().iter() {
+        match hull_of(&file, time, timezone) {
+            Some(hull) if hull.end <= range.start || range.end <= hull.start => continue,
+            Some(hull) if range.start <= hull.start && hull.end <= range.end => {}
+            _ => straddling.push(file.path().into_owned()),
+        }
+        removes.push(file.remove_action(true));
+    }
+    let straddling = if straddling.is_empty() {
+        None
+    } else {
+        let provider = snapshot.table.table_provider().with_file_paths(straddling).build().await;
+        let provider = provider
+            .map_err(|source| store_error(&format!("cannot read `{}`", snapshot.name), source))?;
+        Some(Arc::new(provider) as Arc<dyn TableProvider>)
+    };
+    let removal = Removal { version: snapshot.version(), removes, whole_table: false };
+    Ok(Replacement { removal, straddling })
+}
+
+/// A range that surely holds every row of the file, or `None` when nothing says so.
+fn hull_of(file: &LogicalFileView, time: &str, timezone: Tz) -> Option<Range> {
+    if let Some(Some(day)) = file.partition_values_map().get(DAY_COLUMN) {
+        return Some(day_range(day, timezone)?);
+    }
+    let stats: Value = serde_json::from_str(&file.stats()?).ok()?;
+    if stats["nullCount"][time].as_i64()? != 0 {
+        return None;
+    }
+    let bound = |which: &str| -> Option<Range> {
+        let text = stats[which][time].as_str()?;
+        if text.len() == "2026-01-01".len() {
+            return day_range(text, timezone);
+        }
+        let instant = Instant::parse(text, Tz::UTC).ok()?;
+        // Statistics cut times to the millisecond, downwards.
+        Some(Range { start: instant, end: Instant(instant.0 + 1_000) })
+    };
+    Some(Range { start: bound("minValues")?.start, end: bound("maxValues")?.end })
+}
+
+fn day_range(day: &str, timezone: Tz) -> Option<Range> {
+    let midnight = Instant::parse(day, timezone).ok()?;
+    Some(Every::Day.interval_of(midnight, timezone))
+}

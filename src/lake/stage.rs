@@ -1,0 +1,117 @@
+//! Rows become Parquet files that no reader sees: the first half of every write. The files become
+//! part of a table only by [`super::commit::commit`]; abandoned ones are orphans for vacuum.
+
+use std::num::NonZeroU64;
+
+use arrow::array::RecordBatch;
+use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
+use deltalake::kernel::Add;
+use deltalake::table::config::DataSkippingNumIndexedCols;
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+
+use super::Lake;
+use super::spec::{TARGET_FILE_BYTES, TableSpec};
+use super::store::store_error;
+use crate::error::{Error, Result};
+use crate::table::TableName;
+
+/// Rows per Parquet row group.
+const ROW_GROUP_ROWS_MAX: usize = 1 << 20;
+
+/// Files that are written but not committed.
+#[derive(Debug, Default)]
+pub struct Staged {
+    pub(super) adds: Vec<Add>,
+    pub rows: u64,
+    pub bytes: u64,
+}
+
+impl Staged {
+    /// Takes the files of `other` in, without counting its rows as written.
+    pub fn adds_from(&mut self, other: Option<Staged>) {
+        self.adds.extend(other.into_iter().flat_map(|other| other.adds));
+    }
+
+    /// Deletes files that will not be committed after all. Best effort: what stays is an orphan.
+    pub async fn discard(self, lake: &Lake, name: &TableName) {
+        let Ok(log_store) = lake.log_store(name) else { return };
+        let store = log_store.object_store(None);
+        for add in self.adds {
+            if let Err(error) = store.delete(&Path::from(add.path.as_str())).await {
+                tracing::debug!(table = %name, %error, "a staged file was not deleted");
+            }
+        }
+    }
+}
+
+pub struct Stager {
+    spec: TableSpec,
+    writer: DeltaWriter,
+    rows: u64,
+}
+
+impl Stager {
+    pub fn new(lake: &Lake, spec: &TableSpec) -> Result<Self> {
+        let config = WriterConfig::new(
+            spec.schema(),
+            spec.partition_columns(),
+            Some(writer_properties(spec)),
+            NonZeroU64::new(TARGET_FILE_BYTES),
+            None,
+            DataSkippingNumIndexedCols::NumColumns(0),
+            Some(spec.statistics_columns()),
+        );
+        let store = lake.log_store(&spec.name)?.object_store(None);
+        Ok(Self { spec: spec.clone(), writer: DeltaWriter::new(store, config), rows: 0 })
+    }
+
+    /// Adds rows; `batch` must have exactly the spec's declared columns.
+    pub async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        let batch = self.spec.with_day(batch)?;
+        self.rows += batch.num_rows() as u64;
+        self.writer.write(&batch).await.map_err(|source| self.failed(source))
+    }
+
+    /// Completes the files.
+    pub async fn finish(self) -> Result<Staged> {
+        let name = self.spec.name.clone();
+        let adds = self
+            .writer
+            .close()
+            .await
+            .map_err(|source| store_error(&format!("cannot write `{name}`"), source))?;
+        let bytes = adds.iter().map(|add| u64::try_from(add.size).unwrap_or(0)).sum();
+        Ok(Staged { adds, rows: self.rows, bytes })
+    }
+
+    /// Gives up, ending uploads that are under way; files already complete stay as orphans.
+    pub async fn abort(self) {
+        if let Err(error) = self.writer.abort().await {
+            tracing::warn!(table = %self.spec.name, %error, "abandoned upload was not cleaned up");
+        }
+    }
+
+    fn failed(&self, source: deltalake::DeltaTableError) -> Error {
+        store_error(&format!("cannot write `{}`", self.spec.name), source)
+    }
+}
+
+fn writer_properties(spec: &TableSpec) -> WriterProperties {
+    let level = ZstdLevel::try_new(1).expect("1 is a zstd level");
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(level))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_created_by(concat!("flowguard ", env!("CARGO_PKG_VERSION")).to_owned());
+    // Offsets and times never repeat enough for a dictionary to pay.
+    for name in ["_offset", "_timestamp"].into_iter().chain(spec.time.as_deref()) {
+        properties = properties.set_column_dictionary_enabled(name.into(), false);
+    }
+    properties.build()
+}

@@ -1,0 +1,208 @@
+//! Runs selected models in dependency order, independent ones side by side. One failure stops
+//! what depends on it and nothing else. Decides no schedule and prints nothing.
+
+mod build;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+pub use self::build::Built;
+
+use crate::engine::Engine;
+use crate::error::{Error, ErrorKind, Result};
+use crate::interval::Range;
+use crate::lake::Lake;
+use crate::model::{Kind, ModelSet};
+use crate::table::TableName;
+use crate::typecheck::Typed;
+
+/// Times a model is tried again after a conflict or an unavailable store.
+const RETRIES_MAX: u32 = 3;
+const RETRY_DELAY: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// What every task of a run shares.
+pub struct RunContext {
+    pub lake: Lake,
+    pub engine: Engine,
+    pub models: Arc<ModelSet>,
+    pub typed: Arc<Typed>,
+    pub run: Uuid,
+    /// Bound to `$start` and `$end`; without it, the whole range that the inputs hold.
+    pub range: Option<Range>,
+    pub parallel_models_max: usize,
+}
+
+/// What happens while a run goes on, in order.
+#[derive(Debug)]
+pub enum RunEvent {
+    Started { model: TableName },
+    Finished { model: TableName, outcome: Outcome },
+}
+
+/// What became of one model.
+#[derive(Debug)]
+pub enum Outcome {
+    Built(Built),
+    Failed(Error),
+    /// An input failed or was itself skipped.
+    Skipped {
+        because: TableName,
+    },
+    /// The run was stopped before this model began.
+    Cancelled,
+}
+
+/// Totals by outcome.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RunReport {
+    pub built: usize,
+    pub failed: usize,
+    pub skipped: usize,
+    pub cancelled: usize,
+}
+
+impl RunReport {
+    fn count(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Built(_) => self.built += 1,
+            Outcome::Failed(_) => self.failed += 1,
+            Outcome::Skipped { .. } => self.skipped += 1,
+            Outcome::Cancelled => self.cancelled += 1,
+        }
+    }
+
+    /// Success, or the error that the whole run ends with.
+    pub fn into_result(self) -> Result<RunReport> {
+        if self.failed > 0 {
+            let message = format!("{} of {} models failed", self.failed, self.total());
+            return Err(Error::new(ErrorKind::RunFailed, message));
+        }
+        if self.cancelled > 0 {
+            let message = format!("stopped with {} models left", self.cancelled);
+            return Err(Error::new(ErrorKind::Interrupted, message)
+                .hint("what was built is committed; run again for the rest"));
+        }
+        Ok(self)
+    }
+
+    fn total(&self) -> usize {
+        self.built + self.failed + self.skipped + self.cancelled
+    }
+}
+
+/// Runs `selection`, which must be in dependency order. Bronze tables and views in it have
+/// nothing to build and are passed over.
+pub async fn run(
+    context: Arc<RunContext>,
+    selection: &[TableName],
+    stop: &CancellationToken,
+    mut on_event: impl FnMut(&RunEvent),
+) -> RunReport {
+    let mut waiting = buildable(&context.models, selection);
+    let mut running: JoinSet<(TableName, Outcome)> = JoinSet::new();
+    let mut ended: BTreeMap<TableName, bool> = BTreeMap::new();
+    let mut report = RunReport::default();
+    loop {
+        let mut settle = |model: TableName, outcome: Outcome, ended: &mut BTreeMap<TableName, bool>| {
+            ended.insert(model.clone(), matches!(outcome, Outcome::Built(_)));
+            report.count(&outcome);
+            on_event(&RunEvent::Finished { model, outcome });
+        };
+        if stop.is_cancelled() {
+            for (model, _) in std::mem::take(&mut waiting) {
+                settle(model, Outcome::Cancelled, &mut ended);
+            }
+        }
+        while let Some((model, because)) = blocked(&waiting, &ended) {
+            waiting.retain(|(waiting, _)| *waiting != model);
+            settle(model, Outcome::Skipped { because }, &mut ended);
+        }
+        let ready: Vec<TableName> = waiting
+            .iter()
+            .filter(|(_, inputs)| inputs.iter().all(|input| ended.contains_key(input)))
+            .map(|(model, _)| model.clone())
+            .take(context.parallel_models_max.max(1).saturating_sub(running.len()))
+            .collect();
+        for model in ready {
+            waiting.retain(|(waiting, _)| *waiting != model);
+            on_event(&RunEvent::Started { model: model.clone() });
+            let context = Arc::clone(&context);
+            running.spawn(async move {
+                let outcome = match build_with_retries(&context, &model).await {
+                    Ok(built) => Outcome::Built(built),
+                    Err(error) => Outcome::Failed(error),
+                };
+                (model, outcome)
+            });
+        }
+        match running.join_next().await {
+            Some(Ok((model, outcome))) => {
+                ended.insert(model.clone(), matches!(outcome, Outcome::Built(_)));
+                report.count(&outcome);
+                on_event(&RunEvent::Finished { model, outcome });
+            }
+            Some(Err(panicked)) => {
+                tracing::error!(error = %panicked, "a model's task ended abnormally");
+                report.failed += 1;
+            }
+            None if waiting.is_empty() => return report,
+            None => {}
+        }
+    }
+}
+
+/// The models to build, each with those inputs that are built in the same run; views hand their
+/// inputs on.
+fn buildable(models: &ModelSet, selection: &[TableName]) -> Vec<(TableName, BTreeSet<TableName>)> {
+    let stores = |name: &TableName| {
+        models
+            .get(name)
+            .is_some_and(|model| matches!(model.kind, Kind::Interval { .. } | Kind::Full))
+    };
+    let selected: BTreeSet<&TableName> = selection.iter().filter(|name| stores(name)).collect();
+    selection
+        .iter()
+        .filter(|name| stores(name))
+        .map(|name| {
+            let mut inputs = BTreeSet::new();
+            let mut open: Vec<&TableName> = models.get(name).iter().flat_map(|m| &m.inputs).collect();
+            while let Some(input) = open.pop() {
+                match models.get(input) {
+                    Some(view) if matches!(view.kind, Kind::View) => open.extend(&view.inputs),
+                    _ if selected.contains(input) => drop(inputs.insert(input.clone())),
+                    _ => {}
+                }
+            }
+            (name.clone(), inputs)
+        })
+        .collect()
+}
+
+/// A waiting model one of whose inputs ended without being built.
+fn blocked(
+    waiting: &[(TableName, BTreeSet<TableName>)],
+    ended: &BTreeMap<TableName, bool>,
+) -> Option<(TableName, TableName)> {
+    waiting.iter().find_map(|(model, inputs)| {
+        let because = inputs.iter().find(|input| ended.get(*input) == Some(&false))?;
+        Some((model.clone(), because.clone()))
+    })
+}
+
+async fn build_with_retries(context: &RunContext, model: &TableName) -> Result<Built> {
+    let mut retries = 0;
+    loop {
+        match build::build(context, model).await {
+            Err(error) if error.kind.is_retryable() && retries < RETRIES_MAX => {
+                retries += 1;
+                tracing::warn!(%model, %error, retries, "model failed, trying again");
+                tokio::time::sleep(RETRY_DELAY * retries).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}

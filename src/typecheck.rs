@@ -1,0 +1,219 @@
+//! Plans every model against the declared and derived schemas of the others, without a broker and
+//! without a lake, and reports everything that does not fit. Executes nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::datasource::empty::EmptyTable;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::SessionContext;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::engine::catalog::reference;
+use crate::engine::fault::sql_problem;
+use crate::engine::storable::storable_type;
+use crate::engine::{Engine, interval_parameters, read_only};
+use crate::error::{Diagnostic, Error, Result, did_you_mean};
+use crate::ingest::batch::dead_letters_spec;
+use crate::ingest::decode;
+use crate::interval::{Instant, Range};
+use crate::lake::spec::{DAY_COLUMN, TableSpec};
+use crate::model::{Kind, Model, ModelSet};
+use crate::table::TableName;
+
+/// What planning says about every model.
+pub struct Typed {
+    models: BTreeMap<TableName, TypedModel>,
+}
+
+#[derive(Clone)]
+pub struct TypedModel {
+    pub spec: TableSpec,
+    /// Hash of the resolved logical plan.
+    pub fingerprint: String,
+}
+
+impl Typed {
+    pub fn get(&self, name: &TableName) -> Option<&TypedModel> {
+        self.models.get(name)
+    }
+}
+
+/// Plans all models in dependency order. Fails with every diagnostic of every model; a model
+/// whose input failed is not planned, so that one mistake is reported once.
+pub async fn typecheck(engine: &Engine, models: &ModelSet) -> Result<Typed> {
+    let session = engine.session();
+    let dead_letters = dead_letters_spec();
+    register(&session, &dead_letters.name, &dead_letters.schema())?;
+    let mut typed = BTreeMap::new();
+    let mut diagnostics = Vec::new();
+    let tables: Vec<String> = models
+        .iter()
+        .map(|model| model.name.to_string())
+        .chain([dead_letters.name.to_string()])
+        .collect();
+    for model in models.iter() {
+        let usable = |input: &TableName| *input == dead_letters.name || typed.contains_key(input);
+        if !matches!(model.kind, Kind::Append(_)) && !model.inputs.iter().all(usable) {
+            continue;
+        }
+        match type_one(&session, model, &tables).await {
+            Ok(found) => {
+                register(&session, &model.name, &found.spec.schema())?;
+                typed.insert(model.name.clone(), found);
+            }
+            Err(found) => diagnostics.extend(found),
+        }
+    }
+    if diagnostics.is_empty() {
+        return Ok(Typed { models: typed });
+    }
+    diagnostics.sort();
+    Err(Error::diagnosed("the models do not check", diagnostics))
+}
+
+fn register(session: &SessionContext, name: &TableName, schema: &SchemaRef) -> Result<()> {
+    session
+        .register_table(reference(name), Arc::new(EmptyTable::new(Arc::clone(schema))))
+        .map(drop)
+        .map_err(|error| Error::internal(format!("cannot register `{name}`")).source(error))
+}
+
+type Found<T> = std::result::Result<T, Vec<Diagnostic>>;
+
+async fn type_one(session: &SessionContext, model: &Model, tables: &[String]) -> Found<TypedModel> {
+    let (columns, fingerprint) = match &model.kind {
+        Kind::Append(topic) => {
+            let declared: Vec<_> = model.columns.iter().map(|(column, _)| column.clone()).collect();
+            let schema = decode::schema_of(&declared, topic.unknown_fields);
+            let fingerprint = hash_text(&format!("{schema:?}"));
+            (schema, fingerprint)
+        }
+        Kind::Interval { .. } | Kind::Full | Kind::View => {
+            let plan = plan(session, model, tables).await?;
+            let fingerprint = hash_text(&plan.display_indent_schema().to_string());
+            let schema = stored_schema(model, &plan)?;
+            (schema, fingerprint)
+        }
+    };
+    check_named_columns(model, &columns)?;
+    let spec = TableSpec {
+        name: model.name.clone(),
+        columns,
+        time: model.time.as_ref().map(|time| time.value.clone()),
+        partition_by_day: model.partition_by_day,
+        timezone: model.timezone,
+        key: model.key.iter().map(|key| key.value.clone()).collect(),
+        doc: model.doc.clone(),
+    };
+    Ok(TypedModel { spec, fingerprint })
+}
+
+fn hash_text(text: &str) -> String {
+    format!("{:032x}", xxh3_128(text.as_bytes()))
+}
+
+async fn plan(
+    session: &SessionContext,
+    model: &Model,
+    tables: &[String],
+) -> Found<LogicalPlan> {
+    let fail = |error: &datafusion::common::DataFusionError| {
+        let problem = sql_problem(error, tables);
+        let position = match problem.span {
+            Some(span) => model.sql_position(span.line, span.column, span.width),
+            None => model.sql_position(1, 1, 1),
+        };
+        vec![model.diagnostic(position, problem.message, problem.hint)]
+    };
+    let state = session.state();
+    let plan = state.create_logical_plan(&model.sql).await.map_err(|error| fail(&error))?;
+    read_only().verify_plan(&plan).map_err(|error| fail(&error))?;
+    let example = Range { start: Instant(0), end: Instant(1) };
+    let bound =
+        plan.clone().with_param_values(interval_parameters(example)).map_err(|error| fail(&error))?;
+    // Coercions are only checked by the analyzer.
+    state
+        .analyzer()
+        .execute_and_check(bound.clone(), state.config_options(), |_, _| {})
+        .map_err(|error| fail(&error))?;
+    Ok(bound)
+}
+
+/// The columns of the plan as the table will hold them, checked against declared types.
+fn stored_schema(model: &Model, plan: &LogicalPlan) -> Found<SchemaRef> {
+    let mut found = Vec::new();
+    let start = model.sql_position(1, 1, 1);
+    let mut fields: Vec<Field> = Vec::new();
+    for field in plan.schema().fields() {
+        let name = field.name();
+        let declared = model.columns.iter().find(|(column, _)| column.name == *name);
+        let position = declared.map_or(start, |(_, position)| *position);
+        if name.starts_with('_') && !matches!(model.kind, Kind::View) {
+            let hint = format!("give it an alias, such as `{}`", name.trim_start_matches('_'));
+            let message = format!("column `{name}` begins with `_`, which is reserved");
+            found.push(model.diagnostic(position, message, Some(hint)));
+        }
+        if fields.iter().any(|other| other.name() == name) {
+            let message = format!("two columns are named `{name}`");
+            found.push(model.diagnostic(position, message, Some("give one an alias".into())));
+        }
+        match storable_type(field.data_type()) {
+            Ok(stored) => {
+                let not_null = declared.is_some_and(|(column, _)| column.not_null);
+                if let Some((column, position)) = declared {
+                    let wanted = decode::arrow_type(column.column_type);
+                    if wanted != stored {
+                        let message = format!(
+                            "column `{name}` is declared {} but the query gives {stored}",
+                            column.column_type
+                        );
+                        let hint = "correct the type, or CAST in the query".to_owned();
+                        found.push(model.diagnostic(*position, message, Some(hint)));
+                    }
+                }
+                fields.push(Field::new(name, stored, !not_null));
+            }
+            Err(why) => {
+                let message = format!("column `{name}` {why}");
+                found.push(model.diagnostic(position, message, None));
+            }
+        }
+    }
+    for (column, position) in &model.columns {
+        if plan.schema().fields().iter().all(|field| field.name() != &column.name) {
+            let names = plan.schema().fields().iter().map(|field| field.name().as_str());
+            let hint = did_you_mean(&column.name, names).map(|name| format!("did you mean `{name}`?"));
+            let message = format!("column `{}` is declared but the query does not give it", column.name);
+            found.push(model.diagnostic(*position, message, hint));
+        }
+    }
+    if found.is_empty() { Ok(Arc::new(Schema::new(fields))) } else { Err(found) }
+}
+
+/// `time` and `key` must name columns that exist, and `time` must be an instant or a date.
+fn check_named_columns(model: &Model, columns: &Schema) -> Found<()> {
+    use arrow::datatypes::DataType;
+    let mut found = Vec::new();
+    for named in model.time.iter().chain(&model.key) {
+        if columns.field_with_name(&named.value).is_err() {
+            let names = columns.fields().iter().map(|field| field.name().as_str());
+            let hint = did_you_mean(&named.value, names).map(|name| format!("did you mean `{name}`?"));
+            let message = format!("unknown column `{}`", named.value);
+            found.push(model.diagnostic(named.position, message, hint));
+        }
+    }
+    if let Some(time) = &model.time
+        && let Ok(field) = columns.field_with_name(&time.value)
+        && !matches!(field.data_type(), DataType::Timestamp(_, Some(_)) | DataType::Date32)
+    {
+        let message = format!("`{}` is {} and cannot place rows in time", time.value, field.data_type());
+        found.push(model.diagnostic(time.position, message, Some("use a timestamp or date column".into())));
+    }
+    if columns.field_with_name(DAY_COLUMN).is_ok() && !matches!(model.kind, Kind::View) {
+        let message = format!("the column name `{DAY_COLUMN}` is reserved");
+        found.push(model.diagnostic(model.sql_position(1, 1, 1), message, None));
+    }
+    if found.is_empty() { Ok(()) } else { Err(found) }
+}
