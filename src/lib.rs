@@ -3,4 +3,6 @@
 
 pub mod error;
 pub mod interval;
+pub mod source;
 pub mod table;
+pub mod yaml;
