@@ -3,6 +3,7 @@
 
 pub mod error;
 pub mod interval;
+pub mod model;
 pub mod source;
 pub mod table;
 pub mod yaml;
