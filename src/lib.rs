@@ -1,6 +1,7 @@
 //! FlowGuard: Kafka to Delta exactly once, SQL models, queries and lineage in one program.
 //! The rooms and the direction of their imports are described in `docs/ARCHITECTURE.md`.
 
+pub mod config;
 pub mod error;
 pub mod interval;
 pub mod model;
