@@ -2,8 +2,10 @@
 //! The rooms and the direction of their imports are described in `docs/ARCHITECTURE.md`.
 
 pub mod config;
+pub mod dag;
 pub mod error;
 pub mod interval;
+pub mod lineage;
 pub mod model;
 pub mod source;
 pub mod table;
