@@ -54,7 +54,7 @@ impl ErrorKind {
 }
 
 /// A position in a user's file, with the offending text. Lines and columns count from 1,
-/// columns in characters.
+/// columns in characters; line 0 is for places without lines: a whole file, a variable, a flag.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Diagnostic {
     pub file: PathBuf,
@@ -70,7 +70,10 @@ pub struct Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: {}", self.file.display(), self.line, self.column, self.message)?;
+        match self.line {
+            0 => write!(f, "{}: {}", self.file.display(), self.message)?,
+            line => write!(f, "{}:{line}:{}: {}", self.file.display(), self.column, self.message)?,
+        }
         if !self.text.is_empty() {
             let pad: String = self
                 .text

@@ -3,12 +3,18 @@
 
 pub mod app;
 pub mod cli;
+pub mod config;
+pub mod dag;
 pub mod demo;
 pub mod engine;
 pub mod error;
 pub mod ingest;
 pub mod interval;
 pub mod lake;
+pub mod lineage;
+pub mod model;
 pub mod runner;
+pub mod source;
 pub mod table;
 pub mod typecheck;
+pub mod yaml;

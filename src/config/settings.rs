@@ -1,0 +1,184 @@
+//! The one table of settings. Parsing, environment names, `flowguard config` and the
+//! documentation all read it; nothing else lists settings.
+
+/// How a setting's text is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Text,
+    /// `true` or `false`.
+    Flag,
+    /// A whole number of at least this.
+    Count(u64),
+    /// `1048576`, `64KiB`, `128MiB`, `1GiB`; at least 1.
+    Bytes,
+    /// `300000` or `500ms`, `30s`, `5m`, `1h`; at least 1.
+    Millis,
+    Choice(&'static [&'static str]),
+    /// A free table of texts, one level below this key.
+    Options,
+}
+
+#[derive(Debug)]
+pub struct Setting {
+    pub key: &'static str,
+    pub form: Form,
+    /// `None`: unset unless somebody sets it.
+    pub default: Option<&'static str>,
+    pub is_secret: bool,
+    pub doc: &'static str,
+}
+
+impl Setting {
+    /// `ingest.flush_rows_max` is `FLOWGUARD_INGEST_FLUSH_ROWS_MAX`.
+    pub fn variable(&self) -> String {
+        format!("{VARIABLE_PREFIX}{}", self.key.to_uppercase().replace('.', "_"))
+    }
+}
+
+pub const VARIABLE_PREFIX: &str = "FLOWGUARD_";
+/// Variables of the project's own tests and scripts; the program does not read them.
+pub const FOREIGN_PREFIXES: [&str; 2] = ["FLOWGUARD_TEST_", "FLOWGUARD_SERVICES_"];
+pub const OPTIONS_KEY: &str = "kafka.options";
+/// Client options on which exactly-once delivery depends; FlowGuard sets them itself.
+pub const OWNED_OPTIONS: [&str; 6] = [
+    "bootstrap.servers",
+    "group.id",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "isolation.level",
+    "auto.offset.reset",
+];
+
+pub fn find(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+const fn setting(
+    key: &'static str,
+    form: Form,
+    default: Option<&'static str>,
+    doc: &'static str,
+) -> Setting {
+    Setting { key, form, default, is_secret: false, doc }
+}
+
+const fn secret(key: &'static str, doc: &'static str) -> Setting {
+    Setting { key, form: Form::Text, default: None, is_secret: true, doc }
+}
+
+pub static SETTINGS: [Setting; 24] = [
+    setting(
+        "lake",
+        Form::Text,
+        Some(".flowguard"),
+        "where tables live: a folder (relative to the project), file:// or s3://bucket/prefix",
+    ),
+    setting(
+        "s3.endpoint",
+        Form::Text,
+        None,
+        "URL of a server that speaks S3, such as MinIO; unset means AWS",
+    ),
+    setting("s3.region", Form::Text, Some("us-east-1"), "region of the bucket"),
+    secret("s3.access_key_id", "access key; set together with s3.secret_access_key"),
+    secret("s3.secret_access_key", "secret key; set together with s3.access_key_id"),
+    secret("s3.session_token", "token of temporary credentials"),
+    setting(
+        "s3.path_style",
+        Form::Flag,
+        None,
+        "put the bucket into the path, not the host name; unset means true when s3.endpoint is set",
+    ),
+    setting("s3.allow_http", Form::Flag, Some("false"), "allow an endpoint without TLS"),
+    setting(
+        "kafka.bootstrap_servers",
+        Form::Text,
+        None,
+        "host:port of brokers, separated by commas",
+    ),
+    setting(
+        "kafka.group_prefix",
+        Form::Text,
+        Some("flowguard"),
+        "consumer groups are named <prefix>.<pipeline>",
+    ),
+    setting(
+        OPTIONS_KEY,
+        Form::Options,
+        None,
+        "options for the Kafka client, passed through; as a variable, lines or `;`-separated k=v",
+    ),
+    setting(
+        "ingest.pipeline",
+        Form::Text,
+        Some("default"),
+        "name under which offsets are kept; a new name reads every topic again",
+    ),
+    setting(
+        "ingest.flush_rows_max",
+        Form::Count(1),
+        Some("500000"),
+        "rows after which a batch is committed",
+    ),
+    setting(
+        "ingest.flush_bytes_max",
+        Form::Bytes,
+        Some("128MiB"),
+        "bytes of messages after which a batch is committed",
+    ),
+    setting(
+        "ingest.flush_age_ms_max",
+        Form::Millis,
+        Some("300000"),
+        "age of its first row after which a batch is committed",
+    ),
+    setting(
+        "ingest.memory_bytes_max",
+        Form::Bytes,
+        Some("512MiB"),
+        "bytes held in memory before partitions are paused",
+    ),
+    setting(
+        "ingest.message_bytes_max",
+        Form::Bytes,
+        Some("1MiB"),
+        "larger messages go to bronze.dead_letters",
+    ),
+    setting(
+        "ingest.dead_letter_topic",
+        Form::Flag,
+        Some("false"),
+        "also produce rejected messages to <topic>.dlq",
+    ),
+    setting(
+        "engine.memory_bytes_max",
+        Form::Bytes,
+        Some("1GiB"),
+        "memory of all queries together; beyond it they spill to disk",
+    ),
+    setting(
+        "engine.spill_dir",
+        Form::Text,
+        None,
+        "folder for spilled data; unset means the system's temporary folder",
+    ),
+    setting("engine.threads", Form::Count(0), Some("0"), "threads per query; 0 means all cores"),
+    setting(
+        "engine.parallel_models_max",
+        Form::Count(1),
+        Some("2"),
+        "models built at the same time",
+    ),
+    setting(
+        "log.level",
+        Form::Text,
+        Some("info"),
+        "error, warn, info, debug or trace, or a filter such as info,rdkafka=warn",
+    ),
+    setting(
+        "log.format",
+        Form::Choice(&["text", "json"]),
+        Some("text"),
+        "how log lines are written",
+    ),
+];

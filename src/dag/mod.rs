@@ -1,0 +1,255 @@
+//! `dags.yaml`: which models run together and when. Reading, schedules and selection; pure apart
+//! from reading the one file, and without a clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::path::Path;
+
+use chrono_tz::Tz;
+
+use crate::error::{Diagnostic, Error, ErrorKind, Result};
+use crate::model::ModelSet;
+use crate::source::{Problems, Source, Spanned};
+use crate::table::is_identifier;
+use crate::yaml::{self, Embedded, Mapping, Value};
+
+mod schedule;
+mod select;
+
+pub use schedule::Schedule;
+pub use select::select;
+
+/// JSON Schema of `dags.yaml`.
+pub const DAGS_SCHEMA: &str = include_str!("dags.schema.json");
+pub const FILE_NAME: &str = "dags.yaml";
+const VERSION: i64 = 1;
+
+/// The content of `dags.yaml`.
+#[derive(Debug, Clone)]
+pub struct Dags {
+    pub source: Source,
+    pub dags: BTreeMap<String, Dag>,
+}
+
+/// Models that run together.
+#[derive(Debug, Clone)]
+pub struct Dag {
+    pub name: String,
+    pub description: Option<String>,
+    /// `None`: runs only when asked to.
+    pub schedule: Option<Schedule>,
+    pub timezone: Tz,
+    /// Selectors of tables, not of other DAGs.
+    pub select: Vec<Spanned<String>>,
+}
+
+impl Dags {
+    /// The error carries every problem of the file that can be seen without the models.
+    pub fn read(project: &Path) -> Result<Dags> {
+        let failed = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::new(ErrorKind::NotFound, format!("no `{FILE_NAME}` in the project"))
+                    .hint("a project has one, at least with: version: 1")
+            }
+            _ => Error::invalid(format!("cannot read `{FILE_NAME}`")).source(error),
+        };
+        let mut text = String::new();
+        std::fs::File::open(project.join(FILE_NAME))
+            .and_then(|file| file.take(yaml::BYTES_MAX as u64 + 1).read_to_string(&mut text))
+            .map_err(failed)?;
+        let source = Source::new(FILE_NAME, text);
+        let (dags, problems) = read_text(&source);
+        if !problems.is_empty() {
+            let message = match problems.len() {
+                1 => format!("1 problem in `{FILE_NAME}`"),
+                count => format!("{count} problems in `{FILE_NAME}`"),
+            };
+            return Err(Error::diagnosed(message, problems));
+        }
+        Ok(Dags { dags, source })
+    }
+
+    /// Selectors that name nothing in `models`, at their places in the file.
+    pub fn check(&self, models: &ModelSet) -> Vec<Diagnostic> {
+        let selectors = self.dags.values().flat_map(|dag| &dag.select);
+        let mut problems: Vec<Diagnostic> = selectors
+            .filter_map(|selector| {
+                let error = select::tables(models, &selector.value).err()?;
+                Some(self.source.diagnostic(selector.position, error.message, error.hint))
+            })
+            .collect();
+        problems.sort_by_key(|problem| (problem.line, problem.column));
+        problems
+    }
+}
+
+fn read_text(source: &Source) -> (BTreeMap<String, Dag>, Vec<Diagnostic>) {
+    let problems = Problems::new(source);
+    let embedded = Embedded {
+        text: source.text.strip_prefix('\u{feff}').unwrap_or(&source.text),
+        lines_before: 0,
+        columns_before: 0,
+    };
+    let mut dags = BTreeMap::new();
+    if let Some(node) = yaml::parse(embedded, &problems)
+        && let Some(map) = node.mapping("the file", &problems)
+    {
+        dags = read_file(map, &problems).0;
+    }
+    (dags, problems.into_diagnostics())
+}
+
+type KeysRead = BTreeSet<&'static str>;
+
+/// Also returns the keys that were asked for at the top.
+fn read_file(map: Mapping<'_>, problems: &Problems<'_>) -> (BTreeMap<String, Dag>, KeysRead) {
+    if let Some(version) = map.required("version")
+        && let Some(number) = version.int()
+        && number != VERSION
+    {
+        version
+            .report(format!("version {number} is not known"), format!("write version: {VERSION}"));
+    }
+    let defaults = map.optional("defaults").and_then(|value| value.mapping("`defaults`"));
+    let timezone = defaults.and_then(|defaults| {
+        let timezone = defaults.optional("timezone").and_then(|value| value.timezone());
+        defaults.finish();
+        timezone
+    });
+    let mut dags = BTreeMap::new();
+    let listed = map.optional("dags").and_then(|value| value.mapping("`dags`"));
+    for entry in listed.iter().flat_map(|listed| listed.entries()) {
+        let name = &entry.key.value;
+        if !is_identifier(name) {
+            let message = format!("`{name}` is not a name of a DAG");
+            let hint = "use lowercase letters, digits and underscores, starting with a letter";
+            problems.report_hint(entry.key.position, message, hint);
+        }
+        let what = format!("DAG `{name}`");
+        if let Some(map) = entry.mapping(&what) {
+            let (dag, _) = read_dag(name, map, timezone.unwrap_or(Tz::UTC));
+            dags.insert(name.clone(), dag);
+        }
+    }
+    (dags, map.finish())
+}
+
+fn read_dag(name: &str, map: Mapping<'_>, default_timezone: Tz) -> (Dag, KeysRead) {
+    let timezone = map.optional("timezone").and_then(|value| value.timezone());
+    let timezone = timezone.unwrap_or(default_timezone);
+    let schedule = map.optional("schedule").and_then(|value| read_schedule(value, timezone));
+    let select = map.required("select").and_then(|value| {
+        let selectors = value.strings()?;
+        if selectors.is_empty() {
+            value.report("`select` names nothing", "such as [+gold.daily_metrics]");
+        }
+        Some(selectors)
+    });
+    let description = map.optional("description").and_then(|value| value.string());
+    let dag = Dag {
+        name: name.to_owned(),
+        description: description.map(|text| text.value),
+        schedule,
+        timezone,
+        select: select.unwrap_or_default(),
+    };
+    (dag, map.finish())
+}
+
+fn read_schedule(value: Value<'_>, timezone: Tz) -> Option<Schedule> {
+    let text = value.string()?;
+    match Schedule::new(&text.value, timezone) {
+        Ok(schedule) => Some(schedule),
+        Err(error) => {
+            value.report(error.message, error.hint.unwrap_or_default());
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::printed;
+
+    fn check(text: &str, expect: &str) {
+        let (_, problems) = read_text(&Source::new(FILE_NAME, text));
+        assert_eq!(printed(&problems), expect.trim_matches('\n'));
+    }
+
+    #[test]
+    fn a_dag_takes_the_default_time_zone() {
+        let text = "version: 1\ndefaults: {timezone: Europe/Rome}\ndags:\n  nightly:\n    schedule: 30 2 * * *\n    select: [gold.*]\n";
+        let (dags, problems) = read_text(&Source::new(FILE_NAME, text));
+        assert_eq!(printed(&problems), "");
+        let dag = &dags["nightly"];
+        assert_eq!(dag.timezone, Tz::Europe__Rome);
+        assert_eq!(dag.schedule.as_ref().unwrap().to_string(), "30 2 * * *");
+        assert_eq!(dag.select[0].value, "gold.*");
+    }
+
+    #[test]
+    fn every_problem_of_the_file_is_reported() {
+        check(
+            "version: 2
+defaults: {timezon: UTC}
+dags:
+  Nightly:
+    schedule: \"0 25 * * *\"
+    select: gold.*
+  hourly: {schedule: 5, select: []}
+pools: {}
+",
+            r#"
+dags.yaml:1:10: version 2 is not known
+    version: 2
+             ^
+    hint: write version: 1
+dags.yaml:2:12: unknown key `timezon` in `defaults`
+    defaults: {timezon: UTC}
+               ^^^^^^^
+    hint: did you mean `timezone`?
+dags.yaml:4:3: `Nightly` is not a name of a DAG
+      Nightly:
+      ^^^^^^^
+    hint: use lowercase letters, digits and underscores, starting with a letter
+dags.yaml:5:15: `25` is not an hour
+        schedule: "0 25 * * *"
+                  ^^^^^^^^^^^^
+    hint: hours are 0 to 23
+dags.yaml:6:13: `select` must be a list, found the text `gold.*`
+        select: gold.*
+                ^^^^^^
+    hint: write [gold.*]
+dags.yaml:7:22: `schedule` must be text, found the number `5`
+      hourly: {schedule: 5, select: []}
+                         ^
+    hint: quote it: "5"
+dags.yaml:7:33: `select` names nothing
+      hourly: {schedule: 5, select: []}
+                                    ^
+    hint: such as [+gold.daily_metrics]
+dags.yaml:8:1: unknown key `pools` in the file
+    pools: {}
+    ^^^^^
+    hint: keys are: `dags`, `defaults`, `version`"#,
+        );
+    }
+
+    #[test]
+    fn the_published_schema_lists_exactly_the_keys_that_are_read() {
+        let schema: serde_json::Value = serde_json::from_str(DAGS_SCHEMA).unwrap();
+        let listed = |value: &serde_json::Value| -> Vec<String> {
+            value["properties"].as_object().unwrap().keys().cloned().collect()
+        };
+        let source = Source::new(FILE_NAME, "{}");
+        let problems = Problems::new(&source);
+        let embedded = Embedded { text: "{}", lines_before: 0, columns_before: 0 };
+        let node = yaml::parse(embedded, &problems).unwrap();
+        let (_, top) = read_file(node.mapping("the file", &problems).unwrap(), &problems);
+        let (_, dag) = read_dag("a", node.mapping("a DAG", &problems).unwrap(), Tz::UTC);
+        assert_eq!(listed(&schema), top.into_iter().collect::<Vec<_>>());
+        let of_dag = &schema["properties"]["dags"]["additionalProperties"];
+        assert_eq!(listed(of_dag), dag.into_iter().collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,161 @@
+//! Positions in the files users write, and the one list that collects what is wrong in a file.
+//! Reads no file and knows no syntax.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+
+use crate::error::{Diagnostic, did_you_mean};
+
+/// The whole text of a user's file and its path relative to the project folder.
+#[derive(Debug, Clone)]
+pub struct Source {
+    pub file: PathBuf,
+    pub text: String,
+}
+
+/// Where something stands in a [`Source`]. Lines and columns count from 1, columns and width in
+/// characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    pub line: usize,
+    pub column: usize,
+    pub width: usize,
+}
+
+/// A value and the exact text it was read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spanned<T> {
+    pub value: T,
+    pub position: Position,
+}
+
+impl Position {
+    /// The whole file rather than a place in it.
+    pub const FILE: Position = Position { line: 0, column: 0, width: 0 };
+}
+
+impl Source {
+    pub fn new(file: impl Into<PathBuf>, text: impl Into<String>) -> Self {
+        Self { file: file.into(), text: text.into() }
+    }
+
+    /// The text of a line without its line break; empty outside the file.
+    pub fn line(&self, line: usize) -> &str {
+        match line.checked_sub(1) {
+            Some(index) => self.text.lines().nth(index).unwrap_or_default(),
+            None => "",
+        }
+    }
+
+    /// The position of a range of bytes; its width ends with its first line.
+    pub fn position(&self, bytes: std::ops::Range<usize>) -> Position {
+        let before = self.text.get(..bytes.start).unwrap_or(&self.text);
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        let spanned = self.text.get(bytes).unwrap_or_default();
+        Position {
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+            width: spanned.lines().next().unwrap_or_default().chars().count().max(1),
+        }
+    }
+
+    pub fn diagnostic(
+        &self,
+        position: Position,
+        message: impl Into<String>,
+        hint: Option<String>,
+    ) -> Diagnostic {
+        Diagnostic {
+            file: self.file.clone(),
+            line: position.line,
+            column: position.column,
+            message: message.into(),
+            text: self.line(position.line).trim_start_matches('\u{feff}').to_owned(),
+            width: position.width,
+            hint,
+        }
+    }
+}
+
+/// Everything found wrong in one file. Shared by all readers of the file, so that each can report
+/// and go on.
+#[derive(Debug)]
+pub struct Problems<'s> {
+    pub source: &'s Source,
+    found: RefCell<Vec<Diagnostic>>,
+}
+
+impl<'s> Problems<'s> {
+    pub fn new(source: &'s Source) -> Self {
+        Self { source, found: RefCell::default() }
+    }
+
+    pub fn report(&self, position: Position, message: impl Into<String>) {
+        self.found.borrow_mut().push(self.source.diagnostic(position, message, None));
+    }
+
+    pub fn report_hint(
+        &self,
+        position: Position,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        let diagnostic = self.source.diagnostic(position, message, Some(hint.into()));
+        self.found.borrow_mut().push(diagnostic);
+    }
+
+    /// An error of a leaf that knew no position.
+    pub fn report_error(&self, position: Position, error: crate::error::Error) {
+        let diagnostic = self.source.diagnostic(position, error.message, error.hint);
+        self.found.borrow_mut().push(diagnostic);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.found.borrow().is_empty()
+    }
+
+    /// All problems in the order of the file.
+    pub fn into_diagnostics(self) -> Vec<Diagnostic> {
+        let mut found = self.found.into_inner();
+        found.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+        found
+    }
+}
+
+/// ``did you mean `x`?``, or every choice when nothing is close.
+pub fn choice_hint<'a>(
+    word: &str,
+    choices: impl IntoIterator<Item = &'a str> + Clone,
+    what: &str,
+) -> String {
+    match did_you_mean(word, choices.clone()) {
+        Some(choice) => format!("did you mean `{choice}`?"),
+        None => {
+            let listed: Vec<String> =
+                choices.into_iter().map(|choice| format!("`{choice}`")).collect();
+            format!("{what}: {}", listed.join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) fn printed(diagnostics: &[Diagnostic]) -> String {
+    diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_become_lines_and_columns_in_characters() {
+        let source = Source::new("a.toml", "é = 1\r\n  ünder = 2\r\n");
+        let at = source.text.find("ünder").unwrap();
+        let position = source.position(at..at + "ünder".len());
+        assert_eq!(position, Position { line: 2, column: 3, width: 5 });
+        assert_eq!(
+            source.diagnostic(position, "unknown key `ünder`", None).to_string(),
+            "a.toml:2:3: unknown key `ünder`\n      ünder = 2\n      ^^^^^"
+        );
+    }
+}
