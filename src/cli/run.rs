@@ -35,11 +35,7 @@ pub struct Arguments {
 pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     let range = arguments.range.range()?;
     let app = session.app()?;
-    let selection = if arguments.selectors.is_empty() {
-        app.models.in_order().map(|model| model.name.clone()).collect()
-    } else {
-        select(&app.models, &app.dags, &arguments.selectors)?
-    };
+    let selection = select(&app.models, &app.dags, &arguments.selectors)?;
     let context = app.run_context(range).await?;
     let mut lines = Vec::new();
     let mut progress = Progress::new();

@@ -18,16 +18,12 @@ use crate::lake::commit::{Advance, Commit, Outcome, commit, ensure_table, offset
 use crate::lake::ledger::{Ledger, OffsetRange, range_pairs};
 use crate::lake::spec::TableSpec;
 use crate::lake::stage::{Staged, Stager};
-use crate::table::{Layer, TableName};
+use crate::model::dead_letters;
 
 /// The table of rejected messages of all topics.
-pub fn dead_letters_name() -> TableName {
-    TableName::new(Layer::Bronze, "dead_letters").expect("the name is an identifier")
-}
-
 pub fn dead_letters_spec() -> TableSpec {
     TableSpec {
-        name: dead_letters_name(),
+        name: dead_letters(),
         columns: DeadLetters::schema(),
         time: Some("_ingested_at".to_owned()),
         partition_by_day: false,
@@ -257,7 +253,7 @@ pub async fn take_over(
 ) -> Result<Vec<(i32, Progress)>> {
     let epochs = fence(pipeline, partitions).await?;
     let bronze = pipeline.lake.snapshot(&pipeline.spec.name).await?;
-    let dead = pipeline.lake.snapshot(&dead_letters_name()).await?;
+    let dead = pipeline.lake.snapshot(&dead_letters()).await?;
     let mut taken = Vec::with_capacity(partitions.len());
     for (partition, epoch) in partitions.iter().zip(epochs) {
         let committed = match &bronze {
@@ -323,7 +319,7 @@ async fn rejected_offsets(
     start: i64,
 ) -> Result<HashSet<i64>> {
     let failed = |error| engine_error("cannot read `bronze.dead_letters`", error);
-    let Some(table) = pipeline.lake.snapshot(&dead_letters_name()).await? else {
+    let Some(table) = pipeline.lake.snapshot(&dead_letters()).await? else {
         return Ok(HashSet::new());
     };
     let session = pipeline.engine.session();

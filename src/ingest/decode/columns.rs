@@ -220,7 +220,7 @@ impl ColumnBuffer {
 }
 
 /// The Arrow type that a declared column has in every batch.
-pub(super) fn data_type(column_type: ColumnType) -> DataType {
+pub fn arrow_type(column_type: ColumnType) -> DataType {
     match column_type {
         ColumnType::Boolean => DataType::Boolean,
         ColumnType::Int => DataType::Int32,

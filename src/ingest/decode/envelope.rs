@@ -74,7 +74,7 @@ impl Envelope {
 
 /// The fields of the metadata columns, in order.
 pub(super) fn fields() -> Vec<FieldRef> {
-    let instant = columns::data_type(ColumnType::Timestamp);
+    let instant = columns::arrow_type(ColumnType::Timestamp);
     let types = [
         (DataType::Utf8, false),
         (DataType::Int32, false),

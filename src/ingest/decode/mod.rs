@@ -46,7 +46,9 @@ use crate::error::{Error, Result};
 use crate::interval::{RangeSet, TouchedHours};
 use crate::table::{Column, ColumnType};
 
+pub use self::columns::arrow_type;
 pub use self::dead_letters::DeadLetters;
+pub use crate::model::UnknownFields;
 
 use self::columns::{ColumnBuffer, Fault};
 use self::envelope::Envelope;
@@ -73,15 +75,6 @@ pub struct Message<'a> {
     pub key: Option<&'a [u8]>,
     pub headers: &'a [(String, Option<Vec<u8>>)],
     pub payload: Option<&'a [u8]>,
-}
-
-/// What happens to a field that no column declares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UnknownFields {
-    Ignore,
-    /// All of them become one JSON object in [`RESCUED_COLUMN`].
-    Rescue,
-    Fail,
 }
 
 /// Why a message is no row. The names are stored in `bronze.dead_letters` and never change.
@@ -136,7 +129,7 @@ pub fn schema_of(columns: &[Column], unknown: UnknownFields) -> SchemaRef {
     let mut fields: Vec<FieldRef> = columns
         .iter()
         .map(|column| {
-            let data_type = columns::data_type(column.column_type);
+            let data_type = columns::arrow_type(column.column_type);
             Arc::new(Field::new(&column.name, data_type, !column.not_null))
         })
         .collect();

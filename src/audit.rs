@@ -1,0 +1,327 @@
+//! Proves from the tables alone that every offset is accounted for exactly once, in bronze or in
+//! the dead letters; with a broker at hand, also that nothing below its watermarks is missing.
+//! Changes nothing.
+
+use std::collections::BTreeMap;
+
+use arrow::array::AsArray;
+use arrow::datatypes::{Int32Type, Int64Type};
+use datafusion::prelude::{DataFrame, SessionContext, col, lit};
+use futures::StreamExt;
+use serde::Serialize;
+
+use crate::engine::Engine;
+use crate::engine::fault::engine_error;
+use crate::error::{Error, Result};
+use crate::ingest::kafka::KafkaAccess;
+use crate::lake::commit::offsets_id;
+use crate::lake::{Lake, Snapshot};
+use crate::model::{Kind, Model, dead_letters};
+
+/// Ranges listed per partition; the counts cover all of them.
+const RANGES_SHOWN_MAX: usize = 20;
+
+/// One partition of one topic. Ranges are `[first, after the last)`.
+#[derive(Debug, Clone, Default, Serialize, PartialEq, Eq)]
+pub struct PartitionAudit {
+    pub table: String,
+    pub topic: String,
+    pub partition: i32,
+    /// First and last offset found in bronze or the dead letters.
+    pub first: Option<i64>,
+    pub last: Option<i64>,
+    pub rows: u64,
+    pub rejects: u64,
+    /// Offsets found more than once, counted for each time too many.
+    pub duplicates: u64,
+    /// Offsets between the first and the next at which there is nothing.
+    pub gaps: u64,
+    /// Those of them that the broker had no message at: control records, or compacted ones.
+    pub explained: u64,
+    /// Those of them that nothing explains, and offsets that the broker holds below the first.
+    pub unaccounted: u64,
+    pub unaccounted_ranges: Vec<[i64; 2]>,
+    /// The next offset that the table's transaction names.
+    pub next: Option<i64>,
+    /// The broker's watermarks, when it was asked.
+    pub low: Option<i64>,
+    pub high: Option<i64>,
+    /// Offsets up to the high watermark that are still to be ingested.
+    pub lag: Option<i64>,
+}
+
+impl PartitionAudit {
+    pub fn is_clean(&self) -> bool {
+        self.duplicates == 0 && self.unaccounted == 0
+    }
+}
+
+/// What the audit works on.
+pub struct Auditor<'a> {
+    pub lake: &'a Lake,
+    pub engine: &'a Engine,
+    /// Whose transactions count.
+    pub pipeline: &'a str,
+    /// Asked for watermarks and about gaps, when given.
+    pub kafka: Option<&'a KafkaAccess>,
+}
+
+/// Every partition of the model's topic that the lake or the broker knows.
+pub async fn audit(auditor: &Auditor<'_>, model: &Model) -> Result<Vec<PartitionAudit>> {
+    let Kind::Append(source) = &model.kind else { return Ok(Vec::new()) };
+    let watermarks = match auditor.kafka {
+        Some(kafka) => {
+            let (kafka, topic) = (kafka.clone(), source.topic.clone());
+            blocking(move || kafka.watermarks(&topic)).await?
+        }
+        None => BTreeMap::new(),
+    };
+    let bronze = auditor.lake.snapshot(&model.name).await?;
+    let dead = auditor.lake.snapshot(&dead_letters()).await?;
+    let mut found = read_offsets(auditor, model, &source.topic, bronze.as_ref(), dead.as_ref()).await?;
+    for partition in watermarks.keys() {
+        found.entry(*partition).or_default();
+    }
+    let holes = match &bronze {
+        Some(bronze) => recorded_holes(bronze, &source.topic).await?,
+        None => BTreeMap::new(),
+    };
+    let mut audits = Vec::new();
+    for (partition, offsets) in found {
+        let mut audit = PartitionAudit {
+            table: model.name.to_string(),
+            topic: source.topic.clone(),
+            partition,
+            first: offsets.first,
+            last: offsets.last,
+            rows: offsets.rows,
+            rejects: offsets.rejects,
+            duplicates: offsets.duplicates,
+            low: watermarks.get(&partition).map(|(low, _)| *low),
+            high: watermarks.get(&partition).map(|(_, high)| *high),
+            ..PartitionAudit::default()
+        };
+        if let Some(bronze) = &bronze {
+            let id = offsets_id(auditor.pipeline, &source.topic, partition);
+            audit.next = bronze.transaction(&id).await?;
+        }
+        let known = holes.get(&partition).map_or(&[] as &[[i64; 2]], Vec::as_slice);
+        account(auditor, &mut audit, offsets.gaps, known).await?;
+        audits.push(audit);
+    }
+    Ok(audits)
+}
+
+/// Decides about every gap: inside, at the tail up to the recorded next offset, and before the
+/// first offset down to the broker's low watermark.
+async fn account(
+    auditor: &Auditor<'_>,
+    audit: &mut PartitionAudit,
+    mut gaps: Vec<[i64; 2]>,
+    holes: &[[i64; 2]],
+) -> Result<()> {
+    let after_last = audit.last.map(|last| last + 1);
+    match (after_last, audit.next) {
+        (Some(after), Some(next)) if next > after => gaps.push([after, next]),
+        // Rows beyond the recorded offset would be ingested again.
+        (Some(after), next) if next.unwrap_or(0) < after => {
+            audit.unaccounted_ranges.push([next.unwrap_or(0), after]);
+            audit.unaccounted += (after - next.unwrap_or(0)).unsigned_abs();
+        }
+        _ => {}
+    }
+    let begin = audit.first.or(audit.next);
+    if let (Some(low), Some(begin)) = (audit.low, begin)
+        && low < begin
+    {
+        gaps.push([low, begin]);
+    }
+    audit.gaps = gaps.iter().map(|[start, end]| (end - start).unsigned_abs()).sum();
+    for gap in gaps {
+        for open in subtract(gap, holes) {
+            if !is_empty_on_broker(auditor, audit, open).await? {
+                audit.unaccounted += (open[1] - open[0]).unsigned_abs();
+                audit.unaccounted_ranges.push(open);
+            }
+        }
+    }
+    audit.explained = audit.gaps.saturating_sub(audit.unaccounted);
+    audit.unaccounted_ranges.sort_unstable();
+    audit.unaccounted_ranges.truncate(RANGES_SHOWN_MAX);
+    audit.lag = audit.high.map(|high| {
+        let next = audit.next.or(audit.low).unwrap_or(0);
+        (high - next).max(0)
+    });
+    Ok(())
+}
+
+/// Whether the broker still holds the range and has no message in it.
+async fn is_empty_on_broker(
+    auditor: &Auditor<'_>,
+    audit: &PartitionAudit,
+    [start, end]: [i64; 2],
+) -> Result<bool> {
+    let (Some(kafka), Some(low)) = (auditor.kafka, audit.low) else { return Ok(false) };
+    if start < low {
+        return Ok(false);
+    }
+    let (kafka, topic, partition) = (kafka.clone(), audit.topic.clone(), audit.partition);
+    let next = blocking(move || kafka.next_offset(&topic, partition, start)).await?;
+    Ok(next.is_none_or(|next| next >= end))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|source| Error::internal("asking Kafka stopped").source(source))?
+}
+
+/// The parts of `gap` that no hole covers. `holes` are sorted.
+fn subtract(gap: [i64; 2], holes: &[[i64; 2]]) -> Vec<[i64; 2]> {
+    let mut open = Vec::new();
+    let mut start = gap[0];
+    for hole in holes {
+        if hole[1] <= start {
+            continue;
+        }
+        if hole[0] >= gap[1] {
+            break;
+        }
+        if hole[0] > start {
+            open.push([start, hole[0]]);
+        }
+        start = start.max(hole[1]);
+    }
+    if start < gap[1] {
+        open.push([start, gap[1]]);
+    }
+    open
+}
+
+/// Offsets at which ingestion saw that the broker had no message, from the commits' ledgers.
+async fn recorded_holes(bronze: &Snapshot, topic: &str) -> Result<BTreeMap<i32, Vec<[i64; 2]>>> {
+    let mut holes: BTreeMap<i32, Vec<[i64; 2]>> = BTreeMap::new();
+    for ledger in bronze.ledgers(0).await?.into_values() {
+        for range in ledger.offsets.into_iter().filter(|range| range.topic == topic) {
+            holes.entry(range.partition).or_default().extend(range.holes);
+        }
+    }
+    holes.values_mut().for_each(|holes| holes.sort_unstable());
+    Ok(holes)
+}
+
+/// What the tables hold of one partition.
+#[derive(Debug, Default)]
+struct Offsets {
+    first: Option<i64>,
+    last: Option<i64>,
+    rows: u64,
+    rejects: u64,
+    duplicates: u64,
+    gaps: Vec<[i64; 2]>,
+}
+
+impl Offsets {
+    /// Takes offsets in ascending order.
+    fn take(&mut self, offset: i64, is_reject: bool) {
+        match self.last {
+            Some(last) if offset == last => self.duplicates += 1,
+            Some(last) if offset > last + 1 => self.gaps.push([last + 1, offset]),
+            _ => {}
+        }
+        self.first.get_or_insert(offset);
+        self.last = Some(offset);
+        if is_reject {
+            self.rejects += 1;
+        } else {
+            self.rows += 1;
+        }
+    }
+}
+
+/// Reads bronze and dead letters in offset order; the sort spills, so memory stays bounded.
+async fn read_offsets(
+    auditor: &Auditor<'_>,
+    model: &Model,
+    topic: &str,
+    bronze: Option<&Snapshot>,
+    dead: Option<&Snapshot>,
+) -> Result<BTreeMap<i32, Offsets>> {
+    let doing = format!("cannot audit `{}`", model.name);
+    let failed = |error| engine_error(&doing, error);
+    let session = auditor.engine.session();
+    let mut union: Option<DataFrame> = None;
+    for (table, is_reject) in [(bronze, false), (dead, true)] {
+        let Some(table) = table else { continue };
+        let mut frame = offsets_of(&session, table, topic, is_reject).await.map_err(failed)?;
+        if is_reject {
+            let name = model.name.to_string();
+            frame = frame.filter(col("pipeline").eq(lit(name))).map_err(failed)?;
+        }
+        let frame = frame
+            .select(vec![col("_partition"), col("_offset"), lit(is_reject).alias("is_reject")])
+            .map_err(failed)?;
+        union = Some(match union {
+            Some(union) => union.union(frame).map_err(failed)?,
+            None => frame,
+        });
+    }
+    let mut found: BTreeMap<i32, Offsets> = BTreeMap::new();
+    let Some(union) = union else { return Ok(found) };
+    let order = vec![col("_partition").sort(true, false), col("_offset").sort(true, false)];
+    let mut rows = union.sort(order).map_err(failed)?.execute_stream().await.map_err(failed)?;
+    while let Some(batch) = rows.next().await {
+        let batch = batch.map_err(failed)?;
+        let partitions = batch.column(0).as_primitive::<Int32Type>().values();
+        let offsets = batch.column(1).as_primitive::<Int64Type>().values();
+        let rejects = batch.column(2).as_boolean();
+        for row in 0..batch.num_rows() {
+            found.entry(partitions[row]).or_default().take(offsets[row], rejects.value(row));
+        }
+    }
+    Ok(found)
+}
+
+async fn offsets_of(
+    session: &SessionContext,
+    table: &Snapshot,
+    topic: &str,
+    is_reject: bool,
+) -> datafusion::common::Result<DataFrame> {
+    let provider = table.provider().await.map_err(|error| {
+        datafusion::common::DataFusionError::External(Box::new(error))
+    })?;
+    let frame = session.read_table(provider)?.filter(col("_topic").eq(lit(topic)))?;
+    let mut columns = vec!["_partition", "_offset"];
+    if is_reject {
+        columns.push("pipeline");
+    }
+    frame.select_columns(&columns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_in_order_show_gaps_and_duplicates() {
+        let mut offsets = Offsets::default();
+        for (offset, is_reject) in [(3, false), (4, true), (4, false), (7, false)] {
+            offsets.take(offset, is_reject);
+        }
+        assert_eq!(
+            (offsets.first, offsets.last, offsets.rows, offsets.rejects, offsets.duplicates),
+            (Some(3), Some(7), 3, 1, 1)
+        );
+        assert_eq!(offsets.gaps, [[5, 7]]);
+    }
+
+    #[test]
+    fn holes_explain_only_what_they_cover() {
+        assert_eq!(subtract([0, 10], &[[2, 3], [5, 20]]), [[0, 2], [3, 5]]);
+        assert_eq!(subtract([0, 10], &[[0, 10]]), [[0_i64; 2]; 0]);
+        assert_eq!(subtract([4, 6], &[[0, 2], [8, 9]]), [[4, 6]]);
+    }
+}
