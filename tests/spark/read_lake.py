@@ -37,6 +37,7 @@ def start_spark(jars_dir):
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": "2",
+        "spark.databricks.delta.snapshotPartitions": "2",
         # An overflow is an error, not a null.
         "spark.sql.ansi.enabled": "true",
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -48,8 +49,9 @@ def start_spark(jars_dir):
         "spark.hadoop.fs.s3a.aws.credentials.provider": "org.apache.hadoop.fs.s3a.SimpleAWSCredentialsProvider",
         "spark.hadoop.fs.s3a.path.style.access": "true",
         "spark.hadoop.fs.s3a.connection.ssl.enabled": str(endpoint.startswith("https:")).lower(),
-        # The tests' lake must answer at once; five minutes of retries would only hide it.
-        "spark.hadoop.fs.s3a.attempts.maximum": "3",
+        # The tests' lake must answer at once; minutes of retries would only hide it.
+        "spark.hadoop.fs.s3a.attempts.maximum": "2",
+        "spark.hadoop.fs.s3a.retry.limit": "2",
     }
     builder = SparkSession.builder.master("local[2]").appName("read_lake")
     for name, value in settings.items():
