@@ -74,8 +74,11 @@ impl App {
             Error::invalid("`kafka.bootstrap_servers` is not set")
                 .hint("set it in flowguard.toml, or FLOWGUARD_KAFKA_BOOTSTRAP_SERVERS=host:9092")
         })?;
-        let options: BTreeMap<String, String> =
-            kafka.options.iter().map(|(key, value)| (key.clone(), value.expose().to_owned())).collect();
+        let options: BTreeMap<String, String> = kafka
+            .options
+            .iter()
+            .map(|(key, value)| (key.clone(), value.expose().to_owned()))
+            .collect();
         Ok(KafkaAccess { bootstrap_servers, options })
     }
 
@@ -244,7 +247,9 @@ fn supervise(
         let (forward, table) = (Arc::clone(on_commit), name.clone());
         let on_commit = Arc::new(move |report: &BatchReport| forward(&table, report));
         match worker::run(pipeline, runtime, until, stop, on_commit) {
-            Err(error) if error.kind.is_retryable() && until == Until::Stopped && !stop.is_cancelled() => {
+            Err(error)
+                if error.kind.is_retryable() && until == Until::Stopped && !stop.is_cancelled() =>
+            {
                 tracing::warn!(table = %name, %error, delay_s = delay.as_secs(), "ingestion stopped, starting again");
                 runtime.block_on(async {
                     tokio::select! {

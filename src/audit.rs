@@ -78,7 +78,8 @@ pub async fn audit(auditor: &Auditor<'_>, model: &Model) -> Result<Vec<Partition
     };
     let bronze = auditor.lake.snapshot(&model.name).await?;
     let dead = auditor.lake.snapshot(&dead_letters()).await?;
-    let mut found = read_offsets(auditor, model, &source.topic, bronze.as_ref(), dead.as_ref()).await?;
+    let mut found =
+        read_offsets(auditor, model, &source.topic, bronze.as_ref(), dead.as_ref()).await?;
     for partition in watermarks.keys() {
         found.entry(*partition).or_default();
     }
@@ -290,9 +291,10 @@ async fn offsets_of(
     topic: &str,
     is_reject: bool,
 ) -> datafusion::common::Result<DataFrame> {
-    let provider = table.provider().await.map_err(|error| {
-        datafusion::common::DataFusionError::External(Box::new(error))
-    })?;
+    let provider = table
+        .provider()
+        .await
+        .map_err(|error| datafusion::common::DataFusionError::External(Box::new(error)))?;
     let frame = session.read_table(provider)?.filter(col("_topic").eq(lit(topic)))?;
     let mut columns = vec!["_partition", "_offset"];
     if is_reject {

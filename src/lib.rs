@@ -2,6 +2,7 @@
 //! The rooms and the direction of their imports are described in `docs/ARCHITECTURE.md`.
 
 pub mod app;
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod dag;

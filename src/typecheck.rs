@@ -114,11 +114,7 @@ fn hash_text(text: &str) -> String {
     format!("{:032x}", xxh3_128(text.as_bytes()))
 }
 
-async fn plan(
-    session: &SessionContext,
-    model: &Model,
-    tables: &[String],
-) -> Found<LogicalPlan> {
+async fn plan(session: &SessionContext, model: &Model, tables: &[String]) -> Found<LogicalPlan> {
     let fail = |error: &datafusion::common::DataFusionError| {
         let problem = sql_problem(error, tables);
         let position = match problem.span {
@@ -131,8 +127,10 @@ async fn plan(
     let plan = state.create_logical_plan(&model.sql).await.map_err(|error| fail(&error))?;
     read_only().verify_plan(&plan).map_err(|error| fail(&error))?;
     let example = Range { start: Instant(0), end: Instant(1) };
-    let bound =
-        plan.clone().with_param_values(interval_parameters(example)).map_err(|error| fail(&error))?;
+    let bound = plan
+        .clone()
+        .with_param_values(interval_parameters(example))
+        .map_err(|error| fail(&error))?;
     // Coercions are only checked by the analyzer.
     state
         .analyzer()
@@ -184,8 +182,10 @@ fn stored_schema(model: &Model, plan: &LogicalPlan) -> Found<SchemaRef> {
     for (column, position) in &model.columns {
         if plan.schema().fields().iter().all(|field| field.name() != &column.name) {
             let names = plan.schema().fields().iter().map(|field| field.name().as_str());
-            let hint = did_you_mean(&column.name, names).map(|name| format!("did you mean `{name}`?"));
-            let message = format!("column `{}` is declared but the query does not give it", column.name);
+            let hint =
+                did_you_mean(&column.name, names).map(|name| format!("did you mean `{name}`?"));
+            let message =
+                format!("column `{}` is declared but the query does not give it", column.name);
             found.push(model.diagnostic(*position, message, hint));
         }
     }
@@ -199,7 +199,8 @@ fn check_named_columns(model: &Model, columns: &Schema) -> Found<()> {
     for named in model.time.iter().chain(&model.key) {
         if columns.field_with_name(&named.value).is_err() {
             let names = columns.fields().iter().map(|field| field.name().as_str());
-            let hint = did_you_mean(&named.value, names).map(|name| format!("did you mean `{name}`?"));
+            let hint =
+                did_you_mean(&named.value, names).map(|name| format!("did you mean `{name}`?"));
             let message = format!("unknown column `{}`", named.value);
             found.push(model.diagnostic(named.position, message, hint));
         }
@@ -208,8 +209,13 @@ fn check_named_columns(model: &Model, columns: &Schema) -> Found<()> {
         && let Ok(field) = columns.field_with_name(&time.value)
         && !matches!(field.data_type(), DataType::Timestamp(_, Some(_)) | DataType::Date32)
     {
-        let message = format!("`{}` is {} and cannot place rows in time", time.value, field.data_type());
-        found.push(model.diagnostic(time.position, message, Some("use a timestamp or date column".into())));
+        let message =
+            format!("`{}` is {} and cannot place rows in time", time.value, field.data_type());
+        found.push(model.diagnostic(
+            time.position,
+            message,
+            Some("use a timestamp or date column".into()),
+        ));
     }
     if columns.field_with_name(DAY_COLUMN).is_ok() && !matches!(model.kind, Kind::View) {
         let message = format!("the column name `{DAY_COLUMN}` is reserved");

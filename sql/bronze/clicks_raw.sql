@@ -2,7 +2,7 @@
 -- kind: append
 -- doc: Every well-formed message of the clicks topic, duplicates included.
 -- tags: [clicks]
--- source: {topic: raw.clicks.v1, format: json, partitions: 6, unknown_fields: rescue}
+-- source: {topic: raw.clicks.v1, format: json, unknown_fields: rescue}
 -- time: event_timestamp
 -- partition_by: day
 -- key: [event_id]

@@ -2,7 +2,7 @@
 -- kind: append
 -- doc: Every well-formed message of the orders topic, duplicates and all versions included.
 -- tags: [orders]
--- source: {topic: raw.orders.v1, format: json, partitions: 3, unknown_fields: rescue}
+-- source: {topic: raw.orders.v1, format: json, unknown_fields: rescue}
 -- time: event_timestamp
 -- partition_by: day
 -- key: [order_id]

@@ -42,11 +42,13 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
             output::write_json(&serde_json::json!({
                 "models": checked.as_ref().ok(), "diagnostics": listed,
             }))?;
-            if diagnostics.is_empty() { Ok(()) } else { Err(Error::invalid(summary(diagnostics.len()))) }
+            if diagnostics.is_empty() {
+                Ok(())
+            } else {
+                Err(Error::invalid(summary(diagnostics.len())))
+            }
         }
-        (Output::Text, Ok(models)) => {
-            output::write_text(&format!("{models} models check\n"))
-        }
+        (Output::Text, Ok(models)) => output::write_text(&format!("{models} models check\n")),
         (Output::Text, Err(mut error)) => {
             error.message = summary(diagnostics.len());
             Err(error)

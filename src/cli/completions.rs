@@ -8,7 +8,9 @@ use crate::error::Result;
 
 /// Print a completion script for a shell
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  flowguard completions bash > ~/.local/share/bash-completion/completions/flowguard")]
+#[command(
+    after_help = "Example:\n  flowguard completions bash > ~/.local/share/bash-completion/completions/flowguard"
+)]
 pub struct Arguments {
     shell: Shell,
 }

@@ -10,7 +10,9 @@ use crate::error::Result;
 /// Flags win over FLOWGUARD_* variables, which win over flowguard.toml, which wins over defaults.
 /// Secrets are never shown.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  flowguard config --lake s3://lakehouse --set ingest.flush_age_ms_max=10s")]
+#[command(
+    after_help = "Example:\n  flowguard config --lake s3://lakehouse --set ingest.flush_age_ms_max=10s"
+)]
 pub struct Arguments {
     #[arg(long, value_enum, default_value = "text")]
     output: Output,

@@ -17,10 +17,13 @@ use crate::table::TableName;
 /// Runs until stopped; SIGTERM and Ctrl-C commit what is buffered first. Any number of these
 /// processes share the topics. With --once it drains to the end offsets seen at the start.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, after_help = "Examples:
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:
   flowguard ingest
   flowguard ingest bronze.orders_raw --once
-  flowguard ingest status --output json")]
+  flowguard ingest status --output json"
+)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -89,7 +92,9 @@ async fn show_status(app: &App, tables: &[TableName], form: Output) -> Result<()
     let kafka = app.kafka()?;
     let mut found = Vec::new();
     for name in app.bronze(tables)? {
-        found.extend(status(&app.lake, app.models.find(&name)?, &app.config.ingest.pipeline, &kafka).await?);
+        found.extend(
+            status(&app.lake, app.models.find(&name)?, &app.config.ingest.pipeline, &kafka).await?,
+        );
     }
     match form {
         Output::Json => {
@@ -101,13 +106,17 @@ async fn show_status(app: &App, tables: &[TableName], form: Output) -> Result<()
         Output::Text => {
             let headings =
                 ["table", "partition", "next", "end", "lag", "rows", "rejects", "commit ms"];
-            output::write_text(&output::columns(&headings, &found.iter().map(row).collect::<Vec<_>>()))
+            output::write_text(&output::columns(
+                &headings,
+                &found.iter().map(row).collect::<Vec<_>>(),
+            ))
         }
     }
 }
 
 fn row(status: &PartitionStatus) -> Vec<String> {
-    let shown = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
+    let shown =
+        |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
     vec![
         status.table.clone(),
         status.partition.to_string(),

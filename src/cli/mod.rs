@@ -1,9 +1,11 @@
 //! The command line: one file per command. Stdout is data, stderr is talk; a command returns its
 //! error and `main` prints it.
 
+mod audit;
 mod check;
 mod completions;
 mod config;
+mod demo;
 mod ingest;
 mod lineage;
 mod output;
@@ -59,9 +61,11 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Audit(audit::Arguments),
     Check(check::Arguments),
     Completions(completions::Arguments),
     Config(config::Arguments),
+    Demo(demo::Arguments),
     Ingest(ingest::Arguments),
     Lineage(lineage::Arguments),
     Query(query::Arguments),
@@ -85,16 +89,21 @@ pub struct Process {
 }
 
 /// Parses and runs one command line.
-pub async fn execute(arguments: impl IntoIterator<Item = OsString>, process: Process) -> Result<()> {
+pub async fn execute(
+    arguments: impl IntoIterator<Item = OsString>,
+    process: Process,
+) -> Result<()> {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
     let session = Session { global: cli.global, process };
     match cli.command {
+        Command::Audit(arguments) => audit::execute(&session, &arguments).await,
         Command::Check(arguments) => check::execute(&session, &arguments).await,
         Command::Completions(arguments) => completions::execute(&arguments),
         Command::Config(arguments) => config::execute(&session, &arguments),
+        Command::Demo(arguments) => demo::execute(&session, &arguments).await,
         Command::Ingest(arguments) => ingest::execute(&session, &arguments).await,
         Command::Lineage(arguments) => lineage::execute(&session, &arguments),
         Command::Query(arguments) => query::execute(&session, &arguments).await,

@@ -45,7 +45,11 @@ pub fn columns(headings: &[&str], rows: &[Vec<String>]) -> String {
         .enumerate()
         .map(|(column, heading)| {
             let cells = rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).chain([heading.chars().count()]).max().unwrap_or(0)
+            cells
+                .map(|cell| cell.chars().count())
+                .chain([heading.chars().count()])
+                .max()
+                .unwrap_or(0)
         })
         .collect();
     let right: Vec<bool> = (0..headings.len())

@@ -16,11 +16,13 @@ use futures::StreamExt;
 use parquet::arrow::ArrowWriter;
 
 use super::{RangeArguments, Session, interrupted, output};
+use crate::app::App;
 use crate::engine::fault::engine_error;
 use crate::engine::query::Query;
 use crate::engine::storable::{conform, plain_schema};
 use crate::error::{Error, Result};
 use crate::source::Source;
+use crate::table::TableName;
 
 /// Rows shown of a table on the screen; other outputs are never cut.
 const TABLE_ROWS_MAX: usize = 10_000;
@@ -70,6 +72,14 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
         written = write(rows, arguments.output) => written,
         () = stop.cancelled() => Err(interrupted("the query was cancelled")),
     }
+}
+
+/// Prints the first rows of a table, in the order of its columns.
+pub async fn show_table(app: &App, name: &TableName, rows_max: usize) -> Result<()> {
+    // The name is an identifier; nothing else goes into the text.
+    let sql = Source::new("query", format!("SELECT * FROM {name}"));
+    let query = Query::plan(&app.engine, &app.lake, &app.models, &sql, None).await?;
+    write(query.first_rows(rows_max).await?, Form::Table).await
 }
 
 fn source(arguments: &Arguments) -> Result<Source> {
@@ -126,7 +136,8 @@ impl Sink {
                     .map_err(|error| failed(error.into()))?,
             )),
             Form::Arrow => Sink::Arrow(
-                StreamWriter::try_new(io::stdout(), schema).map_err(|error| failed(error.into()))?,
+                StreamWriter::try_new(io::stdout(), schema)
+                    .map_err(|error| failed(error.into()))?,
             ),
         })
     }

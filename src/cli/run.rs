@@ -56,7 +56,9 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
 /// The last line for people, and the exit.
 pub fn finish(report: RunReport) -> Result<()> {
     let RunReport { built, failed, skipped, cancelled } = report;
-    output::say(&format!("{built} built, {failed} failed, {skipped} skipped, {cancelled} cancelled"));
+    output::say(&format!(
+        "{built} built, {failed} failed, {skipped} skipped, {cancelled} cancelled"
+    ));
     report.into_result().map(drop)
 }
 

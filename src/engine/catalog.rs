@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use datafusion::datasource::ViewTable;
 use datafusion::prelude::SessionContext;
-use datafusion::sql::TableReference;
+use datafusion::common::TableReference;
 use futures::future::BoxFuture;
 
 use super::CATALOG;

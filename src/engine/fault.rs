@@ -50,7 +50,9 @@ pub fn sql_problem(error: &DataFusionError, tables: &[String]) -> SqlProblem {
     };
     let message = message.replace("lake.", "");
     let mut hint = diagnostic.and_then(|d| d.helps.first()).map(|help| help.message.clone());
-    if let Some(unknown) = message.strip_prefix("table '").and_then(|m| m.strip_suffix("' not found")) {
+    if let Some(unknown) =
+        message.strip_prefix("table '").and_then(|m| m.strip_suffix("' not found"))
+    {
         hint = match did_you_mean(unknown, tables.iter().map(String::as_str)) {
             Some(name) => Some(format!("did you mean `{name}`?")),
             None => Some(format!("tables: {}", tables.join(", "))),

@@ -16,7 +16,8 @@ pub struct RowsHash {
 
 impl RowsHash {
     pub fn new(schema: &SchemaRef) -> Result<Self> {
-        let fields = schema.fields().iter().map(|f| SortField::new(f.data_type().clone())).collect();
+        let fields =
+            schema.fields().iter().map(|f| SortField::new(f.data_type().clone())).collect();
         let converter = RowConverter::new(fields)
             .map_err(|source| Error::internal("rows cannot be hashed").source(source))?;
         Ok(Self { converter, sum: 0, rows: 0 })

@@ -56,7 +56,8 @@ impl Engine {
         if let Some(folder) = &options.spill_dir {
             builder = builder.with_temp_file_path(folder);
         }
-        let runtime = builder.build_arc().map_err(|error| engine_error("cannot start the engine", error))?;
+        let runtime =
+            builder.build_arc().map_err(|error| engine_error("cannot start the engine", error))?;
         Ok(Self { runtime, threads: options.threads.max(1) })
     }
 

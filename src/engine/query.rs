@@ -85,6 +85,21 @@ impl Query {
         Ok(Query { session, plan, pins })
     }
 
+    /// The first rows when ordered by all columns.
+    pub async fn first_rows(&self, rows_max: usize) -> Result<SendableRecordBatchStream> {
+        let failed = |error| engine_error("the query failed", error);
+        let frame = self.session.execute_logical_plan(self.plan.clone()).await.map_err(failed)?;
+        let columns = frame.schema().columns();
+        let order = columns.into_iter().map(|column| Expr::Column(column).sort(true, false));
+        frame
+            .sort(order.collect())
+            .and_then(|frame| frame.limit(0, Some(rows_max)))
+            .map_err(failed)?
+            .execute_stream()
+            .await
+            .map_err(failed)
+    }
+
     /// Starts the statement; rows arrive as they are made.
     pub async fn stream(&self) -> Result<SendableRecordBatchStream> {
         let failed = |error| engine_error("the query failed", error);
@@ -211,7 +226,8 @@ impl TableFunctionImpl for TableAt {
     ) -> datafusion::common::Result<Arc<dyn TableProvider>> {
         if let [Expr::Literal(ScalarValue::Utf8(Some(name)), _), Expr::Literal(version, _)] =
             arguments.exprs()
-            && let ScalarValue::Int64(Some(version)) = version.cast_to(&arrow::datatypes::DataType::Int64)?
+            && let ScalarValue::Int64(Some(version)) =
+                version.cast_to(&arrow::datatypes::DataType::Int64)?
             && let Ok(version) = u64::try_from(version)
             && let Some(table) = self.tables.get(&(name.clone(), version))
         {

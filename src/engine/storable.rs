@@ -35,7 +35,9 @@ pub fn storable_type(data_type: &DataType) -> std::result::Result<DataType, &'st
             DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
         }
         DataType::Timestamp(_, None) => {
-            return Err("is a time without a zone; use a column or `$start`, which are UTC instants");
+            return Err(
+                "is a time without a zone; use a column or `$start`, which are UTC instants",
+            );
         }
         DataType::Null => return Err("is always null; write CAST(NULL AS the type you mean)"),
         DataType::List(item) => DataType::List(Arc::new(Field::new(
@@ -48,7 +50,8 @@ pub fn storable_type(data_type: &DataType) -> std::result::Result<DataType, &'st
                 let stored = storable_type(field.data_type())?;
                 Ok(Field::new(field.name(), stored, field.is_nullable()))
             });
-            DataType::Struct(fields.collect::<std::result::Result<Vec<_>, _>>()?.into())
+            let fields: std::result::Result<Vec<Field>, &'static str> = fields.collect();
+            DataType::Struct(fields?.into())
         }
         _ => return Err("has a type that Delta tables do not have; CAST it"),
     })
@@ -63,8 +66,12 @@ pub fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
             return Ok(Arc::clone(column));
         }
         cast_with_options(column, field.data_type(), &options).map_err(|source| {
-            Error::invalid(format!("a value of `{}` does not fit {}", field.name(), field.data_type()))
-                .source(source)
+            Error::invalid(format!(
+                "a value of `{}` does not fit {}",
+                field.name(),
+                field.data_type()
+            ))
+            .source(source)
         })
     });
     let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;

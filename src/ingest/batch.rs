@@ -274,17 +274,20 @@ pub async fn take_over(
             }
             _ => HashSet::new(),
         };
-        taken.push((*partition, Progress {
-            committed,
-            dead_committed,
-            epoch,
-            known_rejects,
-            start,
-            next: start,
-            rows: 0,
-            rejects: 0,
-            holes: Vec::new(),
-        }));
+        taken.push((
+            *partition,
+            Progress {
+                committed,
+                dead_committed,
+                epoch,
+                known_rejects,
+                start,
+                next: start,
+                rows: 0,
+                rejects: 0,
+                holes: Vec::new(),
+            },
+        ));
     }
     Ok(taken)
 }
@@ -304,7 +307,8 @@ async fn fence(pipeline: &Pipeline, partitions: &[i32]) -> Result<Vec<i64>> {
             advances.push(Advance { app_id, expected, next: expected.unwrap_or(0) + 1 });
         }
         let epochs = advances.iter().map(|advance| advance.next).collect();
-        let fencing = Commit { spec: &spec, staged: Staged::default(), removal: None, advances, ledger };
+        let fencing =
+            Commit { spec: &spec, staged: Staged::default(), removal: None, advances, ledger };
         if let Outcome::Committed { .. } = commit(&pipeline.lake, &fencing).await? {
             return Ok(epochs);
         }
@@ -313,11 +317,7 @@ async fn fence(pipeline: &Pipeline, partitions: &[i32]) -> Result<Vec<i64>> {
 }
 
 /// Offsets from `start` on that the dead letters already hold.
-async fn rejected_offsets(
-    pipeline: &Pipeline,
-    partition: i32,
-    start: i64,
-) -> Result<HashSet<i64>> {
+async fn rejected_offsets(pipeline: &Pipeline, partition: i32, start: i64) -> Result<HashSet<i64>> {
     let failed = |error| engine_error("cannot read `bronze.dead_letters`", error);
     let Some(table) = pipeline.lake.snapshot(&dead_letters()).await? else {
         return Ok(HashSet::new());
@@ -339,7 +339,7 @@ async fn rejected_offsets(
         .collect()
         .await
         .map_err(failed)?;
-    let offsets = batches.iter().filter_map(|batch| batch.column(0).as_any().downcast_ref::<Int64Array>());
+    let offsets =
+        batches.iter().filter_map(|batch| batch.column(0).as_any().downcast_ref::<Int64Array>());
     Ok(offsets.flat_map(|column| column.values().to_vec()).collect())
 }
-

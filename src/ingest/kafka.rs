@@ -78,11 +78,10 @@ impl KafkaAccess {
     /// The offset of the first message at or after `offset` that a read_committed consumer sees,
     /// or `None` when there is none before the end of the partition.
     pub fn next_offset(&self, topic: &str, partition: i32, offset: i64) -> Result<Option<i64>> {
-        let failed = |error| kafka_error(&format!("cannot read `{topic}` partition {partition}"), error);
-        let consumer: BaseConsumer<Quiet> = self
-            .consumer_config("flowguard-audit")
-            .create_with_context(Quiet)
-            .map_err(failed)?;
+        let failed =
+            |error| kafka_error(&format!("cannot read `{topic}` partition {partition}"), error);
+        let consumer: BaseConsumer<Quiet> =
+            self.consumer_config("flowguard-audit").create_with_context(Quiet).map_err(failed)?;
         let mut start = TopicPartitionList::new();
         start.add_partition_offset(topic, partition, Offset::Offset(offset)).map_err(failed)?;
         consumer.assign(&start).map_err(failed)?;
@@ -348,8 +347,7 @@ impl Consumer {
     pub fn set_paused(&self, paused: bool) -> Result<()> {
         let failed = |error| kafka_error(&format!("cannot pause `{}`", self.topic), error);
         let assigned = self.inner.assignment().map_err(failed)?;
-        let done =
-            if paused { self.inner.pause(&assigned) } else { self.inner.resume(&assigned) };
+        let done = if paused { self.inner.pause(&assigned) } else { self.inner.resume(&assigned) };
         done.map_err(failed)
     }
 
@@ -453,8 +451,7 @@ impl Producer {
             match self.0.send(base) {
                 Ok(()) => return Ok(()),
                 Err((error, unsent)) => {
-                    let full =
-                        error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
+                    let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
                     if !full || std::time::Instant::now() > deadline {
                         return Err(kafka_error(
                             &format!("cannot send to `{}`", record.topic),

@@ -167,7 +167,8 @@ impl Worker {
             }
             let lows = lock(&self.shared.lows);
             let has_messages = |id: &i32, end: i64| lows.get(id).is_none_or(|(low, _)| *low < end);
-            let others = self.ends.iter().filter(|(id, end)| own(id).is_none() && has_messages(id, **end));
+            let others =
+                self.ends.iter().filter(|(id, end)| own(id).is_none() && has_messages(id, **end));
             others.map(|(id, _)| *id).collect()
         };
         if others.is_empty() {

@@ -255,7 +255,7 @@ fn creation(spec: &TableSpec) -> Result<Vec<Action>> {
     Ok(vec![Action::Protocol(protocol), Action::Metadata(metadata)])
 }
 
-fn metadata_error(source: DeltaTableError) -> Error {
+fn metadata_error(source: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::internal("cannot build the table's metadata").source(source)
 }
 

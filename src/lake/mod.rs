@@ -18,10 +18,10 @@ use datafusion::catalog::TableProvider;
 use deltalake::DeltaTable;
 use deltalake::kernel::{Action, EagerSnapshot};
 use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
-use futures::StreamExt;
-use object_store::ObjectStore;
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
 use self::ledger::{LEDGER_KEY, Ledger};
@@ -65,8 +65,7 @@ impl Lake {
 
     fn log_store(&self, name: &TableName) -> Result<LogStoreRef> {
         let url = self.url_of(name);
-        let prefix = Path::from_url_path(url.path())
-            .map_err(|source| Error::invalid(format!("bad lake path `{url}`")).source(source))?;
+        let prefix = self.path_of(&url)?;
         let prefixed = Arc::new(PrefixStore::new(Arc::clone(&self.store), prefix));
         Ok(default_logstore(prefixed, Arc::clone(&self.store), &url, &StorageConfig::default()))
     }
@@ -132,9 +131,7 @@ impl Lake {
         let mut found = Vec::new();
         for layer in Layer::ALL {
             let url = self.root.join(&format!("{layer}/")).expect("a layer is a plain segment");
-            let prefix = Path::from_url_path(url.path()).map_err(|source| {
-                Error::invalid(format!("bad lake path `{url}`")).source(source)
-            })?;
+            let prefix = self.path_of(&url)?;
             let listed = match self.store.list_with_delimiter(Some(&prefix)).await {
                 Ok(listed) => listed,
                 Err(object_store::Error::NotFound { .. }) => continue,
@@ -155,6 +152,52 @@ impl Lake {
             }
         }
         Ok(found)
+    }
+
+    fn path_of(&self, url: &Url) -> Result<Path> {
+        Path::from_url_path(url.path())
+            .map_err(|source| Error::invalid(format!("bad lake path `{url}`")).source(source))
+    }
+
+    fn object(&self, name: &str) -> Result<Path> {
+        Ok(self.path_of(&self.root)?.join(name))
+    }
+
+    /// Whether an object beside the layers exists.
+    pub async fn has_object(&self, name: &str) -> Result<bool> {
+        match self.store.head(&self.object(name)?).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(source) => Err(store_error(&format!("cannot read `{name}` in the lake"), source)),
+        }
+    }
+
+    pub async fn put_object(&self, name: &str, content: &'static [u8]) -> Result<()> {
+        let put = self.store.put(&self.object(name)?, content.into()).await;
+        put.map(drop)
+            .map_err(|source| store_error(&format!("cannot write `{name}` in the lake"), source))
+    }
+
+    /// Deletes a table with all its versions. Its log goes last, newest entry first, so that an
+    /// interrupted removal leaves a table that is seen to be broken rather than a wrong one.
+    pub async fn remove_table(&self, name: &TableName) -> Result<()> {
+        let prefix = self.path_of(&self.url_of(name))?;
+        let failed = |source| store_error(&format!("cannot remove `{name}`"), source);
+        let mut objects: Vec<Path> = self
+            .store
+            .list(Some(&prefix))
+            .map_ok(|object| object.location)
+            .try_collect()
+            .await
+            .map_err(failed)?;
+        objects.sort_by_key(|path| {
+            (path.as_ref().contains("/_delta_log/"), std::cmp::Reverse(path.clone()))
+        });
+        for object in objects {
+            self.store.delete(&object).await.map_err(failed)?;
+        }
+        self.forget(name);
+        Ok(())
     }
 
     /// Fails with one clear error when the store cannot be reached or listed.

@@ -6,7 +6,6 @@ use std::num::NonZeroU64;
 use arrow::array::RecordBatch;
 use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
 use deltalake::kernel::Add;
-use deltalake::table::config::DataSkippingNumIndexedCols;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use parquet::basic::{Compression, ZstdLevel};
@@ -61,7 +60,7 @@ impl Stager {
             Some(writer_properties(spec)),
             NonZeroU64::new(TARGET_FILE_BYTES),
             None,
-            DataSkippingNumIndexedCols::NumColumns(0),
+            Default::default(), // the named columns below win
             Some(spec.statistics_columns()),
         );
         let store = lake.log_store(&spec.name)?.object_store(None);

@@ -84,7 +84,8 @@ pub async fn build(context: &RunContext, name: &TableName) -> Result<Built> {
         std::mem::take(&mut output.staged).discard(&context.lake, name).await;
         None
     } else {
-        let removal = removal_of(context, &session, before.as_ref(), typed, range, &mut output).await?;
+        let removal =
+            removal_of(context, &session, before.as_ref(), typed, range, &mut output).await?;
         let removes_rows = removal.as_ref().is_some_and(|removal| !removal.is_empty());
         ledger.touched = match range {
             Some(range) if removes_rows => vec![[range.start.0, range.end.0]],
@@ -177,7 +178,10 @@ async fn range_of(
                 "{range} is not made of whole intervals of `{}` (every {every}, {})",
                 model.name, model.timezone
             ))
-            .hint(format!("whole intervals around it: --start {} --end {}", aligned.start, aligned.end)));
+            .hint(format!(
+                "whole intervals around it: --start {} --end {}",
+                aligned.start, aligned.end
+            )));
         }
         return Ok(Some(range));
     }
@@ -188,10 +192,9 @@ async fn range_of(
         if let Some(held) = held_by(session, input, &time.value, input_model.timezone).await? {
             hull = Some(match hull {
                 None => held,
-                Some(hull) => Range {
-                    start: hull.start.min(held.start),
-                    end: hull.end.max(held.end),
-                },
+                Some(hull) => {
+                    Range { start: hull.start.min(held.start), end: hull.end.max(held.end) }
+                }
             });
         }
     }
@@ -207,12 +210,8 @@ async fn held_by(
     let failed = |error| engine_error(&format!("cannot read the range of `{table}`"), error);
     let frame = session.table(reference(table)).await.map_err(failed)?;
     let bounds = vec![min(ident(time)).alias("first"), max(ident(time)).alias("last")];
-    let batches = frame
-        .aggregate(Vec::new(), bounds)
-        .map_err(failed)?
-        .collect()
-        .await
-        .map_err(failed)?;
+    let batches =
+        frame.aggregate(Vec::new(), bounds).map_err(failed)?.collect().await.map_err(failed)?;
     let Some(batch) = batches.iter().find(|batch| batch.num_rows() > 0) else { return Ok(None) };
     let bound = |column: usize| Ok(instants_of(batch.column(column), timezone)?.pop().flatten());
     let (first, last): (Result<_>, Result<_>) = (bound(0), bound(1));
@@ -347,10 +346,10 @@ fn outside(spec: &TableSpec, time: &str, range: Range) -> Expr {
         .is_ok_and(|field| matches!(field.data_type(), DataType::Date32));
     let bound = |instant: Instant| {
         if is_date {
-            let date = instant.to_datetime().map(|at| at.with_timezone(&spec.timezone).date_naive());
-            let days = date.map(|date| {
-                date.signed_duration_since(chrono::NaiveDate::default()).num_days()
-            });
+            let date =
+                instant.to_datetime().map(|at| at.with_timezone(&spec.timezone).date_naive());
+            let days = date
+                .map(|date| date.signed_duration_since(chrono::NaiveDate::default()).num_days());
             lit(ScalarValue::Date32(days.and_then(|days| i32::try_from(days).ok())))
         } else {
             lit(ScalarValue::TimestampMicrosecond(Some(instant.0), Some("UTC".into())))

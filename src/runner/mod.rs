@@ -107,11 +107,12 @@ pub async fn run(
     let mut ended: BTreeMap<TableName, bool> = BTreeMap::new();
     let mut report = RunReport::default();
     loop {
-        let mut settle = |model: TableName, outcome: Outcome, ended: &mut BTreeMap<TableName, bool>| {
-            ended.insert(model.clone(), matches!(outcome, Outcome::Built(_)));
-            report.count(&outcome);
-            on_event(&RunEvent::Finished { model, outcome });
-        };
+        let mut settle =
+            |model: TableName, outcome: Outcome, ended: &mut BTreeMap<TableName, bool>| {
+                ended.insert(model.clone(), matches!(outcome, Outcome::Built(_)));
+                report.count(&outcome);
+                on_event(&RunEvent::Finished { model, outcome });
+            };
         if stop.is_cancelled() {
             for (model, _) in std::mem::take(&mut waiting) {
                 settle(model, Outcome::Cancelled, &mut ended);
@@ -169,7 +170,8 @@ fn buildable(models: &ModelSet, selection: &[TableName]) -> Vec<(TableName, BTre
         .filter(|name| stores(name))
         .map(|name| {
             let mut inputs = BTreeSet::new();
-            let mut open: Vec<&TableName> = models.get(name).iter().flat_map(|m| &m.inputs).collect();
+            let mut open: Vec<&TableName> =
+                models.get(name).iter().flat_map(|m| &m.inputs).collect();
             while let Some(input) = open.pop() {
                 match models.get(input) {
                     Some(view) if matches!(view.kind, Kind::View) => open.extend(&view.inputs),

@@ -1,0 +1,311 @@
+//! `flowguard demo`: the whole way once, on a mock broker inside this process.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant as Clock};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::run::Progress;
+use super::{Session, audit, interrupted, output, query};
+use crate::app::{self, App};
+use crate::dag::select;
+use crate::demo::events::{Options, Topic, history};
+use crate::error::{Error, Result};
+use crate::ingest::kafka::{MockBroker, Producer, Record};
+use crate::ingest::worker::Until;
+use crate::runner;
+use crate::table::{Layer, TableName};
+
+/// What the producer may be ahead of the lake by, per partition: well below what the mock broker
+/// keeps.
+const AHEAD_BYTES_MAX: u64 = MockBroker::PARTITION_BYTES_MAX / 2;
+/// Rows of each gold table that are printed.
+const ROWS_SHOWN: usize = 7;
+/// The object that marks a lake as made by this command.
+const MARK: &str = "flowguard-demo.json";
+
+/// See the whole way once: made-up orders through Kafka into bronze, silver and gold
+///
+/// Starts a Kafka mock broker inside this process, produces a made-up food-ordering history with
+/// duplicates, malformed and late messages, ingests it while it is produced, builds every model,
+/// and proves the result. The same options give the same numbers every time.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flowguard demo
+  flowguard demo --orders 100000 --clicks 1000000 --fresh
+  flowguard demo --lake /tmp/lake && flowguard query --lake /tmp/lake \"SHOW TABLES\"")]
+pub struct Arguments {
+    /// Length of the history
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=366))]
+    days: u32,
+    /// Orders placed
+    #[arg(long, default_value_t = 20_000)]
+    orders: u64,
+    /// Impressions and clicks
+    #[arg(long, default_value_t = 200_000)]
+    clicks: u64,
+    /// The same seed makes the same history
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// Remove the tables of an earlier demo first
+    #[arg(long)]
+    fresh: bool,
+}
+
+pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
+    let mut config = session.config()?;
+    // Small batches: the mock broker keeps little, and something should be seen to happen.
+    config.ingest.flush_rows_max = 30_000;
+    config.ingest.flush_age_ms_max = 500;
+    let app = App::open(config)?;
+    prepare(&app, arguments.fresh).await?;
+    let options = Options {
+        days: arguments.days,
+        orders: arguments.orders,
+        clicks: arguments.clicks,
+        seed: arguments.seed,
+        ..Options::default()
+    };
+    let mut timings: Vec<(&str, Duration)> = Vec::new();
+    let began = Clock::now();
+    let broker = MockBroker::start(&Topic::ALL.map(|topic| (topic.name(), topic.partitions())))?;
+    let produced = ingest(session, &app, &broker, options).await?;
+    timings.push(("produce and ingest", began.elapsed()));
+
+    let building = Clock::now();
+    let context = app.run_context(None).await?;
+    let selection = select(&app.models, &app.dags, &[])?;
+    let mut progress = Progress::new();
+    let report =
+        runner::run(context, &selection, &session.process.stop, |event| progress.show(event)).await;
+    progress.end();
+    super::run::finish(report)?;
+    timings.push(("build silver and gold", building.elapsed()));
+
+    for model in app.models.iter().filter(|model| model.name.layer == Layer::Gold) {
+        show(&app, &model.name).await?;
+    }
+    let auditing = Clock::now();
+    let audits = audit::run(&app, &[], Some(&broker.access())).await?;
+    output::write_text(&format!("\naudit\n{}", audit::table(&audits)))?;
+    audit::verdict(&audits)?;
+    timings.push(("audit", auditing.elapsed()));
+    timings.push(("total", began.elapsed()));
+    finish(&app, produced, &timings)
+}
+
+/// Refuses a lake that is not empty, unless it is an earlier demo's and may go.
+async fn prepare(app: &App, fresh: bool) -> Result<()> {
+    let tables = app.lake.tables().await?;
+    let is_demo = app.lake.has_object(MARK).await?;
+    if !tables.is_empty() && !is_demo {
+        return Err(Error::invalid(format!(
+            "the lake `{}` holds tables that are not the demo's",
+            app.lake.root()
+        ))
+        .hint("choose another place: flowguard demo --lake ./demo-lake"));
+    }
+    if is_demo && !fresh {
+        return Err(Error::invalid(format!("the lake `{}` already holds a demo", app.lake.root()))
+            .hint("query it, or start over: flowguard demo --fresh"));
+    }
+    for table in &tables {
+        app.lake.remove_table(table).await?;
+    }
+    app.lake.put_object(MARK, b"{}\n").await
+}
+
+/// Messages and their bytes.
+#[derive(Clone, Copy)]
+struct Produced {
+    messages: u64,
+    bytes: u64,
+}
+
+type Positions = BTreeMap<(Topic, i32), i64>;
+
+/// Produces and ingests side by side until everything produced is in the lake.
+async fn ingest(
+    session: &Session,
+    app: &App,
+    broker: &MockBroker,
+    options: Options,
+) -> Result<Produced> {
+    let access = broker.access();
+    let typed = app.typed().await?;
+    let run = Uuid::now_v7();
+    let mut pipelines = Vec::new();
+    for name in app.bronze(&[])? {
+        pipelines.push(app.pipeline(&name, &typed, &access, run).await?);
+    }
+    let topics: BTreeMap<TableName, Topic> = pipelines
+        .iter()
+        .filter_map(|pipeline| {
+            let topic = Topic::ALL.into_iter().find(|topic| topic.name() == pipeline.topic)?;
+            Some((pipeline.spec.name.clone(), topic))
+        })
+        .collect();
+    let landed: Arc<Mutex<Positions>> = Arc::default();
+    let accounted = Arc::new(AtomicU64::new(0));
+    let total = options.orders + options.clicks;
+    let bar = bar(total + total / 100);
+    let on_commit: app::OnCommit = {
+        let (landed, accounted, bar) = (Arc::clone(&landed), Arc::clone(&accounted), bar.clone());
+        Arc::new(move |table, report| {
+            let mut landed = landed.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(topic) = topics.get(table) {
+                landed.extend(report.next_offsets.iter().map(|(id, next)| ((*topic, *id), *next)));
+            }
+            let done = report.rows + report.rejects;
+            bar.set_position(accounted.fetch_add(done, Ordering::Relaxed) + done);
+        })
+    };
+    let stop = session.process.stop.child_token();
+    let producer = {
+        let (landed, stop, access) = (Arc::clone(&landed), stop.clone(), access.clone());
+        tokio::task::spawn_blocking(move || {
+            let produced = produce(&Producer::new(&access)?, &options, &landed, &stop);
+            produced.inspect_err(|_| stop.cancel())
+        })
+    };
+    let finished = Arc::new(AtomicBool::new(false));
+    let workers = app::ingest(pipelines, Until::Stopped, &stop, on_commit);
+    let watcher = async {
+        let produced = producer
+            .await
+            .map_err(|source| Error::internal("the producer stopped").source(source))??;
+        while accounted.load(Ordering::Relaxed) < produced.messages && !stop.is_cancelled() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        finished.store(accounted.load(Ordering::Relaxed) == produced.messages, Ordering::Relaxed);
+        stop.cancel();
+        Ok::<Produced, Error>(produced)
+    };
+    let (reports, produced) = tokio::join!(workers, watcher);
+    bar.finish_and_clear();
+    let (reports, produced) = (reports?, produced?);
+    if !finished.load(Ordering::Relaxed) {
+        return Err(interrupted("what was ingested is committed"));
+    }
+    for (name, report) in &reports {
+        output::say(&format!(
+            "{:<32} {:>10} rows {:>7} rejects {:>5} commits",
+            name.to_string(),
+            output::thousands(report.rows),
+            output::thousands(report.rejects),
+            report.commits
+        ));
+    }
+    Ok(produced)
+}
+
+fn bar(total: u64) -> ProgressBar {
+    if !output::is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(
+        "{bar:30} {human_pos} of about {human_len} messages in bronze  {elapsed}",
+    )
+    .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style)
+}
+
+/// Sends the history, waiting for the lake where the mock broker would drop messages.
+fn produce(
+    producer: &Producer,
+    options: &Options,
+    landed: &Mutex<Positions>,
+    stop: &CancellationToken,
+) -> Result<Produced> {
+    let mut produced = Produced { messages: 0, bytes: 0 };
+    // Per partition: the next offset, and the sizes of messages that have not landed.
+    let mut sent: BTreeMap<(Topic, i32), Ahead> = BTreeMap::new();
+    for event in history(options) {
+        let key = (event.topic, event.partition);
+        let ahead = sent.entry(key).or_default();
+        while ahead.bytes > AHEAD_BYTES_MAX {
+            if stop.is_cancelled() {
+                return Ok(produced);
+            }
+            let next = landed.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
+            if ahead.forget(next.unwrap_or(0)) == 0 {
+                producer.flush()?;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        producer.send(&Record {
+            topic: event.topic.name(),
+            partition: Some(event.partition),
+            key: Some(event.key.as_bytes()),
+            payload: Some(&event.payload),
+            timestamp_ms: Some(event.timestamp_ms),
+        })?;
+        let bytes = (event.payload.len() + event.key.len()) as u64;
+        ahead.add(bytes);
+        produced.messages += 1;
+        produced.bytes += bytes;
+    }
+    producer.flush()?;
+    Ok(produced)
+}
+
+/// Messages of one partition that have been sent and have not landed.
+#[derive(Default)]
+struct Ahead {
+    first: i64,
+    sizes: std::collections::VecDeque<u64>,
+    bytes: u64,
+}
+
+impl Ahead {
+    fn add(&mut self, bytes: u64) {
+        self.sizes.push_back(bytes);
+        self.bytes += bytes;
+    }
+
+    /// Forgets everything before `next` and says how much that was.
+    fn forget(&mut self, next: i64) -> u64 {
+        let before = self.bytes;
+        while self.first < next
+            && let Some(bytes) = self.sizes.pop_front()
+        {
+            self.first += 1;
+            self.bytes -= bytes;
+        }
+        before - self.bytes
+    }
+}
+
+/// The first rows of a table in its own order.
+async fn show(app: &App, name: &TableName) -> Result<()> {
+    output::write_text(&format!("\n{name}\n"))?;
+    query::show_table(app, name, ROWS_SHOWN).await
+}
+
+fn finish(app: &App, produced: Produced, timings: &[(&str, Duration)]) -> Result<()> {
+    let rows: Vec<Vec<String>> = timings
+        .iter()
+        .map(|(stage, took)| vec![(*stage).to_owned(), format!("{:.2}", took.as_secs_f64())])
+        .collect();
+    output::write_text(&format!("\n{}", output::columns(&["stage", "seconds"], &rows)))?;
+    let lake = app.lake.root();
+    let default = app.config.project.join(".flowguard");
+    let is_default = lake.to_file_path().is_ok_and(|path| path.as_path() == Path::new(&default));
+    let flag = if is_default { String::new() } else { format!(" --lake {lake}") };
+    output::write_text(&format!(
+        "\n{} messages ({}) went through. The lake is in {lake}. Try next:
+  flowguard query{flag} \"SELECT * FROM gold.daily_metrics ORDER BY order_date\"
+  flowguard query{flag} \"SELECT reason, count(*) FROM bronze.dead_letters GROUP BY reason\"
+  flowguard run{flag} +gold.daily_metrics --start 2026-01-05 --end 2026-01-07
+  flowguard audit{flag} --offline
+  flowguard lineage --output dot\n",
+        output::thousands(produced.messages),
+        output::bytes(produced.bytes),
+    ))
+}
