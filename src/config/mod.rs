@@ -355,7 +355,7 @@ impl Reader<'_> {
                 }
                 Some(Origin::Variable(name)) => format!("env {name}"),
                 Some(Origin::Flag) => "flag".into(),
-                Some(Origin::Default) | None => "default".into(),
+                None => "default".into(),
             };
             let is_masked = raw::is_secret(&key) && !text.is_empty();
             let value = if is_masked { secret::MASK.into() } else { text };

@@ -16,7 +16,6 @@ const DEPTH_MAX: usize = 8;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    Default,
     /// Bytes of the value in the file.
     File(Range<usize>),
     Variable(String),
@@ -65,7 +64,7 @@ impl<'a> Layers<'a> {
                 self.report_outside("environment", format!("`{name}`: {message}"), hint);
             }
             Some(Origin::Flag) => self.report_outside("command line", message, hint),
-            Some(Origin::Default) | None => self.report_outside("settings", message, hint),
+            None => self.report_outside("settings", message, hint),
         }
     }
 

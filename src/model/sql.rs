@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use datafusion::error::DataFusionError;
 use datafusion::common::TableReference;
+use datafusion::error::DataFusionError;
 use datafusion::sql::parser::{DFParserBuilder, Statement as ParsedStatement};
 use datafusion::sql::planner::object_name_to_table_reference;
 use datafusion::sql::resolve::resolve_table_references;
@@ -309,9 +309,9 @@ impl<'a> Survey<'a> {
     fn check_naive(&self, data_type: &DataType, literal: &ValueWithSpan) {
         let text = literal.value.clone().into_string().unwrap_or_default();
         let message = format!("the literal of type {data_type} loses its time zone");
-        let instant = text.trim_end_matches('Z').replacen(' ', "T", 1);
         let hint = format!(
-            "write arrow_cast('{instant}Z', 'Timestamp(Microsecond, Some(\"UTC\"))'), or use $start and $end"
+            "write arrow_cast('{}', 'Timestamp(Microsecond, Some(\"UTC\"))'), or use $start and $end",
+            with_zone(&text)
         );
         self.report(literal.span, message, hint);
     }
@@ -388,6 +388,19 @@ impl Visitor for Survey<'_> {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// The text of a literal as an instant: a time where there is none, `Z` unless it has an offset.
+fn with_zone(text: &str) -> String {
+    let mut instant = text.replacen(' ', "T", 1);
+    if !instant.contains('T') {
+        instant.push_str("T00:00:00");
+    }
+    let time = instant.split_once('T').map_or("", |(_, time)| time);
+    if !time.contains(['Z', 'z', '+', '-']) {
+        instant.push('Z');
+    }
+    instant
 }
 
 fn is_timestamp(data_type: &DataType) -> bool {

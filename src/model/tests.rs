@@ -177,6 +177,16 @@ fn only_one_query_is_a_model() {
         "sql/gold/a.sql:4:3: the statement is not a query\n      DROP TABLE bronze.orders_raw\n      ^^^^\n    hint: a model is one SELECT",
     );
     check_sql(FULL, "SELECT 1;", GOOD);
+    check_sql(
+        FULL,
+        "SELECT 1 INTO gold.b",
+        "sql/gold/a.sql:4:15: SELECT INTO writes\n    SELECT 1 INTO gold.b\n                  ^^^^^^\n    hint: remove INTO",
+    );
+    check_sql(
+        FULL,
+        "SELECT * FROM lake.gold.a",
+        "sql/gold/a.sql:4:15: table `lake.gold.a` has more than two parts\n    SELECT * FROM lake.gold.a\n                  ^^^^^^^^^^^\n    hint: write it as `layer.table`",
+    );
 }
 
 #[test]
@@ -250,7 +260,7 @@ sql/gold/a.sql:4:18: the literal of type TIMESTAMP loses its time zone
 sql/gold/a.sql:5:8: the literal of type TIMESTAMP loses its time zone
       CAST('2026-01-01' AS TIMESTAMP), CAST(day AS TIMESTAMP), '2026-01-01T00:00:00Z'::timestamp,
            ^^^^^^^^^^^^
-    hint: write arrow_cast('2026-01-01Z', 'Timestamp(Microsecond, Some("UTC"))'), or use $start and $end
+    hint: write arrow_cast('2026-01-01T00:00:00Z', 'Timestamp(Microsecond, Some("UTC"))'), or use $start and $end
 sql/gold/a.sql:5:60: the literal of type TIMESTAMP loses its time zone
       CAST('2026-01-01' AS TIMESTAMP), CAST(day AS TIMESTAMP), '2026-01-01T00:00:00Z'::timestamp,
                                                                ^^^^^^^^^^^^^^^^^^^^^^
