@@ -513,7 +513,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_bytes_for_ever() {
-        assert_eq!(hash(&small(42)), "pinned");
+        assert_eq!(hash(&small(42)), "fb07fb1784aca075");
     }
 
     #[test]
@@ -544,8 +544,14 @@ mod tests {
             let event = events.iter().find(|e| e.topic == topic).unwrap();
             String::from_utf8(event.payload.clone()).unwrap()
         };
-        assert_eq!(first(Topic::Orders), "order");
-        assert_eq!(first(Topic::Clicks), "click");
+        assert_eq!(
+            first(Topic::Orders),
+            r#"{"order_id":"ccaa4218-e9eb-47ea-8771-a50fe36d7e51","user_id":"user_000012","session_id":"e2f6ce96-6a30-4e5e-a20b-879609a55fd3","item_id":"food_002","item_name":"Classic Cheeseburger","category":"burger","price":11.90,"status":"placed","event_timestamp":"2026-01-05T00:22:35.163Z"}"#
+        );
+        assert_eq!(
+            first(Topic::Clicks),
+            r#"{"event_id":"52ca9140-11bc-42cc-9a57-8c0aab8c3e98","event_type":"impression","user_id":"user_000012","session_id":"e2f6ce96-6a30-4e5e-a20b-879609a55fd3","item_id":"food_004","item_name":"Pad Thai","category":"thai","event_timestamp":"2026-01-05T00:20:53.716Z"}"#
+        );
     }
 
     #[test]
