@@ -40,7 +40,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
-use jiter::{Jiter, JiterError, Peek};
+use jiter::{Jiter, JiterError, JiterErrorType, JsonErrorType, Peek};
 
 use crate::error::{Error, Result};
 use crate::interval::{RangeSet, TouchedHours};
@@ -126,8 +126,13 @@ impl Reject {
 
 impl From<JiterError> for Reject {
     fn from(error: JiterError) -> Self {
-        let message = format!("{} at byte {}", error.error_type, error.index);
-        Reject::new(RejectReason::Malformed, message)
+        let problem = match &error.error_type {
+            JiterErrorType::JsonError(JsonErrorType::InvalidUnicodeCodePoint) => {
+                "invalid UTF-8".to_owned()
+            }
+            other => other.to_string(),
+        };
+        Reject::new(RejectReason::Malformed, format!("{problem} at byte {}", error.index))
     }
 }
 
