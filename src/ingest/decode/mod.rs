@@ -114,7 +114,9 @@ impl RejectReason {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reject {
     pub reason: RejectReason,
-    /// For people: the field in backticks, what was expected and what was found.
+    /// For people: the field in backticks, what was expected and what was found; for malformed
+    /// bytes where. Behind an escape in the same string, invalid UTF-8 is a few bytes further on
+    /// than the position says, because the parser counts unescaped text there.
     pub error: String,
 }
 

@@ -456,6 +456,40 @@ fn metadata_says_where_a_message_came_from() {
 }
 
 #[test]
+fn the_schema_is_the_declared_columns_then_where_they_came_from() {
+    let columns =
+        columns("a boolean not_null, b decimal(10;2), c binary, d date, e json, f double");
+    let schema = schema_of(&columns, UnknownFields::Rescue);
+    let lines: Vec<String> = schema
+        .fields()
+        .iter()
+        .map(|field| {
+            let not_null = if field.is_nullable() { "" } else { " not null" };
+            format!("{} {}{not_null}", field.name(), field.data_type())
+        })
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "a Boolean not null",
+            "b Decimal128(10, 2)",
+            "c Binary",
+            "d Date32",
+            "e Utf8",
+            "f Float64",
+            "_rescued Utf8",
+            "_topic Utf8 not null",
+            "_partition Int32 not null",
+            "_offset Int64 not null",
+            "_timestamp Timestamp(µs, \"UTC\")",
+            "_key Binary",
+            r#"_headers List(Struct("key": Utf8, "value": Binary), field: 'element')"#,
+            "_ingested_at Timestamp(µs, \"UTC\") not null",
+        ]
+    );
+}
+
+#[test]
 fn dead_letters_keep_the_bytes_and_the_reason() {
     let mut letters = DeadLetters::new("raw.test");
     let mut decoder = decoder("a int", UnknownFields::Ignore);
