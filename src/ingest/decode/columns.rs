@@ -350,15 +350,18 @@ impl Spans {
 
     fn drain(&mut self) -> Result<(OffsetBuffer<i32>, Buffer)> {
         let spans = std::mem::take(self);
-        if spans.data.len() > i32::MAX as usize {
-            return Err(Error::new(
-                ErrorKind::Exhausted,
-                "a column of one batch holds more than 2 GiB",
-            )
-            .hint("flush smaller batches"));
-        }
+        check_32_bits(spans.data.len())?;
         Ok((OffsetBuffer::new(spans.offsets.into()), Buffer::from_vec(spans.data)))
     }
+}
+
+/// Arrow's offsets of strings, binaries and lists have 32 bits: one column of a batch ends there.
+pub(super) fn check_32_bits(len: usize) -> Result<()> {
+    if len <= i32::MAX as usize {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Exhausted, "a column of one batch holds more than 2 GiB")
+        .hint("flush smaller batches"))
 }
 
 /// Takes the values out as an Arrow buffer, without a copy.

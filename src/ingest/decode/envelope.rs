@@ -59,6 +59,7 @@ impl Envelope {
     /// The arrays in the order of [`METADATA_COLUMNS`]; empty afterwards.
     pub(super) fn finish(&mut self) -> Result<Vec<ArrayRef>> {
         let rows = self.rows();
+        columns::check_32_bits(rows.saturating_mul(self.topic.len()))?;
         let topics = StringArray::from_iter_values(std::iter::repeat_n(&self.topic, rows));
         Ok(vec![
             Arc::new(topics),
@@ -128,7 +129,7 @@ impl Headers {
             self.values.push_bytes_or_null(value.as_deref());
         }
         self.count += headers.len();
-        // More than 2³¹ headers are more than 2 GiB of keys' ends, which `Spans` refuses.
+        // An end beyond 32 bits is saturated here and refused by `finish`.
         self.offsets.push(i32::try_from(self.count).unwrap_or(i32::MAX));
         self.nulls.append(!headers.is_empty());
     }
@@ -139,6 +140,7 @@ impl Headers {
 
     fn finish(&mut self) -> Result<ListArray> {
         let mut drained = std::mem::replace(self, Self::new());
+        columns::check_32_bits(drained.count)?;
         let children: Vec<ArrayRef> =
             vec![Arc::new(drained.keys.finish_text(None)?), drained.values.finish()?];
         let length = children[0].len();

@@ -40,7 +40,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
-use jiter::{Jiter, JiterError, Peek};
+use jiter::{Jiter, JiterError, JiterErrorType, JsonErrorType, Peek};
 
 use crate::error::{Error, Result};
 use crate::interval::{RangeSet, TouchedHours};
@@ -107,7 +107,9 @@ impl RejectReason {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reject {
     pub reason: RejectReason,
-    /// For people: the field in backticks, what was expected and what was found.
+    /// For people: the field in backticks, what was expected and what was found; for malformed
+    /// bytes where. Behind an escape in the same string, invalid UTF-8 is a few bytes further on
+    /// than the position says, because the parser counts unescaped text there.
     pub error: String,
 }
 
@@ -119,8 +121,13 @@ impl Reject {
 
 impl From<JiterError> for Reject {
     fn from(error: JiterError) -> Self {
-        let message = format!("{} at byte {}", error.error_type, error.index);
-        Reject::new(RejectReason::Malformed, message)
+        let problem = match &error.error_type {
+            JiterErrorType::JsonError(JsonErrorType::InvalidUnicodeCodePoint) => {
+                "invalid UTF-8".to_owned()
+            }
+            other => other.to_string(),
+        };
+        Reject::new(RejectReason::Malformed, format!("{problem} at byte {}", error.index))
     }
 }
 

@@ -148,7 +148,7 @@ malformed: invalid number at byte 6
 malformed: expected value at byte 5
 malformed: invalid number at byte 6
 malformed: key must be a string at byte 1
-malformed: EOF while parsing a value at byte 8
+malformed: expected ident at byte 8
 malformed: byte order mark at byte 0
 malformed: EOF while parsing a value at byte 3
 malformed: EOF while parsing a value at byte 3
@@ -173,12 +173,12 @@ fn invalid_utf8_is_malformed_wherever_it_stands() {
     assert_eq!(
         shown,
         [
-            "malformed: invalid unicode code point at byte 6",
+            "malformed: invalid UTF-8 at byte 6",
             "malformed: invalid UTF-8 at byte 7",
             "malformed: invalid UTF-8 at byte 6",
-            "malformed: invalid unicode code point at byte 2",
+            "malformed: invalid UTF-8 at byte 2",
             "malformed: invalid UTF-8 at byte 7",
-            "malformed: invalid UTF-8 at byte 19",
+            "malformed: invalid UTF-8 at byte 18",
         ]
     );
 }
@@ -446,12 +446,46 @@ fn metadata_says_where_a_message_came_from() {
     assert_eq!(
         arrow::util::pretty::pretty_format_batches(&[decoder.finish().unwrap()]).unwrap().to_string(),
         "\
-+---+----------+------------+---------+--------------------------+------+--------------------------------------------------+----------------------+
-| a | _topic   | _partition | _offset | _timestamp               | _key | _headers                                         | _ingested_at         |
-+---+----------+------------+---------+--------------------------+------+--------------------------------------------------+----------------------+
++---+----------+------------+---------+--------------------------+------+-------------------------------------------------+----------------------+
+| a | _topic   | _partition | _offset | _timestamp               | _key | _headers                                        | _ingested_at         |
++---+----------+------------+---------+--------------------------+------+-------------------------------------------------+----------------------+
 | 1 | raw.test | 2          | 7       | 1970-01-01T00:00:01.500Z | 6b   | [{key: trace, value: 01}, {key: none, value: }] | 1970-01-01T00:00:02Z |
-|   | raw.test | 2          | 8       |                          |      |                                                  | 1970-01-01T00:00:03Z |
-+---+----------+------------+---------+--------------------------+------+--------------------------------------------------+----------------------+"
+|   | raw.test | 2          | 8       |                          |      |                                                 | 1970-01-01T00:00:03Z |
++---+----------+------------+---------+--------------------------+------+-------------------------------------------------+----------------------+"
+    );
+}
+
+#[test]
+fn the_schema_is_the_declared_columns_then_where_they_came_from() {
+    let columns =
+        columns("a boolean not_null, b decimal(10;2), c binary, d date, e json, f double");
+    let schema = schema_of(&columns, UnknownFields::Rescue);
+    let lines: Vec<String> = schema
+        .fields()
+        .iter()
+        .map(|field| {
+            let not_null = if field.is_nullable() { "" } else { " not null" };
+            format!("{} {}{not_null}", field.name(), field.data_type())
+        })
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "a Boolean not null",
+            "b Decimal128(10, 2)",
+            "c Binary",
+            "d Date32",
+            "e Utf8",
+            "f Float64",
+            "_rescued Utf8",
+            "_topic Utf8 not null",
+            "_partition Int32 not null",
+            "_offset Int64 not null",
+            "_timestamp Timestamp(µs, \"UTC\")",
+            "_key Binary",
+            r#"_headers List(Struct("key": Utf8, "value": Binary), field: 'element')"#,
+            "_ingested_at Timestamp(µs, \"UTC\") not null",
+        ]
     );
 }
 
@@ -472,13 +506,13 @@ fn dead_letters_keep_the_bytes_and_the_reason() {
     assert_eq!(
         arrow::util::pretty::pretty_format_batches(&[own]).unwrap().to_string(),
         "\
-+----------+-----------+-----------------------------+---------+---------+
-| pipeline | reason    | error                       | payload | _offset |
-+----------+-----------+-----------------------------+---------+---------+
-| orders   | tombstone | the message has no payload  |         | 7       |
-| orders   | empty     | the payload has no bytes    |         | 7       |
-| orders   | malformed | expected value at byte 0    | ff      | 7       |
-+----------+-----------+-----------------------------+---------+---------+"
++----------+-----------+----------------------------+---------+---------+
+| pipeline | reason    | error                      | payload | _offset |
++----------+-----------+----------------------------+---------+---------+
+| orders   | tombstone | the message has no payload |         | 7       |
+| orders   | empty     | the payload has no bytes   |         | 7       |
+| orders   | malformed | expected value at byte 0   | ff      | 7       |
++----------+-----------+----------------------------+---------+---------+"
     );
     assert_eq!((letters.rows(), letters.finish().unwrap().num_rows()), (0, 0));
 }
