@@ -78,30 +78,22 @@ pub enum Outcome {
 pub async fn commit(lake: &Lake, commit: &Commit<'_>) -> Result<Outcome> {
     let name = &commit.spec.name;
     let mut in_doubt: Option<Error> = None;
-    let mut base: Option<u64> = None;
+    // The first version that can be this commit; what is older may carry the same ledger.
+    let mut first: Option<u64> = None;
     for attempt in 0..ATTEMPTS_MAX {
         if attempt > 0 {
             tokio::time::sleep(backoff(attempt, commit.ledger.commit.as_u128())).await;
         }
-        let snapshot = match lake.snapshot(name).await {
-            Ok(snapshot) => snapshot,
-            Err(error) if error.kind.is_retryable() && attempt + 1 < ATTEMPTS_MAX => {
+        let snapshot = match look(lake, commit, first).await {
+            Ok(Look::Decided(outcome)) => return Ok(outcome),
+            Ok(Look::Open(snapshot)) => snapshot,
+            Err(error) if error.kind.is_retryable() => {
                 tracing::warn!(table = %name, %error, "log not readable, trying again");
                 in_doubt.get_or_insert(error);
                 continue;
             }
             Err(error) => return Err(error),
         };
-        if let (Some(snapshot), Some(base)) = (&snapshot, base)
-            && let Some(version) = own_version(snapshot, base, commit).await?
-        {
-            return Ok(Outcome::Committed { version });
-        }
-        // Only an attempt that could not be shown to have failed leaves its error in doubt.
-        let found = found_advances(snapshot.as_ref(), &commit.advances).await?;
-        if commit.advances.iter().zip(&found).any(|(advance, (_, at))| *at != advance.expected) {
-            return Ok(Outcome::Superseded { found });
-        }
         if let (Some(removal), Some(snapshot)) = (&commit.removal, &snapshot)
             && snapshot.version() != removal.version
         {
@@ -111,7 +103,7 @@ pub async fn commit(lake: &Lake, commit: &Commit<'_>) -> Result<Outcome> {
             )
             .hint("nothing was written; run again"));
         }
-        base.get_or_insert(snapshot.as_ref().map_or(0, Snapshot::version));
+        first.get_or_insert(snapshot.as_ref().map_or(0, |snapshot| snapshot.version() + 1));
         match attempt_commit(lake, snapshot.as_ref(), commit).await {
             Ok(version) => {
                 after_commit(lake, name, version).await;
@@ -120,34 +112,55 @@ pub async fn commit(lake: &Lake, commit: &Commit<'_>) -> Result<Outcome> {
             Err(error) => {
                 tracing::debug!(table = %name, attempt, %error, "commit attempt failed");
                 if error.kind != ErrorKind::Conflict && !error.kind.is_retryable() {
-                    return settle(lake, commit, base, error).await;
+                    return settle(lake, commit, first, error).await;
                 }
                 in_doubt = Some(error);
             }
         }
     }
     let error = in_doubt.unwrap_or_else(|| Error::new(ErrorKind::Conflict, "too many writers"));
-    settle(lake, commit, base, error).await
+    settle(lake, commit, first, error).await
+}
+
+/// What the newest version says about a commit.
+enum Look {
+    Decided(Outcome),
+    /// It has not landed, and its expectations hold in this snapshot; `None` without a table.
+    Open(Option<Snapshot>),
+}
+
+async fn look(lake: &Lake, commit: &Commit<'_>, first: Option<u64>) -> Result<Look> {
+    let snapshot = lake.snapshot(&commit.spec.name).await?;
+    if let (Some(snapshot), Some(first)) = (&snapshot, first)
+        && let Some(version) = own_version(snapshot, first, commit).await?
+    {
+        return Ok(Look::Decided(Outcome::Committed { version }));
+    }
+    let found = found_advances(snapshot.as_ref(), &commit.advances).await?;
+    if commit.advances.iter().zip(&found).any(|(advance, (_, at))| *at != advance.expected) {
+        return Ok(Look::Decided(Outcome::Superseded { found }));
+    }
+    Ok(Look::Open(snapshot))
 }
 
 /// The last look at the log before an error is believed.
 async fn settle(
     lake: &Lake,
     commit: &Commit<'_>,
-    base: Option<u64>,
+    first: Option<u64>,
     error: Error,
 ) -> Result<Outcome> {
-    if let (Some(base), Ok(Some(snapshot))) = (base, lake.snapshot(&commit.spec.name).await)
-        && let Ok(Some(version)) = own_version(&snapshot, base, commit).await
+    if let (Some(first), Ok(Some(snapshot))) = (first, lake.snapshot(&commit.spec.name).await)
+        && let Ok(Some(version)) = own_version(&snapshot, first, commit).await
     {
         return Ok(Outcome::Committed { version });
     }
     Err(error)
 }
 
-/// The version at which this very commit landed, looking only at versions from `base` on.
-async fn own_version(snapshot: &Snapshot, base: u64, commit: &Commit<'_>) -> Result<Option<u64>> {
-    let ledgers = snapshot.ledgers(base).await?;
+/// The version at which this very commit landed, looking only at versions from `first` on.
+async fn own_version(snapshot: &Snapshot, first: u64, commit: &Commit<'_>) -> Result<Option<u64>> {
+    let ledgers = snapshot.ledgers(first).await?;
     let own = ledgers.iter().find(|(_, ledger)| ledger.commit == commit.ledger.commit);
     Ok(own.map(|(version, _)| *version))
 }

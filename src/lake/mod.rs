@@ -72,19 +72,26 @@ impl Lake {
 
     /// The newest version of a table, or `None` if there is no such table.
     pub async fn snapshot(&self, name: &TableName) -> Result<Option<Snapshot>> {
-        let cached = self.cache().get(name).cloned();
-        let mut table = match cached {
-            Some(table) => table,
-            None => DeltaTable::new(self.log_store(name)?),
-        };
-        match table.update_state().await {
-            Ok(()) => {
-                self.cache().insert(name.clone(), table.clone());
-                Snapshot::new(name, table).map(Some)
-            }
-            Err(source) => {
-                self.forget(name);
-                self.absent_or_error(name, source).await
+        let mut is_first_look = true;
+        loop {
+            let cached = self.cache().get(name).cloned();
+            let mut table = match cached {
+                Some(table) => table,
+                None => DeltaTable::new(self.log_store(name)?),
+            };
+            let source = match table.update_state().await {
+                Ok(()) => {
+                    self.cache().insert(name.clone(), table.clone());
+                    return Snapshot::new(name, table).map(Some);
+                }
+                Err(source) => source,
+            };
+            self.forget(name);
+            let was_absent = matches!(source, deltalake::DeltaTableError::NotATable(_));
+            match self.absent_or_error(name, source).await {
+                // It was created between two looks.
+                Err(_) if was_absent && is_first_look => is_first_look = false,
+                outcome => return outcome,
             }
         }
     }
