@@ -40,7 +40,7 @@ pub struct Progress {
     pub committed: Option<i64>,
     /// The same of the dead letters.
     pub dead_committed: Option<i64>,
-    /// The owner's number; an earlier owner's late commit to the dead letters fails on it.
+    /// The owner's number in both tables; an earlier owner's late commits fail on it.
     pub epoch: i64,
     /// Offsets that a dead-letter commit already holds but the bronze commit beside it did not
     /// follow; they are passed over.
@@ -58,12 +58,31 @@ impl Progress {
         self.next > self.start
     }
 
+    /// Goes past the message at `offset`; false if it counts already, in a batch or as a known
+    /// reject, and must not be decoded.
+    pub fn pass(&mut self, offset: i64) -> bool {
+        if offset < self.next {
+            return false;
+        }
+        if offset > self.next {
+            self.holes.push([self.next, offset]);
+        }
+        self.next = offset + 1;
+        !self.known_rejects.contains(&offset)
+    }
+
+    /// What the dead letters' transaction moves to; it never goes back, even where an earlier
+    /// owner's rejects reach further than this batch.
+    fn dead_next(&self) -> i64 {
+        self.next.max(self.dead_committed.unwrap_or(0))
+    }
+
     /// Opens the next batch, as if the current one were committed.
     pub fn begin_next(&mut self) {
         if self.has_moved() {
             self.committed = Some(self.next);
             if self.rejects > 0 {
-                self.dead_committed = Some(self.next);
+                self.dead_committed = Some(self.dead_next());
             }
         }
         self.start = self.next;
@@ -109,6 +128,15 @@ fn epoch_id(pipeline: &Pipeline, partition: i32) -> String {
     offsets_id(&format!("{}/epoch", pipeline.name), &pipeline.topic, partition)
 }
 
+/// Holds as long as nobody else has taken the partition over.
+fn still_owned(pipeline: &Pipeline, partition: i32, progress: &Progress) -> Advance {
+    Advance {
+        app_id: epoch_id(pipeline, partition),
+        expected: Some(progress.epoch),
+        next: progress.epoch,
+    }
+}
+
 /// Writes the batch: dead-letter topic, dead letters, rows. After an error at any point, the same
 /// offsets can be read and written again.
 pub async fn write(pipeline: &Pipeline, batch: Batch) -> Result<Written> {
@@ -137,18 +165,16 @@ pub async fn write(pipeline: &Pipeline, batch: Batch) -> Result<Written> {
     ledger.offsets = moved.iter().map(|(id, progress)| range_of(pipeline, *id, progress)).collect();
     let elapsed_ms = || u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     ledger.write_ms = Some(elapsed_ms());
-    let advances = moved.iter().map(|(partition, progress)| Advance {
-        app_id: offsets_id(&pipeline.name, &pipeline.topic, *partition),
-        expected: progress.committed,
-        next: progress.next,
-    });
-    let commit_of_rows = Commit {
-        spec: &pipeline.spec,
-        staged,
-        removal: None,
-        advances: advances.collect(),
-        ledger,
-    };
+    let mut advances = Vec::new();
+    for (partition, progress) in &moved {
+        advances.push(still_owned(pipeline, *partition, progress));
+        advances.push(Advance {
+            app_id: offsets_id(&pipeline.name, &pipeline.topic, *partition),
+            expected: progress.committed,
+            next: progress.next,
+        });
+    }
+    let commit_of_rows = Commit { spec: &pipeline.spec, staged, removal: None, advances, ledger };
     match commit(&pipeline.lake, &commit_of_rows).await? {
         Outcome::Superseded { found } => {
             tracing::warn!(table = %pipeline.spec.name, ?found, "offsets moved by another worker");
@@ -196,17 +222,13 @@ async fn write_dead(
     ledger.rows = dead.num_rows() as u64;
     let mut advances = Vec::new();
     for (partition, progress) in moved {
-        advances.push(Advance {
-            app_id: epoch_id(pipeline, *partition),
-            expected: Some(progress.epoch),
-            next: progress.epoch,
-        });
+        advances.push(still_owned(pipeline, *partition, progress));
         if progress.rejects > 0 {
             ledger.offsets.push(range_of(pipeline, *partition, progress));
             advances.push(Advance {
                 app_id: dead_id(pipeline, *partition),
                 expected: progress.dead_committed,
-                next: progress.next.max(progress.dead_committed.unwrap_or(0)),
+                next: progress.dead_next(),
             });
         }
     }
@@ -244,8 +266,8 @@ async fn send_dead_letters(pipeline: &Pipeline, dead: &RecordBatch) -> Result<()
     sent.await.map_err(|source| Error::internal("a sender stopped").source(source))?
 }
 
-/// Takes over `partitions`: fences their former owner off the dead letters, then reads where the
-/// lake stands. `beginning` gives the first offset of partitions that were never committed.
+/// Takes over `partitions`: fences their former owner off both tables, then reads where the lake
+/// stands. `beginning` gives the first offset of partitions that were never committed.
 pub async fn take_over(
     pipeline: &Pipeline,
     partitions: &[i32],
@@ -295,25 +317,49 @@ pub async fn take_over(
 /// Races of takers-over before giving up; each loser sees a winner.
 const FENCE_ATTEMPTS_MAX: u32 = 20;
 
+/// Writes a new owner's number to the dead letters and then to the rows' table; of two owners at
+/// once, only one gets its number into the first, and a lower one is refused by the second. Without
+/// the second fence, a former owner whose settings take a message that the new ones reject could
+/// add its row after the reject.
 async fn fence(pipeline: &Pipeline, partitions: &[i32]) -> Result<Vec<i64>> {
-    let spec = dead_letters_spec();
+    let letters = dead_letters_spec();
     for _ in 0..FENCE_ATTEMPTS_MAX {
-        let ledger = Ledger::new(spec.name.to_string(), pipeline.run);
-        let table = ensure_table(&pipeline.lake, &spec, &ledger).await?;
-        let mut advances = Vec::with_capacity(partitions.len());
+        let ledger = Ledger::new(letters.name.to_string(), pipeline.run);
+        let table = ensure_table(&pipeline.lake, &letters, &ledger).await?;
+        let mut epochs = Vec::with_capacity(partitions.len());
         for partition in partitions {
-            let app_id = epoch_id(pipeline, *partition);
-            let expected = table.transaction(&app_id).await?;
-            advances.push(Advance { app_id, expected, next: expected.unwrap_or(0) + 1 });
+            let found = table.transaction(&epoch_id(pipeline, *partition)).await?;
+            epochs.push(found.unwrap_or(0) + 1);
         }
-        let epochs = advances.iter().map(|advance| advance.next).collect();
-        let fencing =
-            Commit { spec: &spec, staged: Staged::default(), removal: None, advances, ledger };
-        if let Outcome::Committed { .. } = commit(&pipeline.lake, &fencing).await? {
+        if raise(pipeline, &letters, partitions, &epochs).await?
+            && raise(pipeline, &pipeline.spec, partitions, &epochs).await?
+        {
             return Ok(epochs);
         }
     }
     Err(Error::new(crate::error::ErrorKind::Conflict, "partitions change hands too fast"))
+}
+
+/// Raises the owners' numbers in one table; false if another owner's are as high, or came between.
+async fn raise(
+    pipeline: &Pipeline,
+    spec: &TableSpec,
+    partitions: &[i32],
+    epochs: &[i64],
+) -> Result<bool> {
+    let ledger = Ledger::new(spec.name.to_string(), pipeline.run);
+    let table = ensure_table(&pipeline.lake, spec, &ledger).await?;
+    let mut advances = Vec::with_capacity(partitions.len());
+    for (partition, epoch) in partitions.iter().zip(epochs) {
+        let app_id = epoch_id(pipeline, *partition);
+        let expected = table.transaction(&app_id).await?;
+        if expected.is_some_and(|found| found >= *epoch) {
+            return Ok(false);
+        }
+        advances.push(Advance { app_id, expected, next: *epoch });
+    }
+    let fencing = Commit { spec, staged: Staged::default(), removal: None, advances, ledger };
+    Ok(matches!(commit(&pipeline.lake, &fencing).await?, Outcome::Committed { .. }))
 }
 
 /// Offsets from `start` on that the dead letters already hold.

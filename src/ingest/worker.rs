@@ -330,15 +330,11 @@ impl Shared {
         let (partition, offset) = (received.partition(), received.offset());
         // A message of a partition given up meanwhile, or read twice after a restart.
         let Some(progress) = state.partitions.get_mut(&partition) else { return Ok(()) };
-        if offset < progress.next {
-            return Ok(());
+        let is_open = progress.pass(offset);
+        if progress.has_moved() {
+            state.opened.get_or_insert_with(Clock::now);
         }
-        if offset > progress.next {
-            progress.holes.push([progress.next, offset]);
-        }
-        progress.next = offset + 1;
-        state.opened.get_or_insert_with(Clock::now);
-        if progress.known_rejects.contains(&offset) {
+        if !is_open {
             return Ok(());
         }
         let headers = received.headers();
