@@ -1,0 +1,328 @@
+//! Ingestion on a store that fails: whatever is lost, repeated, late or dead, every offset arrives
+//! once. Says nothing about Kafka, which a list stands in for; the last test runs the worker itself
+//! on a mock broker.
+
+use std::sync::Arc;
+
+use flowguard::error::Result;
+use flowguard::ingest::Pipeline;
+use flowguard::ingest::batch::{Batch, Written, write};
+use flowguard::ingest::kafka::{KafkaAccess, MockBroker, Producer, Record};
+use flowguard::ingest::worker::{self, Until, WorkerReport};
+use tokio_util::sync::CancellationToken;
+
+use crate::faulty_store::{Fault, FaultyStore, Reply, Verb, death_at, mixed};
+use crate::topic_in_memory::{
+    End, Header, Random, Reader, Slot, TOPIC, World, ensure_tables, slots, topic,
+};
+
+const NO_FAULT: fn(&crate::faulty_store::Operation<'_>) -> Fault = |_| Fault::None;
+/// Restarts before a scenario is said to make no progress.
+const RESTARTS_MAX: u64 = 100;
+
+/// Small enough to stop it at every operation; every kind of message in the first batches.
+const SMALL: [&str; 2] = ["gdgm.gtd", "mg.dggdg"];
+
+/// Lives of a worker on a mock broker, where each costs seconds, before its store is well again.
+const FAULTY_LIVES: u64 = 3;
+
+/// What a process came to.
+#[derive(Debug)]
+enum Fate {
+    Died,
+    Ended(Result<End>),
+}
+
+async fn live(world: &World, store: &FaultyStore, header: Header, batch: usize) -> Fate {
+    let worker = world.worker(store.clone(), header);
+    tokio::select! {
+        biased;
+        () = store.died() => Fate::Died,
+        ended = world.consume(&worker, batch) => {
+            if store.is_dead() { Fate::Died } else { Fate::Ended(ended) }
+        }
+    }
+}
+
+/// Starts processes one after the other until one drains the topic.
+async fn supervise(world: &World, batch: usize, mut store_of: impl FnMut(u64) -> FaultyStore) {
+    let mut last = String::new();
+    for life in 0..RESTARTS_MAX {
+        let store = store_of(life);
+        match live(world, &store, Header::Wide, batch).await {
+            Fate::Ended(Ok(End::Drained)) => return,
+            fate => last = format!("{fate:?} after\n{}", store.log()),
+        }
+    }
+    panic!("no progress in {RESTARTS_MAX} lives, the last one {last}");
+}
+
+async fn assert_exactly_once(world: &World, scenario: &str) {
+    if let Err(wrong) = world.verify().await {
+        panic!("{scenario}:\n{wrong}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_death_before_any_operation_loses_and_doubles_nothing() {
+    let slots = slots(&SMALL);
+    let whole = World::new(slots.clone()).await;
+    let store = whole.store(NO_FAULT);
+    assert!(matches!(live(&whole, &store, Header::Wide, 6).await, Fate::Ended(Ok(End::Drained))));
+    assert_exactly_once(&whole, "without faults").await;
+    for index in 0..store.operations() {
+        let world = World::new(slots.clone()).await;
+        let dying = world.store(death_at(index));
+        assert!(matches!(live(&world, &dying, Header::Wide, 6).await, Fate::Died), "{index}");
+        supervise(&world, 6, |_| world.store(NO_FAULT)).await;
+        assert_exactly_once(&world, &format!("death before\n{}", dying.log())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_death_after_another_still_ends_with_every_offset_once() {
+    for seed in 0..6 {
+        let mut random = Random(seed);
+        let world = World::new(topic(3, 40, seed)).await;
+        supervise(&world, 13, |_| world.store(death_at(40 + random.below(240)))).await;
+        assert_exactly_once(&world, &format!("deaths with seed {seed}")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn faults_of_every_kind_lose_and_double_nothing() {
+    for seed in 0..8 {
+        let world = World::new(topic(3, 40, seed)).await;
+        supervise(&world, 9, |life| world.store(mixed(seed << 32 | life, 15))).await;
+        assert_exactly_once(&world, &format!("faults with seed {seed}")).await;
+    }
+}
+
+/// What landed although its reply was lost is recognised, and not written again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_reply_is_lost_is_not_repeated() {
+    for reply in
+        [Reply::ConnectionReset, Reply::SlowDown, Reply::AlreadyExists, Reply::Precondition]
+    {
+        let world = World::new(topic(2, 20, 1)).await;
+        let store = world.store(move |operation| match operation.is_log_entry() {
+            true => Fault::After(reply),
+            false => Fault::None,
+        });
+        let fate = live(&world, &store, Header::Wide, 7).await;
+        assert!(matches!(fate, Fate::Ended(Ok(End::Drained))), "{reply:?}: {fate:?}");
+        assert_exactly_once(&world, &format!("{reply:?}\n{}", store.log())).await;
+    }
+}
+
+/// A worker that holds a read batch sleeps through a takeover and writes at every possible moment
+/// of its successor's work.
+async fn wake_a_zombie_at_every_moment(letters: &[&str], zombie: Header, successor: Header) {
+    let slots = slots(letters);
+    let counted = World::new(slots.clone()).await;
+    let (_worker, _batch) = fall_asleep(&counted, zombie).await;
+    let store = counted.store(NO_FAULT);
+    live(&counted, &store, successor, 6).await;
+    for index in 0..store.operations() {
+        let world = World::new(slots.clone()).await;
+        let (worker, batch) = fall_asleep(&world, zombie).await;
+        let store = world.store(move |operation| match operation.index == index {
+            true => Fault::Pause,
+            false => Fault::None,
+        });
+        let wake = async {
+            store.paused().await;
+            let written = write(&worker, batch).await;
+            store.resume();
+            written
+        };
+        let (fate, written) = tokio::join!(live(&world, &store, successor, 6), wake);
+        let landed = matches!(written, Ok(Written::Committed(_)));
+        match fate {
+            Fate::Ended(Ok(End::Drained)) => {}
+            // The zombie was first after all; then its successor starts again.
+            Fate::Ended(Ok(End::Superseded)) if landed => {
+                supervise(&world, 6, |_| world.store(NO_FAULT)).await;
+            }
+            fate => panic!("woken at {index}: {fate:?}"),
+        }
+        let scenario = format!("{zombie:?} woken at {index}, landed: {landed}\n{}", store.log());
+        assert_exactly_once(&world, &scenario).await;
+    }
+}
+
+async fn fall_asleep(world: &World, header: Header) -> (Pipeline, Batch) {
+    let worker = world.worker(world.store(NO_FAULT), header);
+    let mut reader = world.take_over(&worker).await.unwrap();
+    let batch = reader.next_batch(world, 9).unwrap().expect("the topic has messages");
+    (worker, batch)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_zombie_of_the_same_release_is_harmless() {
+    wake_a_zombie_at_every_moment(&SMALL, Header::Wide, Header::Wide).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_zombie_that_rejects_what_its_successor_takes_is_harmless() {
+    wake_a_zombie_at_every_moment(&SMALL, Header::Strict, Header::Wide).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_zombie_that_takes_what_its_successor_rejects_is_harmless() {
+    wake_a_zombie_at_every_moment(&SMALL, Header::Wide, Header::Strict).await;
+    // Without a reject of its own, the zombie's batch never meets the dead letters.
+    wake_a_zombie_at_every_moment(&["gdggdg", "ggdgg"], Header::Wide, Header::Strict).await;
+}
+
+/// Two workers that both believe to own all partitions, as in a rebalance that goes wrong.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_workers_on_the_same_partitions_double_nothing() {
+    for seed in 0..4 {
+        let world = World::new(topic(3, 60, seed)).await;
+        let contend = |header: Header, number: u64| {
+            let store = world.store(mixed(seed * 2 + number, 10));
+            let world = &world;
+            async move {
+                let worker = world.worker(store, header);
+                for _ in 0..4 {
+                    if let Ok(End::Drained) = world.consume(&worker, 7).await {
+                        break;
+                    }
+                }
+            }
+        };
+        tokio::join!(contend(Header::Wide, 0), contend(Header::Strict, 1));
+        supervise(&world, 50, |_| world.store(NO_FAULT)).await;
+        assert_exactly_once(&world, &format!("two workers with seed {seed}")).await;
+    }
+}
+
+/// Files large enough to be uploaded in parts, whose parts, completion and abort fail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn torn_uploads_leave_nothing_behind_that_counts() {
+    for (torn, fault) in [
+        (Verb::Begin, Fault::Before(Reply::SlowDown)),
+        (Verb::Part, Fault::Before(Reply::ConnectionReset)),
+        (Verb::Complete, Fault::Before(Reply::SlowDown)),
+        (Verb::Complete, Fault::After(Reply::ConnectionReset)),
+    ] {
+        let mut random = Random(7);
+        let noise: String =
+            (0..12 << 20).map(|_| (b' ' + random.below(90) as u8) as char).collect();
+        let noise = noise.replace(['"', '\\'], "'");
+        let large = format!(r#"{{"id":"large","n":1,"pad":"{noise}"}}"#);
+        let mut slots = slots(&["gm"]);
+        slots[0].push(Slot::Disputed(large.into_bytes()));
+        let world = World::new(slots).await;
+        let store = world.store(move |operation| match operation.verb {
+            Verb::Abort => Fault::Before(Reply::SlowDown),
+            verb if verb == torn => fault,
+            _ => Fault::None,
+        });
+        let fate = live(&world, &store, Header::Wide, 10).await;
+        assert!(matches!(fate, Fate::Ended(Err(_))), "{torn:?} {fault:?}: {fate:?}");
+        assert!(store.log().contains(&format!("{torn:?}")), "{}", store.log());
+        supervise(&world, 10, |_| world.store(NO_FAULT)).await;
+        assert_exactly_once(&world, &format!("{torn:?} {fault:?}")).await;
+    }
+}
+
+/// The checker must see what the faults must not do: here they are done on purpose.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_checker_sees_a_batch_committed_twice() {
+    let world = World::new(slots(&["ggggg"])).await;
+    let worker = world.worker(world.store(NO_FAULT), Header::Wide);
+    let batch = |reader: &mut Reader| reader.next_batch(&world, 5).unwrap().unwrap();
+    let mut reader = world.take_over(&worker).await.unwrap();
+    write(&worker, batch(&mut reader)).await.unwrap();
+    // A transaction that was skipped: the batch expects what is found, whatever that is.
+    let mut repeated = world.take_over(&worker).await.unwrap();
+    let progress = repeated.partitions.get_mut(&0).unwrap();
+    (progress.start, progress.next) = (0, 0);
+    write(&worker, batch(&mut repeated)).await.unwrap();
+    let wrong = world.verify().await.unwrap_err();
+    let first = "(0, 0) Good: found [\"messages 0-0,0,\", \"messages 0-0,0,\"]";
+    assert_eq!(wrong.lines().next(), Some(first));
+    let audits = world.audit().await;
+    assert_eq!((audits[0].duplicates, audits[0].unaccounted), (5, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_checker_sees_a_batch_that_was_skipped() {
+    let world = World::new(slots(&["ggmgg"])).await;
+    let worker = world.worker(world.store(NO_FAULT), Header::Wide);
+    let mut reader = world.take_over(&worker).await.unwrap();
+    for is_lost in [false, true, false] {
+        let batch = reader.next_batch(&world, 2).unwrap().unwrap();
+        if is_lost {
+            // The transaction goes on as if the rows had been committed.
+            let progress = reader.partitions.get_mut(&0).unwrap();
+            (progress.committed, progress.dead_committed) = (Some(2), None);
+        } else {
+            write(&worker, batch).await.unwrap();
+        }
+    }
+    let wrong = world.verify().await.unwrap_err();
+    assert_eq!(
+        wrong.lines().take(2).collect::<Vec<_>>(),
+        ["(0, 2) Malformed: found []", "(0, 3) Good: found []"]
+    );
+    let audits = world.audit().await;
+    assert_eq!((audits[0].duplicates, &audits[0].unaccounted_ranges), (0, &vec![[2, 4]]));
+}
+
+/// The worker itself, with its batch in flight, its rebalances and its restarts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn workers_on_a_mock_broker_and_a_failing_store_ingest_every_offset_once() {
+    const SEED: u64 = 1;
+    // The mock broker writes no control records, so there are no holes.
+    let letters: Vec<String> = (0..3).map(|_| "ggmggdgtgg".repeat(30)).collect();
+    let world = World::new(slots(&letters.iter().map(String::as_str).collect::<Vec<_>>())).await;
+    let broker = MockBroker::start(&[(TOPIC, 3)]).unwrap();
+    produce(&broker.access(), &world);
+    let work = |worker: u64| {
+        let world = &world;
+        let mut kafka = broker.access();
+        // The mock broker lets a rebalance take as long as a session may.
+        kafka.options.insert("session.timeout.ms".to_owned(), "6000".to_owned());
+        async move {
+            for life in 0..=FAULTY_LIVES {
+                let per_mille = if life < FAULTY_LIVES { 20 } else { 0 };
+                let store = world.store(mixed(SEED << 32 | worker << 16 | life, per_mille));
+                let mut pipeline = world.worker(store, Header::Wide);
+                pipeline.kafka = kafka.clone();
+                match run_worker(pipeline).await {
+                    Ok(_) => return,
+                    Err(error) if life == FAULTY_LIVES => panic!("without faults: {error:?}"),
+                    Err(_) => {}
+                }
+            }
+        }
+    };
+    tokio::join!(work(0), work(1));
+    assert_exactly_once(&world, &format!("a mock broker with seed {SEED}")).await;
+}
+
+fn produce(kafka: &KafkaAccess, world: &World) {
+    let producer = Producer::new(kafka).unwrap();
+    for (partition, slots) in world.partitions.iter().enumerate() {
+        for slot in slots {
+            let partition = Some(partition as i32);
+            let (topic, payload) = (TOPIC, slot.payload());
+            let record = Record { topic, partition, key: None, payload, timestamp_ms: Some(0) };
+            producer.send(&record).unwrap();
+        }
+    }
+    producer.flush().unwrap();
+}
+
+async fn run_worker(pipeline: Pipeline) -> Result<WorkerReport> {
+    let runtime = tokio::runtime::Handle::current();
+    ensure_tables(&pipeline).await?;
+    let run = move || {
+        let stop = CancellationToken::new();
+        worker::run(&Arc::new(pipeline), &runtime, Until::Drained, &stop, Arc::new(|_| {}))
+    };
+    tokio::task::spawn_blocking(run).await.unwrap()
+}
