@@ -4,13 +4,14 @@
 use std::collections::HashSet;
 use std::time::Instant as Clock;
 
-use arrow::array::{Array, AsArray, Int64Array, RecordBatch};
+use arrow::array::{Int64Array, RecordBatch};
 use chrono_tz::Tz;
 use datafusion::prelude::{col, lit};
 
 use super::Pipeline;
 use super::decode::DeadLetters;
 use super::kafka::{Producer, Record};
+use super::letters::{Letters, all_columns};
 use crate::engine::fault::engine_error;
 use crate::error::{Error, Result};
 use crate::interval::RangeSet;
@@ -218,24 +219,31 @@ async fn write_dead(
     }
 }
 
-/// Copies the rejects to `<topic>.dlq`, at least once.
+/// Copies the rejects to `<topic>.dlq`, at least once, with the message's own headers and where it
+/// came from and why.
 async fn send_dead_letters(pipeline: &Pipeline, dead: &RecordBatch) -> Result<()> {
     let access = pipeline.kafka.clone();
     let topic = format!("{}.dlq", pipeline.topic);
-    let dead = dead.clone();
+    let letters = Letters::new(dead, &all_columns())?;
     let sent = tokio::task::spawn_blocking(move || {
         let producer = Producer::new(&access)?;
-        let bytes = |name: &str| dead.column_by_name(name).map(|c| c.as_binary::<i32>().clone());
-        let (payloads, keys) = (bytes("payload"), bytes("_key"));
-        for row in 0..dead.num_rows() {
-            let value = |column: &Option<arrow::array::BinaryArray>| {
-                column.as_ref().filter(|c| c.is_valid(row)).map(|c| c.value(row).to_vec())
-            };
+        for row in 0..letters.rows() {
+            let mut headers = letters.headers(row);
+            let own = [
+                ("reason", letters.text("reason", row).to_owned()),
+                ("error", letters.text("error", row).to_owned()),
+                ("topic", letters.text("_topic", row).to_owned()),
+                ("partition", letters.partition(row).to_string()),
+                ("offset", letters.offset(row).to_string()),
+            ];
+            headers.extend(own.map(|(key, value)| (key.to_owned(), Some(value.into_bytes()))));
             producer.send(&Record {
                 topic: &topic,
                 partition: None,
-                key: value(&keys).as_deref(),
-                payload: value(&payloads).as_deref(),
+                key: letters.bytes("_key", row),
+                payload: letters.bytes("payload", row),
+                headers: &headers,
+                // The broker's own time: an old message must not fall to the topic's retention.
                 timestamp_ms: None,
             })?;
         }
