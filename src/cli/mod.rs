@@ -6,6 +6,7 @@ mod check;
 mod completions;
 mod config;
 mod demo;
+mod dlq;
 mod ingest;
 mod lineage;
 mod output;
@@ -31,6 +32,7 @@ Examples:
   flowguard ingest --once                     drain the topics into bronze
   flowguard run +gold.daily_metrics           build a table and everything it needs
   flowguard query \"SELECT * FROM gold.daily_metrics\"
+  flowguard dlq list                          see which messages bronze refused, and why
   flowguard audit                             prove that every offset is accounted for
 
 Exit codes: 0 done; 1 wrong input, or something was found; 2 a run failed; 3 the store, the broker
@@ -66,6 +68,7 @@ enum Command {
     Completions(completions::Arguments),
     Config(config::Arguments),
     Demo(demo::Arguments),
+    Dlq(dlq::Arguments),
     Ingest(ingest::Arguments),
     Lineage(lineage::Arguments),
     Query(query::Arguments),
@@ -104,6 +107,7 @@ pub async fn execute(
         Command::Completions(arguments) => completions::execute(&arguments),
         Command::Config(arguments) => config::execute(&session, &arguments),
         Command::Demo(arguments) => demo::execute(&session, &arguments).await,
+        Command::Dlq(arguments) => dlq::execute(&session, &arguments).await,
         Command::Ingest(arguments) => ingest::execute(&session, &arguments).await,
         Command::Lineage(arguments) => lineage::execute(&session, &arguments),
         Command::Query(arguments) => query::execute(&session, &arguments).await,

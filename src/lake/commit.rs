@@ -52,6 +52,11 @@ pub fn model_id(name: &TableName) -> String {
     format!("flowguard/model/{name}")
 }
 
+/// Counts the commits that moved dead letters into one table.
+pub fn replay_id(name: &TableName) -> String {
+    format!("flowguard/replay/{name}")
+}
+
 pub struct Commit<'a> {
     pub spec: &'a TableSpec,
     pub staged: Staged,
