@@ -15,6 +15,7 @@ use super::letters::{Letters, all_columns};
 use crate::engine::fault::engine_error;
 use crate::error::{Error, Result};
 use crate::interval::RangeSet;
+use crate::lake::Snapshot;
 use crate::lake::commit::{Advance, Commit, Outcome, commit, ensure_table, offsets_id};
 use crate::lake::ledger::{Ledger, OffsetRange, range_pairs};
 use crate::lake::spec::TableSpec;
@@ -260,8 +261,10 @@ pub async fn take_over(
     beginning: impl Fn(i32) -> i64,
 ) -> Result<Vec<(i32, Progress)>> {
     let epochs = fence(pipeline, partitions).await?;
-    let bronze = pipeline.lake.snapshot(&pipeline.spec.name).await?;
+    // The dead letters first, and that look at them alone: a replay deletes what lies before the
+    // next offset of bronze, which a late commit of the former owner may still raise.
     let dead = pipeline.lake.snapshot(&dead_letters()).await?;
+    let bronze = pipeline.lake.snapshot(&pipeline.spec.name).await?;
     let mut taken = Vec::with_capacity(partitions.len());
     for (partition, epoch) in partitions.iter().zip(epochs) {
         let committed = match &bronze {
@@ -276,9 +279,9 @@ pub async fn take_over(
             None => None,
         };
         let start = committed.unwrap_or_else(|| beginning(*partition));
-        let known_rejects = match dead_committed {
-            Some(dead_next) if dead_next > start => {
-                rejected_offsets(pipeline, *partition, start).await?
+        let known_rejects = match (&dead, dead_committed) {
+            (Some(table), Some(dead_next)) if dead_next > start => {
+                rejected_offsets(pipeline, table, *partition, start).await?
             }
             _ => HashSet::new(),
         };
@@ -325,11 +328,13 @@ async fn fence(pipeline: &Pipeline, partitions: &[i32]) -> Result<Vec<i64>> {
 }
 
 /// Offsets from `start` on that the dead letters already hold.
-async fn rejected_offsets(pipeline: &Pipeline, partition: i32, start: i64) -> Result<HashSet<i64>> {
+async fn rejected_offsets(
+    pipeline: &Pipeline,
+    table: &Snapshot,
+    partition: i32,
+    start: i64,
+) -> Result<HashSet<i64>> {
     let failed = |error| engine_error("cannot read `bronze.dead_letters`", error);
-    let Some(table) = pipeline.lake.snapshot(&dead_letters()).await? else {
-        return Ok(HashSet::new());
-    };
     let session = pipeline.engine.session();
     let batches = session
         .read_table(table.provider().await?)

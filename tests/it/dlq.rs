@@ -11,7 +11,7 @@ use flowguard::config::Config;
 use flowguard::dlq::letters::{Filter, Letter, show};
 use flowguard::dlq::replay::{Mode, Moving, Prepared, Report, replay};
 use flowguard::ingest::Pipeline;
-use flowguard::ingest::batch::dead_letters_spec;
+use flowguard::ingest::batch::{dead_letters_spec, take_over};
 use flowguard::ingest::decode::{DeadLetters, Message, Reject, RejectReason};
 use flowguard::ingest::kafka::{KafkaAccess, MockBroker, Producer, Record};
 use flowguard::ingest::status::status;
@@ -19,7 +19,7 @@ use flowguard::ingest::worker::Until;
 use flowguard::lake::commit::{Advance, Commit, Outcome, commit, ensure_table, offsets_id};
 use flowguard::lake::ledger::Ledger;
 use flowguard::lake::replace::files_holding;
-use flowguard::lake::stage::Stager;
+use flowguard::lake::stage::{Staged, Stager};
 use flowguard::table::TableName;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -519,6 +519,40 @@ async fn letters_whose_batch_is_not_in_bronze_yet_are_held_back() {
         .map(|letter| (letter.place.partition, letter.place.offset))
         .collect();
     assert_eq!(offsets, HashSet::from([(0, 2), (0, 4), (1, 1), (1, 2), (7, 0)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_during_a_takeover_makes_no_letter_be_rejected_twice() {
+    let project = Project::new(TODAY);
+    let pipeline = project.pipeline().await;
+    let app = project.app(&[]);
+    commit_letter(&pipeline, 0, 0).await;
+    let runtime = tokio::runtime::Handle::current();
+    // The new owner asks where the partition begins after it has looked at bronze. At that moment
+    // the former owner's late commit lands, and a replay moves the letter.
+    let meanwhile = |_| {
+        tokio::task::block_in_place(|| {
+            runtime.block_on(async {
+                let rows = Commit {
+                    spec: &pipeline.spec,
+                    staged: Staged::default(),
+                    removal: None,
+                    advances: vec![Advance {
+                        app_id: offsets_id("default", TOPIC, 0),
+                        expected: None,
+                        next: 1,
+                    }],
+                    ledger: Ledger::new("bronze.orders", Uuid::now_v7()),
+                };
+                commit(&app.lake, &rows).await.unwrap();
+                assert_eq!(replay_all(&pipeline, Mode::Move).await.replayed, 1);
+            })
+        });
+        0
+    };
+    let taken = take_over(&pipeline, &[0], meanwhile).await.unwrap();
+    assert_eq!(taken[0].1.known_rejects, HashSet::from([0]));
+    assert_eq!(project.counts().await, [1, 0, 0, 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
