@@ -1,3 +1,8 @@
 //! The one integration-test binary: every test of the built program is a module here.
 
+mod checker;
 mod expected;
+mod planted;
+mod program;
+mod services;
+mod traffic;
