@@ -83,10 +83,14 @@ pub async fn audit(auditor: &Auditor<'_>, model: &Model) -> Result<Vec<Partition
     for partition in watermarks.keys() {
         found.entry(*partition).or_default();
     }
-    let holes = match &bronze {
-        Some(bronze) => recorded_holes(bronze, &source.topic).await?,
+    let recorded = match &bronze {
+        Some(bronze) => recorded(bronze, &source.topic).await?,
         None => BTreeMap::new(),
     };
+    // A partition of which nothing is left must not pass for one that was never read.
+    for partition in recorded.keys() {
+        found.entry(*partition).or_default();
+    }
     let mut audits = Vec::new();
     for (partition, offsets) in found {
         let mut audit = PartitionAudit {
@@ -106,20 +110,19 @@ pub async fn audit(auditor: &Auditor<'_>, model: &Model) -> Result<Vec<Partition
             let id = offsets_id(auditor.pipeline, &source.topic, partition);
             audit.next = bronze.transaction(&id).await?;
         }
-        let known = holes.get(&partition).map_or(&[] as &[[i64; 2]], Vec::as_slice);
-        account(auditor, &mut audit, offsets.gaps, known).await?;
+        account(auditor, &mut audit, offsets.gaps, recorded.get(&partition)).await?;
         audits.push(audit);
     }
     Ok(audits)
 }
 
 /// Decides about every gap: inside, at the tail up to the recorded next offset, and before the
-/// first offset down to the broker's low watermark.
+/// first offset down to where ingestion began and to the broker's low watermark.
 async fn account(
     auditor: &Auditor<'_>,
     audit: &mut PartitionAudit,
     mut gaps: Vec<[i64; 2]>,
-    holes: &[[i64; 2]],
+    recorded: Option<&Recorded>,
 ) -> Result<()> {
     let after_last = audit.last.map(|last| last + 1);
     match (after_last, audit.next) {
@@ -131,12 +134,13 @@ async fn account(
         }
         _ => {}
     }
-    let begin = audit.first.or(audit.next);
-    if let (Some(low), Some(begin)) = (audit.low, begin)
-        && low < begin
+    let begin = [audit.low, recorded.map(|recorded| recorded.begin)].into_iter().flatten().min();
+    if let (Some(begin), Some(first)) = (begin, audit.first.or(audit.next))
+        && begin < first
     {
-        gaps.push([low, begin]);
+        gaps.push([begin, first]);
     }
+    let holes = recorded.map_or(&[] as &[[i64; 2]], |recorded| &recorded.holes);
     audit.gaps = gaps.iter().map(|[start, end]| (end - start).unsigned_abs()).sum();
     for gap in gaps {
         for open in subtract(gap, holes) {
@@ -201,16 +205,26 @@ fn subtract(gap: [i64; 2], holes: &[[i64; 2]]) -> Vec<[i64; 2]> {
     open
 }
 
-/// Offsets at which ingestion saw that the broker had no message, from the commits' ledgers.
-async fn recorded_holes(bronze: &Snapshot, topic: &str) -> Result<BTreeMap<i32, Vec<[i64; 2]>>> {
-    let mut holes: BTreeMap<i32, Vec<[i64; 2]>> = BTreeMap::new();
+/// What the commits' ledgers say of one partition.
+struct Recorded {
+    /// The first offset of the earliest commit that the log still holds.
+    begin: i64,
+    /// Offsets at which ingestion saw that the broker had no message; sorted.
+    holes: Vec<[i64; 2]>,
+}
+
+async fn recorded(bronze: &Snapshot, topic: &str) -> Result<BTreeMap<i32, Recorded>> {
+    let mut recorded: BTreeMap<i32, Recorded> = BTreeMap::new();
     for ledger in bronze.ledgers(0).await?.into_values() {
         for range in ledger.offsets.into_iter().filter(|range| range.topic == topic) {
-            holes.entry(range.partition).or_default().extend(range.holes);
+            let empty = Recorded { begin: range.start, holes: Vec::new() };
+            let partition = recorded.entry(range.partition).or_insert(empty);
+            partition.begin = partition.begin.min(range.start);
+            partition.holes.extend(range.holes);
         }
     }
-    holes.values_mut().for_each(|holes| holes.sort_unstable());
-    Ok(holes)
+    recorded.values_mut().for_each(|partition| partition.holes.sort_unstable());
+    Ok(recorded)
 }
 
 /// What the tables hold of one partition.
