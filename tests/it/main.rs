@@ -2,7 +2,10 @@
 
 mod checker;
 mod expected;
+mod gold;
+mod kill9;
 mod planted;
 mod program;
 mod services;
+mod spark;
 mod traffic;
