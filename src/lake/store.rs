@@ -115,16 +115,10 @@ const FREE_SPACE: &str = "free some space; nothing of this was committed";
 const MISSING_RIGHT: &str = "these keys lack the right; see the policies in `minio/`";
 
 /// In the order they are looked for.
-const SYMPTOMS: [Symptom; 15] = [
+const SYMPTOMS: [Symptom; 14] = [
     symptom("No space left on device", ErrorKind::Exhausted, "the disk is full", FREE_SPACE),
     symptom("StorageFull", ErrorKind::Exhausted, "the object store is full", FREE_SPACE),
     symptom("Disk quota exceeded", ErrorKind::Exhausted, "the disk quota is used up", FREE_SPACE),
-    symptom(
-        "File too large",
-        ErrorKind::Exhausted,
-        "a file is larger than the system allows",
-        "raise the limit (`ulimit -f`); nothing of this was committed",
-    ),
     symptom(
         "NoSuchBucket",
         ErrorKind::NotFound,
