@@ -73,6 +73,10 @@ impl Project {
         format!("test.{}.{reference}", services.nonce)
     }
 
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     #[must_use]
     pub fn with(mut self, variable: &str, value: &str) -> Self {
         self.environment.insert(variable.to_owned(), value.to_owned());
@@ -125,6 +129,13 @@ impl Finished {
     #[track_caller]
     pub fn succeeded(self) -> Self {
         assert_eq!(self.code, Some(0), "{}\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Without the log's lines, which begin with a time.
+    pub fn without_logs(mut self) -> Self {
+        let kept = self.stderr.lines().filter(|line| !line.starts_with("20"));
+        self.stderr = kept.map(|line| format!("{line}\n")).collect();
         self
     }
 
