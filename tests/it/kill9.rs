@@ -27,6 +27,8 @@ const KILLS: u32 = 50;
 const ZOMBIES_AT: [u32; 3] = [10, 25, 40];
 const GROWTH_AT: u32 = 18;
 const BROKER_RESTART_AT: u32 = 32;
+/// At these kills the lake is audited while both workers are dead: no moment is an excuse.
+const AUDITS_AT: [u32; 5] = [5, 14, 22, 30, 44];
 const ORDERS_PARTITIONS: i32 = 3;
 const ORDERS_PARTITIONS_GROWN: i32 = 5;
 const CLICKS_PARTITIONS: i32 = 6;
@@ -253,9 +255,12 @@ fn kill_and_restart(
             restarting = Some(restart.stderr(Stdio::null()).spawn().expect("the script starts"));
         }
         workers[victim].kill();
-        let both = random.below(8) == 0;
-        if both {
+        let audits = AUDITS_AT.contains(&kill);
+        if audits || random.below(8) == 0 {
             workers[1 - victim].kill();
+            if audits {
+                project.run(&["audit"]).succeeded();
+            }
             workers[1 - victim].restart();
         }
         workers[victim].restart();
