@@ -112,6 +112,7 @@ fn exactly_once_under_kill_9() {
     // The lake must have been filled under fire, not by the quiet drain at the end.
     assert!((left as usize) < delivered.len() / 2, "{left} of {} rows", delivered.len());
     assert!(commits > u64::from(KILLS), "{commits} batches");
+    assert!(superseded > 0, "no zombie tried to commit what it still held");
     assert!(verdict.dead_letters > 100 && sent.aborted > 10, "{verdict:?} {sent:?}");
     let partitions = (ORDERS_PARTITIONS_GROWN + CLICKS_PARTITIONS).to_string();
     for arguments in [&["audit"][..], &["audit", "--offline"]] {
