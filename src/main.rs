@@ -39,7 +39,7 @@ fn start() -> Result<(), Error> {
     let stop = process.stop.clone();
     runtime.block_on(async {
         tokio::spawn(stop_on_signal(stop));
-        execute(std::env::args_os(), process).await
+        execute(std::env::args_os().collect(), process).await
     })
 }
 

@@ -18,6 +18,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use futures::future::LocalBoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, project_folder};
@@ -88,11 +89,13 @@ pub struct Process {
     pub stop: CancellationToken,
 }
 
-/// Parses and runs one command line.
-pub async fn execute(
-    arguments: impl IntoIterator<Item = OsString>,
-    process: Process,
-) -> Result<()> {
+/// Parses and runs one command line. Boxed, so that the program's code is generated once, in this
+/// library, and not again in every binary that calls it.
+pub fn execute(arguments: Vec<OsString>, process: Process) -> LocalBoxFuture<'static, Result<()>> {
+    Box::pin(dispatch(arguments, process))
+}
+
+async fn dispatch(arguments: Vec<OsString>, process: Process) -> Result<()> {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
