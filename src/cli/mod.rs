@@ -180,7 +180,10 @@ fn start_logging(config: &Config) -> Result<()> {
             .hint("use error, warn, info, debug or trace")
             .source(source)
     })?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(output::is_terminal())
+        .with_writer(std::io::stderr);
     let started = match config.log.format {
         LogFormat::Text => lines.with_target(false).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
