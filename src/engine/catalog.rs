@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use datafusion::common::TableReference;
 use datafusion::datasource::ViewTable;
 use datafusion::prelude::SessionContext;
-use datafusion::common::TableReference;
 use futures::future::BoxFuture;
 
 use super::CATALOG;

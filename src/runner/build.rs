@@ -1,6 +1,7 @@
 //! Builds one model: pin its inputs, plan, execute, stage, commit. What it writes becomes visible
 //! whole or not at all.
 
+use std::sync::Arc;
 use std::time::Instant as Clock;
 
 use arrow::array::RecordBatch;
@@ -10,24 +11,36 @@ use datafusion::logical_expr::Expr;
 use datafusion::prelude::{SessionContext, col, ident, lit};
 use datafusion::scalar::ScalarValue;
 use futures::StreamExt;
+use uuid::Uuid;
 
-use super::RunContext;
 use crate::engine::catalog::{Pins, reference, register};
 use crate::engine::fault::engine_error;
 use crate::engine::hash::RowsHash;
 use crate::engine::storable::conform;
-use crate::engine::{interval_parameters, read_only};
+use crate::engine::{Engine, interval_parameters, read_only};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::{Every, Instant, Range, TouchedHours};
-use crate::lake::Snapshot;
 use crate::lake::commit::{Advance, Commit, Outcome, commit, ensure_table, model_id};
 use crate::lake::ledger::{InputVersion, Ledger, range_pairs};
 use crate::lake::replace::{Removal, replace_all, replace_range};
 use crate::lake::spec::{TableSpec, instants_of};
 use crate::lake::stage::{Staged, Stager};
-use crate::model::{Kind, Model};
+use crate::lake::{Lake, Snapshot};
+use crate::model::{Kind, Model, ModelSet};
 use crate::table::TableName;
-use crate::typecheck::TypedModel;
+use crate::typecheck::{Typed, TypedModel};
+
+/// What every task of a run shares.
+pub struct RunContext {
+    pub lake: Lake,
+    pub engine: Engine,
+    pub models: Arc<ModelSet>,
+    pub typed: Arc<Typed>,
+    pub run: Uuid,
+    /// Bound to `$start` and `$end`; without it, the whole range that the inputs hold.
+    pub range: Option<Range>,
+    pub parallel_models_max: usize,
+}
 
 /// What a build wrote.
 #[derive(Debug, Clone, PartialEq)]
