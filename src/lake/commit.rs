@@ -348,7 +348,7 @@ fn evolution(existing: &Snapshot, added: &[Field]) -> Result<(Vec<Action>, Delta
 
 /// Writes a checkpoint when one is due. The commit has landed; nothing here may fail it.
 async fn after_commit(lake: &Lake, name: &TableName, version: u64) {
-    if version == 0 || version % CHECKPOINT_EVERY != 0 {
+    if version == 0 || !version.is_multiple_of(CHECKPOINT_EVERY) {
         return;
     }
     let checkpoint = async {

@@ -83,15 +83,7 @@ pub async fn build(context: &RunContext, name: &TableName) -> Result<Built> {
     ledger.output_hash = Some(output.hash.clone());
     ledger.rows = output.staged.rows;
 
-    let last = match &before {
-        Some(table) => table.ledgers(table.version()).await?.into_values().next(),
-        None => None,
-    };
-    let unchanged = last.is_some_and(|last| {
-        last.output_hash == ledger.output_hash
-            && last.intervals == ledger.intervals
-            && last.fingerprint == ledger.fingerprint
-    });
+    let unchanged = is_unchanged(before.as_ref(), &ledger).await?;
     let rows = output.staged.rows;
     let removal = if unchanged {
         std::mem::take(&mut output.staged).discard(&context.lake, name).await;
@@ -127,6 +119,17 @@ pub async fn build(context: &RunContext, name: &TableName) -> Result<Built> {
             format!("another run built `{name}` at the same time"),
         )),
     }
+}
+
+/// Whether the newest commit wrote the same rows of the same intervals by the same model.
+async fn is_unchanged(before: Option<&Snapshot>, ledger: &Ledger) -> Result<bool> {
+    let Some(table) = before else { return Ok(false) };
+    let last = table.ledgers(table.version()).await?.into_values().next();
+    Ok(last.is_some_and(|last| {
+        last.output_hash == ledger.output_hash
+            && last.intervals == ledger.intervals
+            && last.fingerprint == ledger.fingerprint
+    }))
 }
 
 fn report(
