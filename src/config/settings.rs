@@ -100,7 +100,7 @@ pub static SETTINGS: [Setting; 24] = [
         "kafka.group_prefix",
         Form::Text,
         Some("flowguard"),
-        "consumer groups are named <prefix>.<pipeline>",
+        "consumer groups are named <prefix>-<pipeline>-<table>",
     ),
     setting(
         OPTIONS_KEY,

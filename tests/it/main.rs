@@ -9,5 +9,7 @@
     clippy::unwrap_used
 )]
 
+mod cli;
 mod expected;
+mod licences;
 mod tidy;
