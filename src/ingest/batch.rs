@@ -58,12 +58,18 @@ impl Progress {
         self.next > self.start
     }
 
+    /// What the dead letters' transaction becomes. It never goes back: after a crash it can be
+    /// ahead of the rows'.
+    fn dead_next(&self) -> i64 {
+        self.dead_committed.map_or(self.next, |committed| committed.max(self.next))
+    }
+
     /// Opens the next batch, as if the current one were committed.
     pub fn begin_next(&mut self) {
         if self.has_moved() {
             self.committed = Some(self.next);
             if self.rejects > 0 {
-                self.dead_committed = Some(self.next);
+                self.dead_committed = Some(self.dead_next());
             }
         }
         self.start = self.next;
@@ -206,7 +212,7 @@ async fn write_dead(
             advances.push(Advance {
                 app_id: dead_id(pipeline, *partition),
                 expected: progress.dead_committed,
-                next: progress.next.max(progress.dead_committed.unwrap_or(0)),
+                next: progress.dead_next(),
             });
         }
     }

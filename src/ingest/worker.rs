@@ -18,6 +18,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::lake::commit::offsets_id;
 
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
+/// What may pass between two looks at limits and signals.
+const MESSAGES_PER_LOOK: usize = 256;
+const BYTES_PER_LOOK: usize = 4 << 20;
+/// Silence after which a draining worker asks whether the brokers are still there.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How often a worker without partitions looks whether the others are done.
 const OTHERS_CHECK_EVERY: Duration = Duration::from_millis(500);
 
@@ -95,14 +100,13 @@ struct Worker {
 impl Worker {
     fn consume(&mut self, until: Until, stop: &CancellationToken) -> Result<()> {
         let limits = self.shared.pipeline.limits.clone();
+        let mut heard = Clock::now();
         while !stop.is_cancelled() {
-            match self.consumer.poll(POLL_TIMEOUT)? {
-                Some(Polled::Message(message)) => self.shared.push(&message)?,
-                Some(Polled::EndOfPartition(partition)) => {
-                    let end = self.ends.get(&partition).copied();
-                    self.shared.state().reach_end(partition, end, until);
-                }
-                None => {}
+            if self.take_some(until)? {
+                heard = Clock::now();
+            } else if until == Until::Drained && heard.elapsed() > SILENCE_MAX {
+                self.consumer.watermarks()?;
+                heard = Clock::now();
             }
             self.shared.check_failure()?;
             if self.shared.state().is_due(&limits) {
@@ -117,6 +121,31 @@ impl Worker {
         Ok(())
     }
 
+    /// Takes what is there, up to what may pass between two looks at the limits; says whether
+    /// anything was.
+    fn take_some(&mut self, until: Until) -> Result<bool> {
+        let ingested_at = (self.shared.pipeline.clock)();
+        let mut bytes = 0;
+        for taken in 0..MESSAGES_PER_LOOK {
+            match self.consumer.poll(POLL_TIMEOUT)? {
+                Some(Polled::Message(message)) => {
+                    self.shared.push(&message, ingested_at)?;
+                    bytes += message.payload().map_or(0, <[u8]>::len);
+                    if bytes > BYTES_PER_LOOK {
+                        break;
+                    }
+                }
+                Some(Polled::EndOfPartition(partition)) => {
+                    let end = self.ends.get(&partition).copied();
+                    self.shared.state().reach_end(partition, end, until);
+                    break;
+                }
+                None => return Ok(taken > 0),
+            }
+        }
+        Ok(true)
+    }
+
     /// Hands the open batch to the runtime, after the one before has landed. While that takes
     /// long, fetching is paused and polling goes on: memory stays bounded and the group member
     /// alive.
@@ -128,7 +157,9 @@ impl Worker {
                 paused = true;
             }
             match self.consumer.poll(Duration::from_millis(10))? {
-                Some(Polled::Message(message)) => self.shared.push(&message)?,
+                Some(Polled::Message(message)) => {
+                    self.shared.push(&message, (self.shared.pipeline.clock)())?;
+                }
                 Some(Polled::EndOfPartition(_)) | None => {}
             }
         }
@@ -325,7 +356,7 @@ impl Shared {
         self.state().failure.take().map_or(Ok(()), Err)
     }
 
-    fn push(&self, received: &Received<'_>) -> Result<()> {
+    fn push(&self, received: &Received<'_>, ingested_at: i64) -> Result<()> {
         let state = &mut *self.state();
         let (partition, offset) = (received.partition(), received.offset());
         // A message of a partition given up meanwhile, or read twice after a restart.
@@ -351,7 +382,6 @@ impl Shared {
             payload: received.payload(),
         };
         state.payload_bytes += received.payload().map_or(0, <[u8]>::len) as u64;
-        let ingested_at = (self.pipeline.clock)();
         match state.decoder.push(&message, ingested_at) {
             Ok(()) => progress.rows += 1,
             Err(reject) => {
