@@ -55,7 +55,8 @@ pub async fn execute(
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let session = Session { global: cli.global, process };
+    let reports = matches!(cli.command, Command::Demo(_) | Command::Run(_));
+    let session = Session { global: cli.global, process, reports };
     match cli.command {
         Command::Audit(arguments) => audit::execute(&session, &arguments).await,
         Command::Check(arguments) => check::execute(&session, &arguments).await,

@@ -58,6 +58,8 @@ pub struct Process {
 pub struct Session {
     global: Global,
     pub process: Process,
+    /// The command says itself what it does; the log then begins at warnings, unless set.
+    reports: bool,
 }
 
 impl Session {
@@ -83,7 +85,7 @@ impl Session {
             flags.push(("lake".to_owned(), lake.clone()));
         }
         let config = Config::load(folder, &self.process.environment, &flags)?;
-        start_logging(&config)?;
+        start_logging(&config, self.reports)?;
         Ok(config)
     }
 
@@ -93,19 +95,22 @@ impl Session {
 }
 
 /// Logs go to stderr, as lines or as JSON. A second call changes nothing.
-fn start_logging(config: &Config) -> Result<()> {
+fn start_logging(config: &Config, reports: bool) -> Result<()> {
     use tracing_subscriber::EnvFilter;
+    let is_set = |key| config.effective().iter().any(|e| e.key == key && e.origin != "default");
+    let level = if reports && !is_set("log.level") { "warn" } else { &config.log.level };
     // Libraries below are only heard when they warn; their conflicts and retries are our values.
-    let filter = format!(
-        "warn,flowguard={},deltalake_core=off,buoyant_kernel=off,object_store=error",
-        config.log.level
-    );
+    let filter =
+        format!("warn,flowguard={level},deltalake_core=off,buoyant_kernel=off,object_store=error");
     let filter = EnvFilter::try_new(filter).map_err(|source| {
         Error::invalid(format!("`log.level` is `{}`", config.log.level))
             .hint("use error, warn, info, debug or trace")
             .source(source)
     })?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(output::is_terminal())
+        .with_writer(std::io::stderr);
     let started = match config.log.format {
         LogFormat::Text => lines.with_target(false).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),

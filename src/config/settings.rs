@@ -173,7 +173,7 @@ pub static SETTINGS: [Setting; 24] = [
         "log.level",
         Form::Text,
         Some("info"),
-        "error, warn, info, debug or trace, or a filter such as info,rdkafka=warn",
+        "error, warn, info, debug or trace; demo and run begin at warn unless it is set",
     ),
     setting(
         "log.format",
