@@ -152,7 +152,7 @@ impl App {
             },
             dead_letter_topic: ingest.dead_letter_topic,
             run,
-            clock: || chrono::Utc::now().timestamp_micros(),
+            clock: now_micros,
         })
     }
 }
@@ -171,6 +171,11 @@ fn s3_access(config: &Config) -> S3Access {
         path_style: s3.path_style,
         allow_http: s3.allow_http,
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one clock, handed to whoever needs it")]
+fn now_micros() -> i64 {
+    chrono::Utc::now().timestamp_micros()
 }
 
 /// The engine as configured; needs no lake.

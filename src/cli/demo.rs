@@ -236,6 +236,7 @@ fn produce(
             let next = landed.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
             if ahead.forget(next.unwrap_or(0)) == 0 {
                 producer.flush()?;
+                #[expect(clippy::disallowed_methods, reason = "the producer has its own thread")]
                 std::thread::sleep(Duration::from_millis(5));
             }
         }

@@ -159,7 +159,7 @@ pub async fn write(pipeline: &Pipeline, batch: Batch) -> Result<Written> {
     };
     match commit(&pipeline.lake, &commit_of_rows).await? {
         Outcome::Superseded { found } => {
-            tracing::warn!(table = %pipeline.spec.name, ?found, "offsets moved by another worker");
+            warn_superseded(pipeline, &found);
             Ok(Written::Superseded)
         }
         Outcome::Committed { version } => Ok(Written::Committed(BatchReport {
@@ -222,8 +222,15 @@ async fn write_dead(
     let commit_of_dead = Commit { spec: &spec, staged, removal: None, advances, ledger };
     match commit(&pipeline.lake, &commit_of_dead).await? {
         Outcome::Committed { .. } => Ok(Flow::Done),
-        Outcome::Superseded { .. } => Ok(Flow::Superseded),
+        Outcome::Superseded { found } => {
+            warn_superseded(pipeline, &found);
+            Ok(Flow::Superseded)
+        }
     }
+}
+
+fn warn_superseded(pipeline: &Pipeline, found: &[(String, Option<i64>)]) {
+    tracing::warn!(table = %pipeline.spec.name, ?found, "offsets moved by another worker");
 }
 
 /// Copies the rejects to `<topic>.dlq`, at least once, with the message's own headers and where it

@@ -366,7 +366,7 @@ fn evolution(
 
 /// Writes a checkpoint when one is due. The commit has landed; nothing here may fail it.
 async fn after_commit(lake: &Lake, name: &TableName, version: u64) {
-    if version == 0 || version % CHECKPOINT_EVERY != 0 {
+    if version == 0 || !version.is_multiple_of(CHECKPOINT_EVERY) {
         return;
     }
     let checkpoint = async {

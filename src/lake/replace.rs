@@ -132,7 +132,7 @@ async fn files_provider(snapshot: &Snapshot, paths: Vec<String>) -> Result<Arc<d
 /// A range that surely holds every row of the file, or `None` when nothing says so.
 fn hull_of(file: &LogicalFileView, time: &str, timezone: Tz) -> Option<Range> {
     if let Some(Some(day)) = file.partition_values_map().get(DAY_COLUMN) {
-        return Some(day_range(day, timezone)?);
+        return day_range(day, timezone);
     }
     let stats: Value = serde_json::from_str(&file.stats()?).ok()?;
     if stats["nullCount"][time].as_i64()? != 0 {

@@ -106,6 +106,14 @@ impl Stager {
     }
 }
 
+/// Whether a panic is one that deltalake catches by itself. It ends a failed upload by `abort`, which
+/// panics in object_store 0.13 (`buffered.rs`, "Already shut down") if the file was small enough for
+/// one request; deltalake goes on with the error of that request.
+pub fn is_caught_panic(panic: &std::panic::PanicHookInfo<'_>) -> bool {
+    let is_there = panic.location().is_some_and(|at| at.file().ends_with("src/buffered.rs"));
+    is_there && panic.payload_as_str() == Some("Already shut down")
+}
+
 fn writer_properties(spec: &TableSpec) -> WriterProperties {
     let level = ZstdLevel::try_new(1).expect("1 is a zstd level");
     let mut properties = WriterProperties::builder()
