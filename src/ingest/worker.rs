@@ -481,7 +481,7 @@ fn check_bounds(pipeline: &Pipeline, partition: i32, next: i64, low: i64, high: 
                  to {next}: the topic was recreated or lost its tail"
             ),
         )
-        .hint("ingest the new topic under another `ingest.pipeline`, or restore the old one"));
+        .hint("give the new topic a table of its own (a model with another name), or restore the old one"));
     }
     if next < low {
         return Err(Error::new(
