@@ -110,18 +110,30 @@ impl App {
         kafka: &KafkaAccess,
         run: Uuid,
     ) -> Result<Arc<Pipeline>> {
+        let pipeline = self.untouched_pipeline(name, typed, kafka, run)?;
+        let mut ledger = Ledger::new(name.to_string(), run);
+        ledger.fingerprint = typed.get(name).map(|checked| checked.fingerprint.clone());
+        ensure_table(&self.lake, &pipeline.spec, &ledger).await?;
+        let dead_letters = dead_letters_spec();
+        let ledger = Ledger::new(dead_letters.name.to_string(), run);
+        ensure_table(&self.lake, &dead_letters, &ledger).await?;
+        Ok(Arc::new(pipeline))
+    }
+
+    /// The same for looking only: the tables stay as they are.
+    pub fn untouched_pipeline(
+        &self,
+        name: &TableName,
+        typed: &Typed,
+        kafka: &KafkaAccess,
+        run: Uuid,
+    ) -> Result<Pipeline> {
         let model = self.models.find(name)?;
         let (Kind::Append(source), Some(checked)) = (&model.kind, typed.get(name)) else {
             return Err(Error::internal(format!("`{name}` has no topic")));
         };
         let ingest = &self.config.ingest;
-        let mut ledger = Ledger::new(name.to_string(), run);
-        ledger.fingerprint = Some(checked.fingerprint.clone());
-        ensure_table(&self.lake, &checked.spec, &ledger).await?;
-        let dead_letters = dead_letters_spec();
-        let ledger = Ledger::new(dead_letters.name.to_string(), run);
-        ensure_table(&self.lake, &dead_letters, &ledger).await?;
-        Ok(Arc::new(Pipeline {
+        Ok(Pipeline {
             lake: self.lake.clone(),
             engine: self.engine.clone(),
             kafka: kafka.clone(),
@@ -141,7 +153,7 @@ impl App {
             dead_letter_topic: ingest.dead_letter_topic,
             run,
             clock: now_micros,
-        }))
+        })
     }
 }
 

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod dag;
 pub mod demo;
+pub mod dlq;
 pub mod engine;
 pub mod error;
 pub mod ingest;

@@ -3,10 +3,11 @@
 use std::ffi::OsString;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use futures::future::LocalBoxFuture;
 
 use super::{
-    Global, Process, Session, audit, check, completions, config, demo, ingest, lineage, output,
-    query, run, schema,
+    Global, Process, Session, audit, check, completions, config, demo, dlq, ingest, lineage,
+    output, query, run, schema,
 };
 use crate::error::{Error, Result};
 
@@ -17,6 +18,7 @@ Examples:
   flowguard ingest --once                     drain the topics into bronze
   flowguard run +gold.daily_metrics           build a table and everything it needs
   flowguard query \"SELECT * FROM gold.daily_metrics\"
+  flowguard dlq list                          see which messages bronze refused, and why
   flowguard audit                             prove that every offset is accounted for
 
 Exit codes: 0 done; 1 wrong input, or something was found; 2 a run failed; 3 the store, the broker
@@ -39,6 +41,7 @@ enum Command {
     Completions(completions::Arguments),
     Config(config::Arguments),
     Demo(demo::Arguments),
+    Dlq(dlq::Arguments),
     Ingest(ingest::Arguments),
     Lineage(lineage::Arguments),
     Query(query::Arguments),
@@ -46,11 +49,13 @@ enum Command {
     Schema(schema::Arguments),
 }
 
-/// Parses and runs one command line.
-pub async fn execute(
-    arguments: impl IntoIterator<Item = OsString>,
-    process: Process,
-) -> Result<()> {
+/// Parses and runs one command line. Boxed, so that the program's code is generated once, in this
+/// library, and not again in every binary that calls it.
+pub fn execute(arguments: Vec<OsString>, process: Process) -> LocalBoxFuture<'static, Result<()>> {
+    Box::pin(dispatch(arguments, process))
+}
+
+async fn dispatch(arguments: Vec<OsString>, process: Process) -> Result<()> {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -63,6 +68,7 @@ pub async fn execute(
         Command::Completions(arguments) => completions::execute(&arguments, Cli::command()),
         Command::Config(arguments) => config::execute(&session, &arguments),
         Command::Demo(arguments) => demo::execute(&session, &arguments).await,
+        Command::Dlq(arguments) => dlq::execute(&session, &arguments).await,
         Command::Ingest(arguments) => ingest::execute(&session, &arguments).await,
         Command::Lineage(arguments) => lineage::execute(&session, &arguments),
         Command::Query(arguments) => query::execute(&session, &arguments).await,

@@ -245,6 +245,7 @@ fn produce(
             partition: Some(event.partition),
             key: Some(event.key.as_bytes()),
             payload: Some(&event.payload),
+            headers: &[],
             timestamp_ms: Some(event.timestamp_ms),
         })?;
         let bytes = (event.payload.len() + event.key.len()) as u64;

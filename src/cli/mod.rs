@@ -7,6 +7,7 @@ mod commands;
 mod completions;
 mod config;
 mod demo;
+mod dlq;
 mod ingest;
 mod lineage;
 mod output;

@@ -3,7 +3,7 @@
 //! the lake. Kafka's own group commits are written for lag displays and never read.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
@@ -12,7 +12,7 @@ use rdkafka::consumer::{
     BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol,
 };
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message as _};
+use rdkafka::message::{BorrowedMessage, Header, Headers, Message as _, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -400,7 +400,7 @@ impl Received<'_> {
 }
 
 /// Sends records; used by the demo and for dead-letter topics.
-pub struct Producer(BaseProducer<Quiet>);
+pub struct Producer(BaseProducer<Deliveries>);
 
 /// One record to send. Without a partition the key decides.
 pub struct Record<'a> {
@@ -408,15 +408,31 @@ pub struct Record<'a> {
     pub partition: Option<i32>,
     pub key: Option<&'a [u8]>,
     pub payload: Option<&'a [u8]>,
+    pub headers: &'a [(String, Option<Vec<u8>>)],
     pub timestamp_ms: Option<i64>,
 }
 
-impl rdkafka::producer::ProducerContext for Quiet {
+/// Remembers the first record that was not delivered, for the next flush.
+#[derive(Default)]
+struct Deliveries(Mutex<Option<KafkaError>>);
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka client error");
+    }
+}
+
+impl rdkafka::producer::ProducerContext for Deliveries {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &rdkafka::message::DeliveryResult<'_>, (): ()) {
         if let Err((error, _)) = result {
-            tracing::warn!(%error, "a record was not delivered");
+            let mut failure = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            failure.get_or_insert_with(|| error.clone());
         }
     }
 }
@@ -426,7 +442,7 @@ impl Producer {
         let mut config = access.config();
         config.set("enable.idempotence", "true").set("linger.ms", "5");
         let inner = config
-            .create_with_context(Quiet)
+            .create_with_context(Deliveries::default())
             .map_err(|error| kafka_error("cannot use Kafka", error))?;
         Ok(Self(inner))
     }
@@ -445,6 +461,12 @@ impl Producer {
         }
         if let Some(timestamp_ms) = record.timestamp_ms {
             base = base.timestamp(timestamp_ms);
+        }
+        if !record.headers.is_empty() {
+            let empty = OwnedHeaders::new_with_capacity(record.headers.len());
+            base = base.headers(record.headers.iter().fold(empty, |headers, (key, value)| {
+                headers.insert(Header { key, value: value.as_deref() })
+            }));
         }
         let deadline = std::time::Instant::now() + DELIVERY_TIMEOUT;
         loop {
@@ -465,11 +487,13 @@ impl Producer {
         }
     }
 
-    /// Waits until everything queued is delivered.
+    /// Waits until everything queued is delivered. Fails if a record since the last flush was not.
     pub fn flush(&self) -> Result<()> {
-        self.0
-            .flush(DELIVERY_TIMEOUT)
-            .map_err(|error| kafka_error("records were not delivered", error))
+        let failed = |error| kafka_error("records were not delivered", error);
+        self.0.flush(DELIVERY_TIMEOUT).map_err(failed)?;
+        let failure = &self.0.context().0;
+        let failure = failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        failure.map_or(Ok(()), |error| Err(failed(error)))
     }
 }
 

@@ -52,6 +52,11 @@ pub fn model_id(name: &TableName) -> String {
     format!("flowguard/model/{name}")
 }
 
+/// Counts the commits that moved dead letters into one table.
+pub fn replay_id(name: &TableName) -> String {
+    format!("flowguard/replay/{name}")
+}
+
 pub struct Commit<'a> {
     pub spec: &'a TableSpec,
     pub staged: Staged,
@@ -229,7 +234,7 @@ fn schema_actions(snapshot: Option<&Snapshot>, commit: &Commit<'_>) -> Result<Ve
                 metadata.with_schema(&kernel_schema(&spec.schema())?).map_err(metadata_error)?,
             )])
         }
-        Ok(SchemaChange::Add(_)) => {
+        Ok(SchemaChange::Widen { .. }) => {
             Err(Error::internal(format!("`{}` was not evolved before the commit", spec.name)))
         }
         Err(error) => Err(error),
@@ -276,8 +281,8 @@ fn plain_field(field: &Field) -> Field {
     Field::new(field.name(), data_type, field.is_nullable())
 }
 
-/// Ensures that the table exists with the spec's columns, adding nullable ones in a commit of
-/// their own. Any number of callers may do this at once.
+/// Ensures that the table exists with the spec's columns, adding nullable ones and relaxing those
+/// that are no longer required in a commit of its own. Any number of callers may do this at once.
 pub async fn ensure_table(lake: &Lake, spec: &TableSpec, ledger: &Ledger) -> Result<Snapshot> {
     let name = &spec.name;
     for attempt in 0..ATTEMPTS_MAX {
@@ -296,7 +301,7 @@ pub async fn ensure_table(lake: &Lake, spec: &TableSpec, ledger: &Ledger) -> Res
             ),
             Some(existing) => match schema_change(name, &existing.schema(), &spec.columns)? {
                 SchemaChange::None => return Ok(existing.clone()),
-                SchemaChange::Add(fields) => evolution(existing, &fields)?,
+                SchemaChange::Widen { added, relaxed } => evolution(existing, &added, &relaxed)?,
             },
         };
         let table_data = snapshot
@@ -334,15 +339,28 @@ pub async fn ensure_table(lake: &Lake, spec: &TableSpec, ledger: &Ledger) -> Res
     ))
 }
 
-fn evolution(existing: &Snapshot, added: &[Field]) -> Result<(Vec<Action>, DeltaOperation)> {
-    let mut fields: Vec<Field> =
-        existing.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
+fn evolution(
+    existing: &Snapshot,
+    added: &[Field],
+    relaxed: &[Field],
+) -> Result<(Vec<Action>, DeltaOperation)> {
+    let widened = |field: &Field| relaxed.iter().find(|wider| wider.name() == field.name());
+    let mut fields: Vec<Field> = existing
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| widened(field).unwrap_or(field.as_ref()).clone())
+        .collect();
     fields.extend_from_slice(added);
     let schema = kernel_schema(&Schema::new(fields))?;
     let metadata =
         existing.eager().metadata().clone().with_schema(&schema).map_err(metadata_error)?;
-    let new_fields = kernel_schema(&Schema::new(added.to_vec()))?;
-    let operation = DeltaOperation::AddColumn { fields: new_fields.fields().cloned().collect() };
+    let changed = kernel_schema(&Schema::new([added, relaxed].concat()))?;
+    let fields = changed.fields().cloned().collect();
+    let operation = match added.is_empty() {
+        true => DeltaOperation::UpdateFieldMetadata { fields },
+        false => DeltaOperation::AddColumn { fields },
+    };
     Ok((vec![Action::Metadata(metadata)], operation))
 }
 

@@ -6,12 +6,13 @@ use std::process::{Command, Output};
 
 use flowguard::config::settings::SETTINGS;
 
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 11] = [
     "audit",
     "check",
     "completions",
     "config",
     "demo",
+    "dlq",
     "ingest",
     "lineage",
     "query",

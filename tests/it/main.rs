@@ -9,7 +9,18 @@
     clippy::unwrap_used
 )]
 
+mod checker;
 mod cli;
+mod dlq;
 mod expected;
+mod gold;
+mod kill9;
 mod licences;
+mod planted;
+mod policies;
+mod program;
+mod services;
+mod spark;
+mod store_errors;
 mod tidy;
+mod traffic;

@@ -21,6 +21,16 @@ pub enum RejectReason {
 }
 
 impl RejectReason {
+    pub const ALL: [RejectReason; 7] = [
+        RejectReason::Tombstone,
+        RejectReason::Empty,
+        RejectReason::Oversized,
+        RejectReason::Malformed,
+        RejectReason::WrongType,
+        RejectReason::MissingRequired,
+        RejectReason::UnknownField,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             RejectReason::Tombstone => "tombstone",
