@@ -153,6 +153,12 @@ async fn account(
     {
         gaps.push([begin, first]);
     }
+    // What the broker deleted before it was ingested.
+    if let (Some(low), Some(next)) = (audit.low, audit.next)
+        && next < low
+    {
+        gaps.push([next, low]);
+    }
     let holes = recorded.map_or(&[] as &[[i64; 2]], |recorded| &recorded.holes);
     audit.gaps = gaps.iter().map(|[start, end]| (end - start).unsigned_abs()).sum();
     for gap in gaps {
@@ -376,6 +382,27 @@ mod tests {
         let mut offsets = Offsets::default();
         offsets.take(7, true, None);
         assert_eq!((offsets.first, offsets.early), (None, 1));
+    }
+
+    #[tokio::test]
+    async fn messages_deleted_before_they_were_ingested_passed_the_audit() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = url::Url::from_directory_path(folder.path()).unwrap();
+        let lake = Lake::open(&root, &Default::default()).unwrap();
+        let options =
+            crate::engine::EngineOptions { memory_bytes_max: 1 << 20, spill_dir: None, threads: 1 };
+        let engine = Engine::new(&options).unwrap();
+        let auditor = Auditor { lake: &lake, engine: &engine, pipeline: "default", kafka: None };
+        let mut audit = PartitionAudit {
+            first: Some(0),
+            last: Some(4),
+            next: Some(5),
+            low: Some(7),
+            high: Some(8),
+            ..PartitionAudit::default()
+        };
+        account(&auditor, &mut audit, Vec::new(), None).await.unwrap();
+        assert_eq!((audit.unaccounted_ranges, audit.unaccounted), (vec![[5, 7]], 2));
     }
 
     #[test]

@@ -475,7 +475,7 @@ impl Shared {
 }
 
 const RECREATED_HINT: &str =
-    "ingest the new topic into a table of another name, or restore the old topic";
+    "give the new topic a table of its own (a model with another name), or restore the old one";
 
 /// The first ingestion of a topic notes its id with the table; under another id, the offsets in
 /// the lake are those of another topic.
