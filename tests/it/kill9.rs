@@ -305,7 +305,10 @@ fn wake_after_reassignment(zombie: &mut Worker<'_>, heir: &mut Worker<'_>) {
     });
     let since = zombie.lines();
     zombie.signal("CONT");
-    zombie.wait_for("a word after waking", since, |lines| !lines.is_empty());
+    // Giving up partitions comes after the attempt to commit what was held of them.
+    zombie.wait_for("given up both topics", since, |lines| {
+        lines.iter().filter(|line| says(line, "partitions revoked")).count() >= 2
+    });
 }
 
 /// What the producer and the test share.
