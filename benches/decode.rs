@@ -2,6 +2,8 @@
 //! arrow-json on the same bytes. Deterministic events, median of five runs; no broker, no disk.
 //! `cargo bench --bench decode [-- EVENTS]`.
 
+#![allow(clippy::print_stdout)]
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;

@@ -92,6 +92,7 @@ fn topic(broker: &str, events: &Events, times: usize) -> String {
             partition: Some(number as i32 % PARTITIONS),
             key: None,
             payload: Some(payload),
+            headers: &[],
             timestamp_ms: Some(1_767_225_600_000),
         };
         producer.send(&record).expect("the broker takes it");

@@ -1,5 +1,7 @@
 //! Entry point: reads the process, starts the runtime, prints the error. Nothing else prints one.
 
+#![allow(clippy::print_stderr, clippy::disallowed_methods)]
+
 use std::process::ExitCode;
 
 use flowguard::cli::{Process, execute};

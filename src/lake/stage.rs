@@ -34,6 +34,11 @@ impl Staged {
         self.adds.extend(other.into_iter().flat_map(|other| other.adds));
     }
 
+    /// Names of the files, as the log will have them.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.adds.iter().map(|add| add.path.as_str())
+    }
+
     /// Deletes files that will not be committed after all. Best effort: what stays is an orphan.
     pub async fn discard(self, lake: &Lake, name: &TableName) {
         let Ok(log_store) = lake.log_store(name) else { return };

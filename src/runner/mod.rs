@@ -8,33 +8,16 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-pub use self::build::Built;
+pub use self::build::{Built, RunContext};
 
-use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::interval::Range;
-use crate::lake::Lake;
 use crate::model::{Kind, ModelSet};
 use crate::table::TableName;
-use crate::typecheck::Typed;
 
 /// Times a model is tried again after a conflict or an unavailable store.
 const RETRIES_MAX: u32 = 3;
 const RETRY_DELAY: std::time::Duration = std::time::Duration::from_millis(500);
-
-/// What every task of a run shares.
-pub struct RunContext {
-    pub lake: Lake,
-    pub engine: Engine,
-    pub models: Arc<ModelSet>,
-    pub typed: Arc<Typed>,
-    pub run: Uuid,
-    /// Bound to `$start` and `$end`; without it, the whole range that the inputs hold.
-    pub range: Option<Range>,
-    pub parallel_models_max: usize,
-}
 
 /// What happens while a run goes on, in order.
 #[derive(Debug)]
