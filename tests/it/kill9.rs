@@ -37,6 +37,9 @@ const MESSAGE_BYTES_MAX: usize = 2_048;
 /// What a worker may take for anything that the test waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Lines of a log that a failure shows.
+const LAST_WORDS_LINES: usize = 10;
+
 struct Random(ChaCha8Rng);
 
 impl Random {
@@ -165,7 +168,7 @@ impl<'a> Worker<'a> {
     /// The process that lives now, unless it ended by itself, which nothing here may cause.
     fn assert_alive(&mut self) {
         if let Some(status) = self.process.try_wait().expect("the child can be asked") {
-            panic!("worker {} ended by itself, {status}:\n{}", self.number, self.said());
+            panic!("worker {} ended by itself, {status}: {}", self.number, self.last_words());
         }
     }
 
@@ -191,6 +194,13 @@ impl<'a> Worker<'a> {
         std::fs::read_to_string(&self.log).expect("the worker has a log")
     }
 
+    fn last_words(&self) -> String {
+        let said = self.said();
+        let from = said.lines().count().saturating_sub(LAST_WORDS_LINES);
+        let last: Vec<&str> = said.lines().skip(from).collect();
+        format!("{}\n{}", self.log.display(), last.join("\n"))
+    }
+
     /// Waits until the log's lines from `since` on satisfy `enough`.
     fn wait_for(&mut self, what: &str, since: usize, enough: impl Fn(&[Value]) -> bool) {
         let deadline = Instant::now() + PATIENCE;
@@ -206,7 +216,7 @@ impl<'a> Worker<'a> {
             }
             self.assert_alive();
             let number = self.number;
-            assert!(Instant::now() < deadline, "worker {number} never had {what}:\n{said}");
+            assert!(Instant::now() < deadline, "worker {number}: no {what}: {}", self.last_words());
             thread::sleep(Duration::from_millis(50));
         }
     }
@@ -278,14 +288,20 @@ fn kill_and_restart(
     }
     for worker in &mut workers {
         let status = worker.process.wait().expect("the worker ends");
-        assert!(status.success(), "{status} after SIGTERM:\n{}", worker.said());
+        assert!(status.success(), "{status} after SIGTERM: {}", worker.last_words());
     }
 }
 
 /// Stops `zombie` in the midst of its work, waits until `heir` has all partitions and has committed
 /// from them, and wakes it up: what it still holds must not count.
 fn wake_after_reassignment(zombie: &mut Worker<'_>, heir: &mut Worker<'_>) {
-    zombie.wait_for("a commit", 0, |lines| lines.iter().any(|line| says(line, "batch committed")));
+    zombie.wait_for("a commit and partitions of both topics", 0, |lines| {
+        let holds = |topic| {
+            let last = lines.iter().rfind(|line| is_rebalance(line, topic));
+            last.is_some_and(|line| says(line, "partitions assigned"))
+        };
+        holds(ORDERS) && holds(CLICKS) && lines.iter().any(|line| says(line, "batch committed"))
+    });
     heir.assert_alive();
     let since = heir.lines();
     zombie.signal("STOP");
@@ -293,8 +309,7 @@ fn wake_after_reassignment(zombie: &mut Worker<'_>, heir: &mut Worker<'_>) {
         let taken = |topic: &str, partitions: usize| {
             lines.iter().any(|line| {
                 let held = line["partitions"].as_str().unwrap_or_default().split(',').count();
-                let is_topic = line["topic"].as_str().is_some_and(|t| t.ends_with(topic));
-                says(line, "partitions assigned") && is_topic && held >= partitions
+                says(line, "partitions assigned") && is_rebalance(line, topic) && held >= partitions
             })
         };
         let committed = lines.iter().rposition(|line| says(line, "batch committed"));
@@ -305,7 +320,16 @@ fn wake_after_reassignment(zombie: &mut Worker<'_>, heir: &mut Worker<'_>) {
     });
     let since = zombie.lines();
     zombie.signal("CONT");
-    zombie.wait_for("a word after waking", since, |lines| !lines.is_empty());
+    // Giving up partitions comes after the attempt to commit what was held of them.
+    zombie.wait_for("another assignment of both topics", since, |lines| {
+        [ORDERS, CLICKS].iter().all(|topic| lines.iter().any(|line| is_rebalance(line, topic)))
+    });
+}
+
+/// Whether a line is about partitions of a topic that were given or taken.
+fn is_rebalance(line: &Value, topic: &str) -> bool {
+    let is_topic = line["topic"].as_str().is_some_and(|named| named.ends_with(topic));
+    is_topic && (says(line, "partitions assigned") || says(line, "partitions revoked"))
 }
 
 /// What the producer and the test share.

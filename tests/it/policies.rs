@@ -32,8 +32,8 @@ async fn each_policy_suffices_and_denies() {
     produce_history(&services, &events);
     let ingest = Project::on_services(&services, User::Ingest, "")
         .with("FLOWGUARD_ENGINE_PARALLEL_MODELS_MAX", "1");
-    let transform = ingest.clone().as_user(User::Transform);
-    let analyst = ingest.clone().as_user(User::Analyst);
+    let transform = ingest.clone().with_user(User::Transform);
+    let analyst = ingest.clone().with_user(User::Analyst);
 
     // Before there is a table, nobody but ingestion can make one in bronze.
     transform.run(&["ingest", "--once"]).failed(

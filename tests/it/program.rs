@@ -57,7 +57,7 @@ impl Project {
             .with("FLOWGUARD_S3_ENDPOINT", &services.s3_endpoint)
             .with("FLOWGUARD_S3_REGION", &services.s3_region)
             .with("FLOWGUARD_S3_ALLOW_HTTP", "true")
-            .as_user(user);
+            .with_user(user);
         for (model, topic) in [("orders_raw", ORDERS), ("clicks_raw", CLICKS)] {
             let file = project.folder.path().join(format!("sql/bronze/{model}.sql"));
             let sql = std::fs::read_to_string(&file).expect("a reference model");
@@ -73,10 +73,6 @@ impl Project {
         format!("test.{}.{reference}", services.nonce)
     }
 
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
     #[must_use]
     pub fn with(mut self, variable: &str, value: &str) -> Self {
         self.environment.insert(variable.to_owned(), value.to_owned());
@@ -84,7 +80,7 @@ impl Project {
     }
 
     #[must_use]
-    pub fn as_user(self, user: User) -> Self {
+    pub fn with_user(self, user: User) -> Self {
         let (key, secret) = user.keys();
         self.with("FLOWGUARD_S3_ACCESS_KEY_ID", &key)
             .with("FLOWGUARD_S3_SECRET_ACCESS_KEY", &secret)

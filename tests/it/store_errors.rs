@@ -76,7 +76,7 @@ async fn s3_that_refuses_gives_one_clear_error() {
         "check `s3.endpoint`; is the store running?",
     );
     check(
-        &project.clone().as_user(User::Analyst),
+        &project.clone().with_user(User::Analyst),
         [3, 3, 3],
         "access denied",
         "Access Denied.",
