@@ -79,7 +79,7 @@ impl App {
             .iter()
             .map(|(key, value)| (key.clone(), value.expose().to_owned()))
             .collect();
-        Ok(KafkaAccess { bootstrap_servers, options })
+        Ok(KafkaAccess { bootstrap_servers, options, ..KafkaAccess::default() })
     }
 
     /// The bronze tables to ingest: all, or those named.
@@ -110,18 +110,30 @@ impl App {
         kafka: &KafkaAccess,
         run: Uuid,
     ) -> Result<Arc<Pipeline>> {
+        let pipeline = self.untouched_pipeline(name, typed, kafka, run)?;
+        let mut ledger = Ledger::new(name.to_string(), run);
+        ledger.fingerprint = typed.get(name).map(|checked| checked.fingerprint.clone());
+        ensure_table(&self.lake, &pipeline.spec, &ledger).await?;
+        let dead_letters = dead_letters_spec();
+        let ledger = Ledger::new(dead_letters.name.to_string(), run);
+        ensure_table(&self.lake, &dead_letters, &ledger).await?;
+        Ok(Arc::new(pipeline))
+    }
+
+    /// The same for looking only: the tables stay as they are.
+    pub fn untouched_pipeline(
+        &self,
+        name: &TableName,
+        typed: &Typed,
+        kafka: &KafkaAccess,
+        run: Uuid,
+    ) -> Result<Pipeline> {
         let model = self.models.find(name)?;
         let (Kind::Append(source), Some(checked)) = (&model.kind, typed.get(name)) else {
             return Err(Error::internal(format!("`{name}` has no topic")));
         };
         let ingest = &self.config.ingest;
-        let mut ledger = Ledger::new(name.to_string(), run);
-        ledger.fingerprint = Some(checked.fingerprint.clone());
-        ensure_table(&self.lake, &checked.spec, &ledger).await?;
-        let dead_letters = dead_letters_spec();
-        let ledger = Ledger::new(dead_letters.name.to_string(), run);
-        ensure_table(&self.lake, &dead_letters, &ledger).await?;
-        Ok(Arc::new(Pipeline {
+        Ok(Pipeline {
             lake: self.lake.clone(),
             engine: self.engine.clone(),
             kafka: kafka.clone(),
@@ -140,8 +152,8 @@ impl App {
             },
             dead_letter_topic: ingest.dead_letter_topic,
             run,
-            clock: || chrono::Utc::now().timestamp_micros(),
-        }))
+            clock: now_micros,
+        })
     }
 }
 
@@ -159,6 +171,11 @@ fn s3_access(config: &Config) -> S3Access {
         path_style: s3.path_style,
         allow_http: s3.allow_http,
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one clock, handed to whoever needs it")]
+fn now_micros() -> i64 {
+    chrono::Utc::now().timestamp_micros()
 }
 
 /// The engine as configured; needs no lake.

@@ -3,6 +3,7 @@
 //! Changes nothing.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{Int32Type, Int64Type};
@@ -32,6 +33,9 @@ pub struct PartitionAudit {
     pub last: Option<i64>,
     pub rows: u64,
     pub rejects: u64,
+    /// Rejects at or after `next`: the rows beside them have not landed yet, and whoever reads those
+    /// offsets passes over these.
+    pub early: u64,
     /// Offsets found more than once, counted for each time too many.
     pub duplicates: u64,
     /// Offsets between the first and the next at which there is nothing.
@@ -83,10 +87,14 @@ pub async fn audit(auditor: &Auditor<'_>, model: &Model) -> Result<Vec<Partition
     for partition in watermarks.keys() {
         found.entry(*partition).or_default();
     }
-    let holes = match &bronze {
-        Some(bronze) => recorded_holes(bronze, &source.topic).await?,
+    let recorded = match &bronze {
+        Some(bronze) => recorded(bronze, &source.topic).await?,
         None => BTreeMap::new(),
     };
+    // A partition of which nothing is left must not pass for one that was never read.
+    for partition in recorded.keys() {
+        found.entry(*partition).or_default();
+    }
     let mut audits = Vec::new();
     for (partition, offsets) in found {
         let mut audit = PartitionAudit {
@@ -97,29 +105,37 @@ pub async fn audit(auditor: &Auditor<'_>, model: &Model) -> Result<Vec<Partition
             last: offsets.last,
             rows: offsets.rows,
             rejects: offsets.rejects,
+            early: offsets.early,
             duplicates: offsets.duplicates,
             low: watermarks.get(&partition).map(|(low, _)| *low),
             high: watermarks.get(&partition).map(|(_, high)| *high),
             ..PartitionAudit::default()
         };
         if let Some(bronze) = &bronze {
-            let id = offsets_id(auditor.pipeline, &source.topic, partition);
-            audit.next = bronze.transaction(&id).await?;
+            audit.next = next_offset(auditor, bronze, &source.topic, partition).await?;
         }
-        let known = holes.get(&partition).map_or(&[] as &[[i64; 2]], Vec::as_slice);
-        account(auditor, &mut audit, offsets.gaps, known).await?;
+        account(auditor, &mut audit, offsets.gaps, recorded.get(&partition)).await?;
         audits.push(audit);
     }
     Ok(audits)
 }
 
+async fn next_offset(
+    auditor: &Auditor<'_>,
+    bronze: &Snapshot,
+    topic: &str,
+    partition: i32,
+) -> Result<Option<i64>> {
+    bronze.transaction(&offsets_id(auditor.pipeline, topic, partition)).await
+}
+
 /// Decides about every gap: inside, at the tail up to the recorded next offset, and before the
-/// first offset down to the broker's low watermark.
+/// first offset down to where ingestion began and to the broker's low watermark.
 async fn account(
     auditor: &Auditor<'_>,
     audit: &mut PartitionAudit,
     mut gaps: Vec<[i64; 2]>,
-    holes: &[[i64; 2]],
+    recorded: Option<&Recorded>,
 ) -> Result<()> {
     let after_last = audit.last.map(|last| last + 1);
     match (after_last, audit.next) {
@@ -131,12 +147,19 @@ async fn account(
         }
         _ => {}
     }
-    let begin = audit.first.or(audit.next);
-    if let (Some(low), Some(begin)) = (audit.low, begin)
-        && low < begin
+    let begin = [audit.low, recorded.map(|recorded| recorded.begin)].into_iter().flatten().min();
+    if let (Some(begin), Some(first)) = (begin, audit.first.or(audit.next))
+        && begin < first
     {
-        gaps.push([low, begin]);
+        gaps.push([begin, first]);
     }
+    // What the broker deleted before it was ingested.
+    if let (Some(low), Some(next)) = (audit.low, audit.next)
+        && next < low
+    {
+        gaps.push([next, low]);
+    }
+    let holes = recorded.map_or(&[] as &[[i64; 2]], |recorded| &recorded.holes);
     audit.gaps = gaps.iter().map(|[start, end]| (end - start).unsigned_abs()).sum();
     for gap in gaps {
         for open in subtract(gap, holes) {
@@ -201,16 +224,26 @@ fn subtract(gap: [i64; 2], holes: &[[i64; 2]]) -> Vec<[i64; 2]> {
     open
 }
 
-/// Offsets at which ingestion saw that the broker had no message, from the commits' ledgers.
-async fn recorded_holes(bronze: &Snapshot, topic: &str) -> Result<BTreeMap<i32, Vec<[i64; 2]>>> {
-    let mut holes: BTreeMap<i32, Vec<[i64; 2]>> = BTreeMap::new();
+/// What the commits' ledgers say of one partition.
+struct Recorded {
+    /// The first offset of the earliest commit that the log still holds.
+    begin: i64,
+    /// Offsets at which ingestion saw that the broker had no message; sorted.
+    holes: Vec<[i64; 2]>,
+}
+
+async fn recorded(bronze: &Snapshot, topic: &str) -> Result<BTreeMap<i32, Recorded>> {
+    let mut recorded: BTreeMap<i32, Recorded> = BTreeMap::new();
     for ledger in bronze.ledgers(0).await?.into_values() {
         for range in ledger.offsets.into_iter().filter(|range| range.topic == topic) {
-            holes.entry(range.partition).or_default().extend(range.holes);
+            let empty = Recorded { begin: range.start, holes: Vec::new() };
+            let partition = recorded.entry(range.partition).or_insert(empty);
+            partition.begin = partition.begin.min(range.start);
+            partition.holes.extend(range.holes);
         }
     }
-    holes.values_mut().for_each(|holes| holes.sort_unstable());
-    Ok(holes)
+    recorded.values_mut().for_each(|partition| partition.holes.sort_unstable());
+    Ok(recorded)
 }
 
 /// What the tables hold of one partition.
@@ -220,13 +253,24 @@ struct Offsets {
     last: Option<i64>,
     rows: u64,
     rejects: u64,
+    early: u64,
+    last_early: Option<i64>,
     duplicates: u64,
     gaps: Vec<[i64; 2]>,
 }
 
 impl Offsets {
-    /// Takes offsets in ascending order.
-    fn take(&mut self, offset: i64, is_reject: bool) {
+    /// Takes offsets in ascending order. Dead letters are committed before the rows of their batch,
+    /// so from `next` on they may be alone: they belong to a batch that is under way, or will be
+    /// read again after a crash.
+    fn take(&mut self, offset: i64, is_reject: bool, next: Option<i64>) {
+        if is_reject && next.is_none_or(|next| offset >= next) {
+            self.duplicates += u64::from(self.last_early == Some(offset));
+            self.last_early = Some(offset);
+            self.early += 1;
+            self.rejects += 1;
+            return;
+        }
         match self.last {
             Some(last) if offset == last => self.duplicates += 1,
             Some(last) if offset > last + 1 => self.gaps.push([last + 1, offset]),
@@ -270,6 +314,7 @@ async fn read_offsets(
         });
     }
     let mut found: BTreeMap<i32, Offsets> = BTreeMap::new();
+    let mut next: BTreeMap<i32, Option<i64>> = BTreeMap::new();
     let Some(union) = union else { return Ok(found) };
     let order = vec![col("_partition").sort(true, false), col("_offset").sort(true, false)];
     let mut rows = union.sort(order).map_err(failed)?.execute_stream().await.map_err(failed)?;
@@ -279,7 +324,12 @@ async fn read_offsets(
         let offsets = batch.column(1).as_primitive::<Int64Type>().values();
         let rejects = batch.column(2).as_boolean();
         for row in 0..batch.num_rows() {
-            found.entry(partitions[row]).or_default().take(offsets[row], rejects.value(row));
+            let partition = partitions[row];
+            if let (Some(bronze), Entry::Vacant(entry)) = (bronze, next.entry(partition)) {
+                entry.insert(next_offset(auditor, bronze, topic, partition).await?);
+            }
+            let next = next.get(&partition).copied().flatten();
+            found.entry(partition).or_default().take(offsets[row], rejects.value(row), next);
         }
     }
     Ok(found)
@@ -311,13 +361,48 @@ mod tests {
     fn offsets_in_order_show_gaps_and_duplicates() {
         let mut offsets = Offsets::default();
         for (offset, is_reject) in [(3, false), (4, true), (4, false), (7, false)] {
-            offsets.take(offset, is_reject);
+            offsets.take(offset, is_reject, Some(8));
         }
         assert_eq!(
             (offsets.first, offsets.last, offsets.rows, offsets.rejects, offsets.duplicates),
             (Some(3), Some(7), 3, 1, 1)
         );
         assert_eq!(offsets.gaps, [[5, 7]]);
+    }
+
+    #[test]
+    fn dead_letters_ahead_of_their_rows_are_no_loss() {
+        let mut offsets = Offsets::default();
+        for (offset, is_reject) in [(0, false), (1, false), (5, true), (9, true), (9, true)] {
+            offsets.take(offset, is_reject, Some(2));
+        }
+        assert_eq!((offsets.last, offsets.early, offsets.duplicates), (Some(1), 3, 1));
+        assert_eq!(offsets.gaps, [[0_i64; 2]; 0]);
+        // Before the first commit of rows there is no next offset.
+        let mut offsets = Offsets::default();
+        offsets.take(7, true, None);
+        assert_eq!((offsets.first, offsets.early), (None, 1));
+    }
+
+    #[tokio::test]
+    async fn messages_deleted_before_they_were_ingested_passed_the_audit() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = url::Url::from_directory_path(folder.path()).unwrap();
+        let lake = Lake::open(&root, &Default::default()).unwrap();
+        let options =
+            crate::engine::EngineOptions { memory_bytes_max: 1 << 20, spill_dir: None, threads: 1 };
+        let engine = Engine::new(&options).unwrap();
+        let auditor = Auditor { lake: &lake, engine: &engine, pipeline: "default", kafka: None };
+        let mut audit = PartitionAudit {
+            first: Some(0),
+            last: Some(4),
+            next: Some(5),
+            low: Some(7),
+            high: Some(8),
+            ..PartitionAudit::default()
+        };
+        account(&auditor, &mut audit, Vec::new(), None).await.unwrap();
+        assert_eq!((audit.unaccounted_ranges, audit.unaccounted), (vec![[5, 7]], 2));
     }
 
     #[test]

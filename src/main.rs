@@ -1,12 +1,21 @@
 //! Entry point: reads the process, starts the runtime, prints the error. Nothing else prints one.
 
+#![allow(clippy::print_stderr, clippy::disallowed_methods)]
+
 use std::process::ExitCode;
 
 use flowguard::cli::{Process, execute};
 use flowguard::error::Error;
+use flowguard::lake::stage::is_caught_panic;
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
+    let print_panic = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !is_caught_panic(panic) {
+            print_panic(panic);
+        }
+    }));
     let outcome = start();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -32,7 +41,7 @@ fn start() -> Result<(), Error> {
     let stop = process.stop.clone();
     runtime.block_on(async {
         tokio::spawn(stop_on_signal(stop));
-        execute(std::env::args_os(), process).await
+        execute(std::env::args_os().collect(), process).await
     })
 }
 

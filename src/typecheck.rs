@@ -53,7 +53,7 @@ pub async fn typecheck(engine: &Engine, models: &ModelSet) -> Result<Typed> {
         .map(|model| model.name.to_string())
         .chain([dead_letters.name.to_string()])
         .collect();
-    for model in models.iter() {
+    for model in models.in_order() {
         let usable = |input: &TableName| *input == dead_letters.name || typed.contains_key(input);
         if !matches!(model.kind, Kind::Append(_)) && !model.inputs.iter().all(usable) {
             continue;
@@ -222,4 +222,34 @@ fn check_named_columns(model: &Model, columns: &Schema) -> Found<()> {
         found.push(model.diagnostic(model.sql_position(1, 1, 1), message, None));
     }
     if found.is_empty() { Ok(()) } else { Err(found) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::EngineOptions;
+    use crate::source::printed;
+
+    #[tokio::test]
+    async fn a_model_named_before_its_input_was_never_checked() {
+        let project = tempfile::tempdir().unwrap();
+        let silver = project.path().join("sql/silver");
+        std::fs::create_dir_all(&silver).unwrap();
+        let header = "-- /// flowguard\n-- kind: full\n-- ///\n";
+        for (name, sql) in [
+            ("a", "SELECT reasn FROM silver.b\n"),
+            ("b", "SELECT reason FROM bronze.dead_letters\n"),
+        ] {
+            std::fs::write(silver.join(format!("{name}.sql")), format!("{header}{sql}")).unwrap();
+        }
+        let engine =
+            Engine::new(&EngineOptions { memory_bytes_max: 1 << 26, spill_dir: None, threads: 1 })
+                .unwrap();
+        let models = ModelSet::read(project.path()).unwrap();
+        let error = typecheck(&engine, &models).await.err().unwrap();
+        assert_eq!(
+            printed(&error.diagnostics),
+            "sql/silver/a.sql:4:8: unknown column `reasn`\n    SELECT reasn FROM silver.b\n           ^^^^^\n    hint: did you mean `reason`?"
+        );
+    }
 }

@@ -48,7 +48,10 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
                 Err(Error::invalid(summary(diagnostics.len())))
             }
         }
-        (Output::Text, Ok(models)) => output::write_text(&format!("{models} models check\n")),
+        (Output::Text, Ok(models)) => {
+            let plural = if models == 1 { "model" } else { "models" };
+            output::write_text(&format!("{models} {plural}, no problems\n"))
+        }
         (Output::Text, Err(mut error)) => {
             error.message = summary(diagnostics.len());
             Err(error)

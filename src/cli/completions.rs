@@ -1,9 +1,9 @@
 //! `flowguard completions`: scripts for shells.
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use super::{Cli, output};
+use super::output;
 use crate::error::Result;
 
 /// Print a completion script for a shell
@@ -15,8 +15,9 @@ pub struct Arguments {
     shell: Shell,
 }
 
-pub fn execute(arguments: &Arguments) -> Result<()> {
+/// `command` is the whole command line.
+pub fn execute(arguments: &Arguments, mut command: Command) -> Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut Cli::command(), "flowguard", &mut script);
+    clap_complete::generate(arguments.shell, &mut command, "flowguard", &mut script);
     output::write_text(&String::from_utf8_lossy(&script))
 }

@@ -236,6 +236,7 @@ fn produce(
             let next = landed.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
             if ahead.forget(next.unwrap_or(0)) == 0 {
                 producer.flush()?;
+                #[expect(clippy::disallowed_methods, reason = "the producer has its own thread")]
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
@@ -244,6 +245,7 @@ fn produce(
             partition: Some(event.partition),
             key: Some(event.key.as_bytes()),
             payload: Some(&event.payload),
+            headers: &[],
             timestamp_ms: Some(event.timestamp_ms),
         })?;
         let bytes = (event.payload.len() + event.key.len()) as u64;

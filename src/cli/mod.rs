@@ -1,11 +1,13 @@
-//! The command line: one file per command. Stdout is data, stderr is talk; a command returns its
-//! error and `main` prints it.
+//! The command line: one file per command, and here what they share. Stdout is data, stderr is
+//! talk; a command returns its error and `main` prints it.
 
 mod audit;
 mod check;
+mod commands;
 mod completions;
 mod config;
 mod demo;
+mod dlq;
 mod ingest;
 mod lineage;
 mod output;
@@ -13,38 +15,17 @@ mod query;
 mod run;
 mod schema;
 
+pub use commands::execute;
+
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, project_folder};
 use crate::config::{Config, LogFormat};
 use crate::error::{Error, ErrorKind, Result};
-
-const AFTER_HELP: &str = "\
-Examples:
-  flowguard demo                              see the whole way once, with nothing installed
-  flowguard check                             read and type-check every model, offline
-  flowguard ingest --once                     drain the topics into bronze
-  flowguard run +gold.daily_metrics           build a table and everything it needs
-  flowguard query \"SELECT * FROM gold.daily_metrics\"
-  flowguard audit                             prove that every offset is accounted for
-
-Exit codes: 0 done; 1 wrong input, or something was found; 2 a run failed; 3 the store, the broker
-or a limit; 4 data is missing from Kafka or the lake; 130 interrupted.";
-
-/// A lakehouse in one program: Kafka to Delta exactly once, SQL models, queries and lineage.
-#[derive(Debug, Parser)]
-#[command(name = "flowguard", version, about, after_help = AFTER_HELP, max_term_width = 100)]
-pub struct Cli {
-    #[command(flatten)]
-    global: Global,
-    #[command(subcommand)]
-    command: Command,
-}
 
 #[derive(Debug, Args)]
 pub struct Global {
@@ -57,20 +38,6 @@ pub struct Global {
     /// Overrides one setting of flowguard.toml, such as `ingest.flush_age_ms_max=10s`; repeatable
     #[arg(long, global = true, value_name = "KEY=VALUE", help_heading = "Global options")]
     set: Vec<String>,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    Audit(audit::Arguments),
-    Check(check::Arguments),
-    Completions(completions::Arguments),
-    Config(config::Arguments),
-    Demo(demo::Arguments),
-    Ingest(ingest::Arguments),
-    Lineage(lineage::Arguments),
-    Query(query::Arguments),
-    Run(run::Arguments),
-    Schema(schema::Arguments),
 }
 
 /// How a command prints what it found.
@@ -88,44 +55,12 @@ pub struct Process {
     pub stop: CancellationToken,
 }
 
-/// Parses and runs one command line.
-pub async fn execute(
-    arguments: impl IntoIterator<Item = OsString>,
-    process: Process,
-) -> Result<()> {
-    let cli = match Cli::try_parse_from(arguments) {
-        Ok(cli) => cli,
-        Err(error) => return usage(&error),
-    };
-    let session = Session { global: cli.global, process };
-    match cli.command {
-        Command::Audit(arguments) => audit::execute(&session, &arguments).await,
-        Command::Check(arguments) => check::execute(&session, &arguments).await,
-        Command::Completions(arguments) => completions::execute(&arguments),
-        Command::Config(arguments) => config::execute(&session, &arguments),
-        Command::Demo(arguments) => demo::execute(&session, &arguments).await,
-        Command::Ingest(arguments) => ingest::execute(&session, &arguments).await,
-        Command::Lineage(arguments) => lineage::execute(&session, &arguments),
-        Command::Query(arguments) => query::execute(&session, &arguments).await,
-        Command::Run(arguments) => run::execute(&session, &arguments).await,
-        Command::Schema(arguments) => schema::execute(&arguments),
-    }
-}
-
-/// Help and version are data; everything else that clap says is an error.
-fn usage(error: &clap::Error) -> Result<()> {
-    if error.use_stderr() {
-        let text = error.render().to_string();
-        let text = text.trim_end().strip_prefix("error: ").unwrap_or(&text).to_owned();
-        return Err(Error::invalid(text));
-    }
-    output::write_text(&error.render().to_string())
-}
-
 /// The global flags and the process, as commands use them.
 pub struct Session {
     global: Global,
     pub process: Process,
+    /// The command says itself what it does; the log then begins at warnings, unless set.
+    reports: bool,
 }
 
 impl Session {
@@ -151,7 +86,7 @@ impl Session {
             flags.push(("lake".to_owned(), lake.clone()));
         }
         let config = Config::load(folder, &self.process.environment, &flags)?;
-        start_logging(&config)?;
+        start_logging(&config, self.reports)?;
         Ok(config)
     }
 
@@ -161,19 +96,22 @@ impl Session {
 }
 
 /// Logs go to stderr, as lines or as JSON. A second call changes nothing.
-fn start_logging(config: &Config) -> Result<()> {
+fn start_logging(config: &Config, reports: bool) -> Result<()> {
     use tracing_subscriber::EnvFilter;
+    let is_set = |key| config.effective().iter().any(|e| e.key == key && e.origin != "default");
+    let level = if reports && !is_set("log.level") { "warn" } else { &config.log.level };
     // Libraries below are only heard when they warn; their conflicts and retries are our values.
-    let filter = format!(
-        "warn,flowguard={},deltalake_core=off,buoyant_kernel=off,object_store=error",
-        config.log.level
-    );
+    let filter =
+        format!("warn,flowguard={level},deltalake_core=off,buoyant_kernel=off,object_store=error");
     let filter = EnvFilter::try_new(filter).map_err(|source| {
         Error::invalid(format!("`log.level` is `{}`", config.log.level))
             .hint("use error, warn, info, debug or trace")
             .source(source)
     })?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(output::is_terminal())
+        .with_writer(std::io::stderr);
     let started = match config.log.format {
         LogFormat::Text => lines.with_target(false).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),

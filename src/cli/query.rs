@@ -116,7 +116,7 @@ async fn write(mut rows: SendableRecordBatchStream, form: Form) -> Result<()> {
 /// Where rows go; `write` answers false when nobody reads any more.
 enum Sink {
     Table { schema: SchemaRef, batches: Vec<RecordBatch>, rows: usize },
-    Csv(arrow::csv::Writer<io::Stdout>),
+    Csv(Box<arrow::csv::Writer<io::Stdout>>),
     Json(LineDelimitedWriter<io::Stdout>),
     Parquet(Box<ArrowWriter<io::Stdout>>),
     Arrow(StreamWriter<io::Stdout>),
@@ -129,7 +129,9 @@ impl Sink {
         };
         Ok(match form {
             Form::Table => Sink::Table { schema: Arc::clone(schema), batches: Vec::new(), rows: 0 },
-            Form::Csv => Sink::Csv(CsvWriter::new().with_header(true).build(io::stdout())),
+            Form::Csv => {
+                Sink::Csv(Box::new(CsvWriter::new().with_header(true).build(io::stdout())))
+            }
             Form::Json => Sink::Json(LineDelimitedWriter::new(io::stdout())),
             Form::Parquet => Sink::Parquet(Box::new(
                 ArrowWriter::try_new(io::stdout(), Arc::clone(schema), None)

@@ -55,7 +55,7 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
 
 /// The last line for people, and the exit.
 pub fn finish(report: RunReport) -> Result<()> {
-    let RunReport { built, failed, skipped, cancelled } = report;
+    let RunReport { built, failed, skipped, cancelled, .. } = report;
     output::say(&format!(
         "{built} built, {failed} failed, {skipped} skipped, {cancelled} cancelled"
     ));

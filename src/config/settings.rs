@@ -100,7 +100,7 @@ pub static SETTINGS: [Setting; 24] = [
         "kafka.group_prefix",
         Form::Text,
         Some("flowguard"),
-        "consumer groups are named <prefix>.<pipeline>",
+        "consumer groups are named <prefix>-<pipeline>-<table>",
     ),
     setting(
         OPTIONS_KEY,
@@ -173,7 +173,7 @@ pub static SETTINGS: [Setting; 24] = [
         "log.level",
         Form::Text,
         Some("info"),
-        "error, warn, info, debug or trace, or a filter such as info,rdkafka=warn",
+        "error, warn, info, debug or trace; demo and run begin at warn unless it is set",
     ),
     setting(
         "log.format",

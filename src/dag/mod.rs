@@ -8,7 +8,6 @@ use std::path::Path;
 use chrono_tz::Tz;
 
 use crate::error::{Diagnostic, Error, ErrorKind, Result};
-use crate::model::ModelSet;
 use crate::source::{Problems, Source, Spanned};
 use crate::table::is_identifier;
 use crate::yaml::{self, Embedded, Mapping, Value};
@@ -67,19 +66,6 @@ impl Dags {
             return Err(Error::diagnosed(message, problems));
         }
         Ok(Dags { dags, source })
-    }
-
-    /// Selectors that name nothing in `models`, at their places in the file.
-    pub fn check(&self, models: &ModelSet) -> Vec<Diagnostic> {
-        let selectors = self.dags.values().flat_map(|dag| &dag.select);
-        let mut problems: Vec<Diagnostic> = selectors
-            .filter_map(|selector| {
-                let error = select::tables(models, &selector.value).err()?;
-                Some(self.source.diagnostic(selector.position, error.message, error.hint))
-            })
-            .collect();
-        problems.sort_by_key(|problem| (problem.line, problem.column));
-        problems
     }
 }
 

@@ -6,10 +6,25 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::Dags;
-use crate::error::{Error, ErrorKind, Result, did_you_mean};
+use crate::error::{Diagnostic, Error, ErrorKind, Result, did_you_mean};
 use crate::lineage;
 use crate::model::{self, ModelSet};
 use crate::table::TableName;
+
+impl Dags {
+    /// Selectors that name nothing in `models`, at their places in the file.
+    pub fn check(&self, models: &ModelSet) -> Vec<Diagnostic> {
+        let selectors = self.dags.values().flat_map(|dag| &dag.select);
+        let mut problems: Vec<Diagnostic> = selectors
+            .filter_map(|selector| {
+                let error = tables(models, &selector.value).err()?;
+                Some(self.source.diagnostic(selector.position, error.message, error.hint))
+            })
+            .collect();
+        problems.sort_by_key(|problem| (problem.line, problem.column));
+        problems
+    }
+}
 
 /// The selected models, each after its inputs; all models when there is no selector. Append models
 /// are among them: whoever runs models decides what that means. The error names every selector

@@ -370,7 +370,7 @@ impl Rng {
     /// In `0..limit`, the first far more often than the last: the product of two uniform draws.
     fn skewed(&mut self, limit: u64) -> u64 {
         let below_limit = self.below(limit << 16);
-        (u128::from(self.0.next_u64()) * u128::from(below_limit) >> 80) as u64
+        ((u128::from(self.0.next_u64()) * u128::from(below_limit)) >> 80) as u64
     }
 
     fn per_mille(&mut self, share: u64) -> bool {

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use datafusion::common::TableReference;
 use datafusion::datasource::ViewTable;
 use datafusion::prelude::SessionContext;
-use datafusion::common::TableReference;
 use futures::future::BoxFuture;
 
 use super::CATALOG;
 use super::fault::engine_error;
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::lake::{Lake, Snapshot};
-use crate::model::{Kind, ModelSet};
+use crate::model::{Kind, ModelSet, dead_letters};
 use crate::table::{Layer, TableName};
 
 /// The versions that one statement or run sees, from planning to its last row.
@@ -84,6 +84,9 @@ fn add(
 /// Why a table is not there, and what would make it.
 async fn missing(lake: &Lake, models: &ModelSet, name: &TableName) -> Error {
     let error = Error::new(ErrorKind::NotFound, format!("there is no table `{name}` in the lake"));
+    if *name == dead_letters() {
+        return error.hint("`flowguard ingest --once` creates it");
+    }
     if models.get(name).is_some() {
         return error.hint(match name.layer {
             Layer::Bronze => format!("`flowguard ingest {name} --once` creates it"),

@@ -68,9 +68,12 @@ impl Engine {
             .with_default_catalog_and_schema(CATALOG, Layer::Silver.as_str())
             .with_create_default_catalog_and_schema(false)
             .with_information_schema(true);
-        config.options_mut().sql_parser.collect_spans = true;
-        config.options_mut().execution.parquet.pushdown_filters = true;
-        config.options_mut().execution.parquet.reorder_filters = true;
+        let options = config.options_mut();
+        options.sql_parser.collect_spans = true;
+        // Literals and casts without an offset are UTC, as everything in the lake is.
+        options.execution.time_zone = Some("UTC".to_owned());
+        options.execution.parquet.pushdown_filters = true;
+        options.execution.parquet.reorder_filters = true;
         let catalog = MemoryCatalogProvider::new();
         for layer in Layer::ALL {
             catalog

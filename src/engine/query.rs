@@ -70,14 +70,20 @@ impl Query {
         }
         let pins = register(&session, lake, models, names).await?;
         register_travels(&session, lake, &travels).await?;
-        let known: Vec<String> = pins.keys().map(ToString::to_string).collect();
         let plan = session.state().statement_to_plan(statement).await;
-        let mut plan = plan.map_err(|error| sql_error(source, &error, &known))?;
+        let mut plan = match plan {
+            Ok(plan) => plan,
+            Err(error) => {
+                let known = everything(lake, models).await.unwrap_or_default();
+                let known: Vec<String> = known.iter().map(ToString::to_string).collect();
+                return Err(sql_error(source, &error, &known));
+            }
+        };
         read_only().verify_plan(&plan).map_err(|_| refusal())?;
         if let Some(range) = range {
             plan = plan
                 .with_param_values(interval_parameters(range))
-                .map_err(|error| sql_error(source, &error, &known))?;
+                .map_err(|error| sql_error(source, &error, &[]))?;
         } else if plan.get_parameter_names().is_ok_and(|names| !names.is_empty()) {
             return Err(Error::invalid("the statement has placeholders without values")
                 .hint("give `--start` and `--end` to bind `$start` and `$end`"));

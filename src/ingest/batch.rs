@@ -4,16 +4,18 @@
 use std::collections::HashSet;
 use std::time::Instant as Clock;
 
-use arrow::array::{Array, AsArray, Int64Array, RecordBatch};
+use arrow::array::{Int64Array, RecordBatch};
 use chrono_tz::Tz;
 use datafusion::prelude::{col, lit};
 
 use super::Pipeline;
 use super::decode::DeadLetters;
 use super::kafka::{Producer, Record};
+use super::letters::{Letters, all_columns};
 use crate::engine::fault::engine_error;
 use crate::error::{Error, Result};
 use crate::interval::RangeSet;
+use crate::lake::Snapshot;
 use crate::lake::commit::{Advance, Commit, Outcome, commit, ensure_table, offsets_id};
 use crate::lake::ledger::{Ledger, OffsetRange, range_pairs};
 use crate::lake::spec::TableSpec;
@@ -71,10 +73,10 @@ impl Progress {
         !self.known_rejects.contains(&offset)
     }
 
-    /// What the dead letters' transaction moves to; it never goes back, even where an earlier
-    /// owner's rejects reach further than this batch.
+    /// What the dead letters' transaction becomes. It never goes back: after a crash it can be
+    /// ahead of the rows'.
     fn dead_next(&self) -> i64 {
-        self.next.max(self.dead_committed.unwrap_or(0))
+        self.dead_committed.map_or(self.next, |committed| committed.max(self.next))
     }
 
     /// Opens the next batch, as if the current one were committed.
@@ -177,7 +179,7 @@ pub async fn write(pipeline: &Pipeline, batch: Batch) -> Result<Written> {
     let commit_of_rows = Commit { spec: &pipeline.spec, staged, removal: None, advances, ledger };
     match commit(&pipeline.lake, &commit_of_rows).await? {
         Outcome::Superseded { found } => {
-            tracing::warn!(table = %pipeline.spec.name, ?found, "offsets moved by another worker");
+            warn_superseded(pipeline, &found);
             Ok(Written::Superseded)
         }
         Outcome::Committed { version } => Ok(Written::Committed(BatchReport {
@@ -236,28 +238,42 @@ async fn write_dead(
     let commit_of_dead = Commit { spec: &spec, staged, removal: None, advances, ledger };
     match commit(&pipeline.lake, &commit_of_dead).await? {
         Outcome::Committed { .. } => Ok(Flow::Done),
-        Outcome::Superseded { .. } => Ok(Flow::Superseded),
+        Outcome::Superseded { found } => {
+            warn_superseded(pipeline, &found);
+            Ok(Flow::Superseded)
+        }
     }
 }
 
-/// Copies the rejects to `<topic>.dlq`, at least once.
+fn warn_superseded(pipeline: &Pipeline, found: &[(String, Option<i64>)]) {
+    tracing::warn!(table = %pipeline.spec.name, ?found, "offsets moved by another worker");
+}
+
+/// Copies the rejects to `<topic>.dlq`, at least once, with the message's own headers and where it
+/// came from and why.
 async fn send_dead_letters(pipeline: &Pipeline, dead: &RecordBatch) -> Result<()> {
     let access = pipeline.kafka.clone();
     let topic = format!("{}.dlq", pipeline.topic);
-    let dead = dead.clone();
+    let letters = Letters::new(dead, &all_columns())?;
     let sent = tokio::task::spawn_blocking(move || {
         let producer = Producer::new(&access)?;
-        let bytes = |name: &str| dead.column_by_name(name).map(|c| c.as_binary::<i32>().clone());
-        let (payloads, keys) = (bytes("payload"), bytes("_key"));
-        for row in 0..dead.num_rows() {
-            let value = |column: &Option<arrow::array::BinaryArray>| {
-                column.as_ref().filter(|c| c.is_valid(row)).map(|c| c.value(row).to_vec())
-            };
+        for row in 0..letters.rows() {
+            let mut headers = letters.headers(row);
+            let own = [
+                ("reason", letters.text("reason", row).to_owned()),
+                ("error", letters.text("error", row).to_owned()),
+                ("topic", letters.text("_topic", row).to_owned()),
+                ("partition", letters.partition(row).to_string()),
+                ("offset", letters.offset(row).to_string()),
+            ];
+            headers.extend(own.map(|(key, value)| (key.to_owned(), Some(value.into_bytes()))));
             producer.send(&Record {
                 topic: &topic,
                 partition: None,
-                key: value(&keys).as_deref(),
-                payload: value(&payloads).as_deref(),
+                key: letters.bytes("_key", row),
+                payload: letters.bytes("payload", row),
+                headers: &headers,
+                // The broker's own time: an old message must not fall to the topic's retention.
                 timestamp_ms: None,
             })?;
         }
@@ -274,8 +290,10 @@ pub async fn take_over(
     beginning: impl Fn(i32) -> i64,
 ) -> Result<Vec<(i32, Progress)>> {
     let epochs = fence(pipeline, partitions).await?;
-    let bronze = pipeline.lake.snapshot(&pipeline.spec.name).await?;
+    // The dead letters first, and that look at them alone: a replay deletes what lies before the
+    // next offset of bronze, which a late commit of the former owner may still raise.
     let dead = pipeline.lake.snapshot(&dead_letters()).await?;
+    let bronze = pipeline.lake.snapshot(&pipeline.spec.name).await?;
     let mut taken = Vec::with_capacity(partitions.len());
     for (partition, epoch) in partitions.iter().zip(epochs) {
         let committed = match &bronze {
@@ -290,9 +308,9 @@ pub async fn take_over(
             None => None,
         };
         let start = committed.unwrap_or_else(|| beginning(*partition));
-        let known_rejects = match dead_committed {
-            Some(dead_next) if dead_next > start => {
-                rejected_offsets(pipeline, *partition, start).await?
+        let known_rejects = match (&dead, dead_committed) {
+            (Some(table), Some(dead_next)) if dead_next > start => {
+                rejected_offsets(pipeline, table, *partition, start).await?
             }
             _ => HashSet::new(),
         };
@@ -363,11 +381,13 @@ async fn raise(
 }
 
 /// Offsets from `start` on that the dead letters already hold.
-async fn rejected_offsets(pipeline: &Pipeline, partition: i32, start: i64) -> Result<HashSet<i64>> {
+async fn rejected_offsets(
+    pipeline: &Pipeline,
+    table: &Snapshot,
+    partition: i32,
+    start: i64,
+) -> Result<HashSet<i64>> {
     let failed = |error| engine_error("cannot read `bronze.dead_letters`", error);
-    let Some(table) = pipeline.lake.snapshot(&dead_letters()).await? else {
-        return Ok(HashSet::new());
-    };
     let session = pipeline.engine.session();
     let batches = session
         .read_table(table.provider().await?)

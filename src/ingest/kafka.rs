@@ -2,8 +2,10 @@
 //! producing, and the in-process mock broker of the demo. Decodes nothing and commits nothing to
 //! the lake. Kafka's own group commits are written for lag displays and never read.
 
+mod topic_id;
+
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
@@ -12,7 +14,7 @@ use rdkafka::consumer::{
     BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol,
 };
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message as _};
+use rdkafka::message::{BorrowedMessage, Header, Headers, Message as _, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -35,6 +37,8 @@ const METADATA_REFRESH_MS: u32 = 10_000;
 pub struct KafkaAccess {
     pub bootstrap_servers: String,
     pub options: BTreeMap<String, String>,
+    /// The mock broker leaves the question for a topic's id unanswered.
+    pub has_no_topic_ids: bool,
 }
 
 impl KafkaAccess {
@@ -73,6 +77,18 @@ impl KafkaAccess {
             .create_with_context(Quiet)
             .map_err(|error| kafka_error("cannot use Kafka", error))?;
         watermarks_of(&consumer, topic)
+    }
+
+    /// The id that the broker gave `topic` when it was created; `None` when it does not tell.
+    pub fn topic_id(&self, topic: &str) -> Result<Option<String>> {
+        if self.has_no_topic_ids {
+            return Ok(None);
+        }
+        let consumer: BaseConsumer<Quiet> = self
+            .consumer_config("flowguard-watermarks")
+            .create_with_context(Quiet)
+            .map_err(|error| kafka_error("cannot use Kafka", error))?;
+        Ok(topic_id::topic_id(consumer.client().native_ptr(), topic, METADATA_TIMEOUT))
     }
 
     /// The offset of the first message at or after `offset` that a read_committed consumer sees,
@@ -400,7 +416,7 @@ impl Received<'_> {
 }
 
 /// Sends records; used by the demo and for dead-letter topics.
-pub struct Producer(BaseProducer<Quiet>);
+pub struct Producer(BaseProducer<Deliveries>);
 
 /// One record to send. Without a partition the key decides.
 pub struct Record<'a> {
@@ -408,15 +424,31 @@ pub struct Record<'a> {
     pub partition: Option<i32>,
     pub key: Option<&'a [u8]>,
     pub payload: Option<&'a [u8]>,
+    pub headers: &'a [(String, Option<Vec<u8>>)],
     pub timestamp_ms: Option<i64>,
 }
 
-impl rdkafka::producer::ProducerContext for Quiet {
+/// Remembers the first record that was not delivered, for the next flush.
+#[derive(Default)]
+struct Deliveries(Mutex<Option<KafkaError>>);
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka client error");
+    }
+}
+
+impl rdkafka::producer::ProducerContext for Deliveries {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &rdkafka::message::DeliveryResult<'_>, (): ()) {
         if let Err((error, _)) = result {
-            tracing::warn!(%error, "a record was not delivered");
+            let mut failure = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            failure.get_or_insert_with(|| error.clone());
         }
     }
 }
@@ -426,7 +458,7 @@ impl Producer {
         let mut config = access.config();
         config.set("enable.idempotence", "true").set("linger.ms", "5");
         let inner = config
-            .create_with_context(Quiet)
+            .create_with_context(Deliveries::default())
             .map_err(|error| kafka_error("cannot use Kafka", error))?;
         Ok(Self(inner))
     }
@@ -445,6 +477,12 @@ impl Producer {
         }
         if let Some(timestamp_ms) = record.timestamp_ms {
             base = base.timestamp(timestamp_ms);
+        }
+        if !record.headers.is_empty() {
+            let empty = OwnedHeaders::new_with_capacity(record.headers.len());
+            base = base.headers(record.headers.iter().fold(empty, |headers, (key, value)| {
+                headers.insert(Header { key, value: value.as_deref() })
+            }));
         }
         let deadline = std::time::Instant::now() + DELIVERY_TIMEOUT;
         loop {
@@ -465,11 +503,13 @@ impl Producer {
         }
     }
 
-    /// Waits until everything queued is delivered.
+    /// Waits until everything queued is delivered. Fails if a record since the last flush was not.
     pub fn flush(&self) -> Result<()> {
-        self.0
-            .flush(DELIVERY_TIMEOUT)
-            .map_err(|error| kafka_error("records were not delivered", error))
+        let failed = |error| kafka_error("records were not delivered", error);
+        self.0.flush(DELIVERY_TIMEOUT).map_err(failed)?;
+        let failure = &self.0.context().0;
+        let failure = failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        failure.map_or(Ok(()), |error| Err(failed(error)))
     }
 }
 
@@ -491,6 +531,10 @@ impl MockBroker {
     }
 
     pub fn access(&self) -> KafkaAccess {
-        KafkaAccess { bootstrap_servers: self.0.bootstrap_servers(), options: BTreeMap::new() }
+        KafkaAccess {
+            bootstrap_servers: self.0.bootstrap_servers(),
+            has_no_topic_ids: true,
+            ..KafkaAccess::default()
+        }
     }
 }

@@ -4,6 +4,7 @@
 pub mod batch;
 pub mod decode;
 pub mod kafka;
+pub mod letters;
 pub mod status;
 pub mod worker;
 

@@ -20,7 +20,7 @@ pub struct PartitionStatus {
     pub end_offset: i64,
     /// Offsets between the two, control records included.
     pub lag: i64,
-    /// Totals over the commits whose log entries remain.
+    /// Totals over the commits whose log entries remain; a replayed reject counts as a row.
     pub rows: u64,
     pub rejects: u64,
     /// From the start of the last write of this partition to its commit.
@@ -71,6 +71,10 @@ pub async fn status(
                 status.rows += range.rows;
                 status.rejects += range.rejects;
                 status.last_commit_ms = ledger.write_ms.or(status.last_commit_ms);
+            }
+            for range in ledger.replayed.iter().filter(of_partition) {
+                status.rows += range.rows;
+                status.rejects = status.rejects.saturating_sub(range.rows);
             }
         }
         found.push(status);

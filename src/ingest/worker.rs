@@ -15,9 +15,15 @@ use super::batch::{Batch, BatchReport, Progress, Written, take_over, write};
 use super::decode::{DeadLetters, Decoder, Message, RejectReason, UnknownFields};
 use super::kafka::{Assignments, Consumer, Polled, Received};
 use crate::error::{Error, ErrorKind, Result};
-use crate::lake::commit::offsets_id;
+use crate::lake::commit::{claim_property, offsets_id};
+use crate::lake::ledger::Ledger;
 
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
+/// What may pass between two looks at limits and signals.
+const MESSAGES_PER_LOOK: usize = 256;
+const BYTES_PER_LOOK: usize = 4 << 20;
+/// Silence after which a draining worker asks whether the brokers are still there.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How often a worker without partitions looks whether the others are done.
 const OTHERS_CHECK_EVERY: Duration = Duration::from_millis(500);
 
@@ -95,14 +101,13 @@ struct Worker {
 impl Worker {
     fn consume(&mut self, until: Until, stop: &CancellationToken) -> Result<()> {
         let limits = self.shared.pipeline.limits.clone();
+        let mut heard = Clock::now();
         while !stop.is_cancelled() {
-            match self.consumer.poll(POLL_TIMEOUT)? {
-                Some(Polled::Message(message)) => self.shared.push(&message)?,
-                Some(Polled::EndOfPartition(partition)) => {
-                    let end = self.ends.get(&partition).copied();
-                    self.shared.state().reach_end(partition, end, until);
-                }
-                None => {}
+            if self.take_some(until)? {
+                heard = Clock::now();
+            } else if until == Until::Drained && heard.elapsed() > SILENCE_MAX {
+                self.consumer.watermarks()?;
+                heard = Clock::now();
             }
             self.shared.check_failure()?;
             if self.shared.state().is_due(&limits) {
@@ -117,6 +122,31 @@ impl Worker {
         Ok(())
     }
 
+    /// Takes what is there, up to what may pass between two looks at the limits; says whether
+    /// anything was.
+    fn take_some(&mut self, until: Until) -> Result<bool> {
+        let ingested_at = (self.shared.pipeline.clock)();
+        let mut bytes = 0;
+        for taken in 0..MESSAGES_PER_LOOK {
+            match self.consumer.poll(POLL_TIMEOUT)? {
+                Some(Polled::Message(message)) => {
+                    self.shared.push(&message, ingested_at)?;
+                    bytes += message.payload().map_or(0, <[u8]>::len);
+                    if bytes > BYTES_PER_LOOK {
+                        break;
+                    }
+                }
+                Some(Polled::EndOfPartition(partition)) => {
+                    let end = self.ends.get(&partition).copied();
+                    self.shared.state().reach_end(partition, end, until);
+                    break;
+                }
+                None => return Ok(taken > 0),
+            }
+        }
+        Ok(true)
+    }
+
     /// Hands the open batch to the runtime, after the one before has landed. While that takes
     /// long, fetching is paused and polling goes on: memory stays bounded and the group member
     /// alive.
@@ -128,7 +158,9 @@ impl Worker {
                 paused = true;
             }
             match self.consumer.poll(Duration::from_millis(10))? {
-                Some(Polled::Message(message)) => self.shared.push(&message)?,
+                Some(Polled::Message(message)) => {
+                    self.shared.push(&message, (self.shared.pipeline.clock)())?;
+                }
                 Some(Polled::EndOfPartition(_)) | None => {}
             }
         }
@@ -325,7 +357,7 @@ impl Shared {
         self.state().failure.take().map_or(Ok(()), Err)
     }
 
-    fn push(&self, received: &Received<'_>) -> Result<()> {
+    fn push(&self, received: &Received<'_>, ingested_at: i64) -> Result<()> {
         let state = &mut *self.state();
         let (partition, offset) = (received.partition(), received.offset());
         // A message of a partition given up meanwhile, or read twice after a restart.
@@ -347,7 +379,6 @@ impl Shared {
             payload: received.payload(),
         };
         state.payload_bytes += received.payload().map_or(0, <[u8]>::len) as u64;
-        let ingested_at = (self.pipeline.clock)();
         match state.decoder.push(&message, ingested_at) {
             Ok(()) => progress.rows += 1,
             Err(reject) => {
@@ -421,6 +452,9 @@ impl Shared {
     fn start_partitions(&self, partitions: &[i32]) -> Result<Vec<(i32, Option<i64>)>> {
         let pipeline = &self.pipeline;
         let bounds = pipeline.kafka.watermarks(&pipeline.topic)?;
+        if let Some(id) = pipeline.kafka.topic_id(&pipeline.topic)? {
+            self.runtime.block_on(check_topic(pipeline, &id))?;
+        }
         let low = |partition: i32| bounds.get(&partition).map_or(0, |(low, _)| *low);
         let taken = self.runtime.block_on(take_over(pipeline, partitions, low))?;
         for (partition, progress) in &taken {
@@ -436,6 +470,28 @@ impl Shared {
     }
 }
 
+const RECREATED_HINT: &str =
+    "give the new topic a table of its own (a model with another name), or restore the old one";
+
+/// The first ingestion of a topic notes its id with the table; under another id, the offsets in
+/// the lake are those of another topic.
+async fn check_topic(pipeline: &Pipeline, id: &str) -> Result<()> {
+    let key = format!("flowguard.topic_id.{}", pipeline.topic);
+    let ledger = Ledger::new(pipeline.spec.name.to_string(), pipeline.run);
+    let known = claim_property(&pipeline.lake, &pipeline.spec.name, &key, id, &ledger).await?;
+    if known == id {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::DataLoss,
+        format!(
+            "`{}` was recreated: its id is {id}, and `{}` was ingested from {known}",
+            pipeline.topic, pipeline.spec.name
+        ),
+    )
+    .hint(RECREATED_HINT))
+}
+
 /// The lake's next offset must lie within the log, or messages are lost or other ones are there.
 fn check_bounds(pipeline: &Pipeline, partition: i32, next: i64, low: i64, high: i64) -> Result<()> {
     let topic = &pipeline.topic;
@@ -447,7 +503,7 @@ fn check_bounds(pipeline: &Pipeline, partition: i32, next: i64, low: i64, high: 
                  to {next}: the topic was recreated or lost its tail"
             ),
         )
-        .hint("ingest the new topic under another `ingest.pipeline`, or restore the old one"));
+        .hint(RECREATED_HINT));
     }
     if next < low {
         return Err(Error::new(

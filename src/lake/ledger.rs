@@ -36,6 +36,10 @@ pub struct Ledger {
     /// Kafka offsets accounted for by this commit.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub offsets: Vec<OffsetRange>,
+    /// What a replay moved from the dead letters into bronze: `rows` messages within the range,
+    /// which an earlier commit counted among its rejects.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replayed: Vec<OffsetRange>,
     pub rows: u64,
     /// From the start of the write to this commit, encoding included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -77,6 +81,7 @@ impl Ledger {
             inputs: Vec::new(),
             output_hash: None,
             offsets: Vec::new(),
+            replayed: Vec::new(),
             rows: 0,
             write_ms: None,
         }

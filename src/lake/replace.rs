@@ -1,7 +1,8 @@
-//! Which files a replacement of a time range removes, and which it must rewrite because they also
-//! hold rows outside the range. Decided from partition values and statistics alone; a file about
-//! which neither says enough is rewritten, never dropped.
+//! Which files a replacement removes, and which it must rewrite because they also hold rows that
+//! stay. Decided from partition values and statistics alone; a file about which neither says enough
+//! is rewritten, never dropped.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use chrono_tz::Tz;
@@ -61,22 +62,77 @@ pub async fn replace_range(
         }
         removes.push(file.remove_action(true));
     }
-    let straddling = if straddling.is_empty() {
-        None
-    } else {
-        let provider = snapshot.table.table_provider().with_file_paths(straddling).build().await;
-        let provider = provider
-            .map_err(|source| store_error(&format!("cannot read `{}`", snapshot.name), source))?;
-        Some(Arc::new(provider) as Arc<dyn TableProvider>)
+    let straddling = match straddling.is_empty() {
+        true => None,
+        false => Some(files_provider(snapshot, straddling).await?),
     };
     let removal = Removal { version: snapshot.version(), removes, whole_table: false };
     Ok(Replacement { removal, straddling })
 }
 
+/// A data file of one version of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataFile {
+    pub path: String,
+    /// Rows as the statistics count them; 0 where they say nothing.
+    pub rows: u64,
+    pub bytes: u64,
+}
+
+/// The files that may hold a row whose text `column` is `value`, oldest first.
+pub fn files_holding(snapshot: &Snapshot, column: &str, value: &str) -> Vec<DataFile> {
+    let mut found: Vec<(i64, DataFile)> = Vec::new();
+    for file in snapshot.eager().log_data().iter() {
+        let stats = file.stats().and_then(|stats| serde_json::from_str::<Value>(&stats).ok());
+        let bound = |which: &str| stats.as_ref().and_then(|stats| stats[which][column].as_str());
+        let excluded = bound("minValues").is_some_and(|min| value < min)
+            || bound("maxValues").is_some_and(|max| max < value);
+        if !excluded {
+            let data_file = DataFile {
+                path: file.path().into_owned(),
+                rows: file.num_records().map_or(0, |rows| rows as u64),
+                bytes: u64::try_from(file.size()).unwrap_or(0),
+            };
+            found.push((file.modification_time(), data_file));
+        }
+    }
+    found.sort_by(|(a_time, a), (b_time, b)| (a_time, &a.path).cmp(&(b_time, &b.path)));
+    found.into_iter().map(|(_, file)| file).collect()
+}
+
+/// Removes exactly `files`, or `None` if the table no longer has one of them. The rows that stay
+/// must be staged again.
+pub fn replace_files(snapshot: &Snapshot, files: &[DataFile]) -> Option<Removal> {
+    let wanted: HashSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    let log = snapshot.eager().log_data();
+    let removes: Vec<Remove> = log
+        .iter()
+        .filter(|file| wanted.contains(file.path().as_ref()))
+        .map(|file| file.remove_action(true))
+        .collect();
+    let complete = removes.len() == wanted.len();
+    complete.then_some(Removal { version: snapshot.version(), removes, whole_table: false })
+}
+
+/// The rows of `files` alone, which must be part of the snapshot.
+pub async fn rows_of_files(
+    snapshot: &Snapshot,
+    files: &[DataFile],
+) -> Result<Arc<dyn TableProvider>> {
+    files_provider(snapshot, files.iter().map(|file| file.path.clone()).collect()).await
+}
+
+async fn files_provider(snapshot: &Snapshot, paths: Vec<String>) -> Result<Arc<dyn TableProvider>> {
+    let provider = snapshot.table.table_provider().with_file_paths(paths).build().await;
+    let provider = provider
+        .map_err(|source| store_error(&format!("cannot read `{}`", snapshot.name), source))?;
+    Ok(Arc::new(provider))
+}
+
 /// A range that surely holds every row of the file, or `None` when nothing says so.
 fn hull_of(file: &LogicalFileView, time: &str, timezone: Tz) -> Option<Range> {
     if let Some(Some(day)) = file.partition_values_map().get(DAY_COLUMN) {
-        return Some(day_range(day, timezone)?);
+        return day_range(day, timezone);
     }
     let stats: Value = serde_json::from_str(&file.stats()?).ok()?;
     if stats["nullCount"][time].as_i64()? != 0 {

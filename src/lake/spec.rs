@@ -133,18 +133,23 @@ fn days_of(column: &ArrayRef, timezone: Tz) -> Result<ArrayRef> {
 #[derive(Debug, PartialEq)]
 pub enum SchemaChange {
     None,
-    /// Nullable columns to append, in their declared order.
-    Add(Vec<Field>),
+    Widen {
+        /// Nullable columns to append, in their declared order.
+        added: Vec<Field>,
+        /// Columns that the table has as not null and the model no longer requires.
+        relaxed: Vec<Field>,
+    },
 }
 
 /// What must be done so that `declared` rows fit the `existing` table. Fails on anything but new
-/// nullable columns, naming each difference.
+/// nullable columns and columns that become nullable, naming each difference. A column that the
+/// model requires and the table does not stays nullable: its old rows may hold nulls.
 pub fn schema_change(
     name: &TableName,
     existing: &Schema,
     declared: &Schema,
 ) -> Result<SchemaChange> {
-    let mut added = Vec::new();
+    let (mut added, mut relaxed) = (Vec::new(), Vec::new());
     let mut refused = Vec::new();
     for field in declared.fields() {
         match existing.field_with_name(field.name()) {
@@ -154,6 +159,9 @@ pub fn schema_change(
                 old.data_type(),
                 field.data_type()
             )),
+            Ok(old) if field.is_nullable() && !old.is_nullable() => {
+                relaxed.push(old.clone().with_nullable(true));
+            }
             Ok(_) => {}
             Err(_) if field.is_nullable() => added.push(field.as_ref().clone()),
             Err(_) => refused.push(format!("new column `{}` is not_null", field.name())),
@@ -171,7 +179,8 @@ pub fn schema_change(
         ))
         .hint("only nullable columns can be added in place; otherwise give the model a new name"));
     }
-    Ok(if added.is_empty() { SchemaChange::None } else { SchemaChange::Add(added) })
+    let fits = added.is_empty() && relaxed.is_empty();
+    Ok(if fits { SchemaChange::None } else { SchemaChange::Widen { added, relaxed } })
 }
 
 /// Equal but for how strings and lists are held in memory.
@@ -226,14 +235,20 @@ mod tests {
     }
 
     #[test]
-    fn only_new_nullable_columns_change_a_table() {
+    fn a_table_only_gets_wider() {
         let field = |name: &str, data_type, nullable| Field::new(name, data_type, nullable);
         let old = Schema::new(vec![field("a", DataType::Utf8View, false)]);
         let new =
             Schema::new(vec![field("a", DataType::Utf8, false), field("b", DataType::Int64, true)]);
         assert_eq!(schema_change(&table(), &old, &old).unwrap(), SchemaChange::None);
-        let added = SchemaChange::Add(vec![field("b", DataType::Int64, true)]);
-        assert_eq!(schema_change(&table(), &old, &new).unwrap(), added);
+        let added = vec![field("b", DataType::Int64, true)];
+        let widened = SchemaChange::Widen { added, relaxed: Vec::new() };
+        assert_eq!(schema_change(&table(), &old, &new).unwrap(), widened);
+        let nullable = Schema::new(vec![field("a", DataType::Utf8, true)]);
+        let relaxed = vec![field("a", DataType::Utf8View, true)];
+        let widened = SchemaChange::Widen { added: Vec::new(), relaxed };
+        assert_eq!(schema_change(&table(), &old, &nullable).unwrap(), widened);
+        assert_eq!(schema_change(&table(), &nullable, &old).unwrap(), SchemaChange::None);
         let bad = Schema::new(vec![
             field("a", DataType::Int64, false),
             field("c", DataType::Int64, false),

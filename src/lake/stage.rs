@@ -34,6 +34,11 @@ impl Staged {
         self.adds.extend(other.into_iter().flat_map(|other| other.adds));
     }
 
+    /// Names of the files, as the log will have them.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.adds.iter().map(|add| add.path.as_str())
+    }
+
     /// Deletes files that will not be committed after all. Best effort: what stays is an orphan.
     pub async fn discard(self, lake: &Lake, name: &TableName) {
         let Ok(log_store) = lake.log_store(name) else { return };
@@ -99,6 +104,14 @@ impl Stager {
     fn failed(&self, source: deltalake::DeltaTableError) -> Error {
         store_error(&format!("cannot write `{}`", self.spec.name), source)
     }
+}
+
+/// Whether a panic is one that deltalake catches by itself. It ends a failed upload by `abort`, which
+/// panics in object_store 0.13 (`buffered.rs`, "Already shut down") if the file was small enough for
+/// one request; deltalake goes on with the error of that request.
+pub fn is_caught_panic(panic: &std::panic::PanicHookInfo<'_>) -> bool {
+    let is_there = panic.location().is_some_and(|at| at.file().ends_with("src/buffered.rs"));
+    is_there && panic.payload_as_str() == Some("Already shut down")
 }
 
 fn writer_properties(spec: &TableSpec) -> WriterProperties {

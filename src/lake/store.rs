@@ -94,25 +94,88 @@ fn open_s3(root: &Url, s3: &S3Access) -> Result<Arc<dyn ObjectStore>> {
     Ok(Arc::new(store))
 }
 
-/// What a store's error text gives away, in the order it is looked for: text, kind, hint.
-const SYMPTOMS: [(&str, ErrorKind, &str); 13] = [
-    (
-        "No space left on device",
-        ErrorKind::Exhausted,
-        "free some disk space; nothing was committed",
+/// What a store's error text gives away, and what is said about it.
+struct Symptom {
+    text: &'static str,
+    kind: ErrorKind,
+    message: &'static str,
+    hint: &'static str,
+}
+
+const fn symptom(
+    text: &'static str,
+    kind: ErrorKind,
+    message: &'static str,
+    hint: &'static str,
+) -> Symptom {
+    Symptom { text, kind, message, hint }
+}
+
+const FREE_SPACE: &str = "free some space; nothing of this was committed";
+const MISSING_RIGHT: &str = "these keys lack the right; see the policies in `minio/`";
+
+/// In the order they are looked for.
+const SYMPTOMS: [Symptom; 14] = [
+    symptom("No space left on device", ErrorKind::Exhausted, "the disk is full", FREE_SPACE),
+    symptom("StorageFull", ErrorKind::Exhausted, "the object store is full", FREE_SPACE),
+    symptom("Disk quota exceeded", ErrorKind::Exhausted, "the disk quota is used up", FREE_SPACE),
+    symptom(
+        "NoSuchBucket",
+        ErrorKind::NotFound,
+        "there is no such bucket",
+        "create the bucket, or correct `lake`",
     ),
-    ("StorageFull", ErrorKind::Exhausted, "free space in the object store; nothing was committed"),
-    ("Disk quota exceeded", ErrorKind::Exhausted, "raise the quota; nothing was committed"),
-    ("NoSuchBucket", ErrorKind::NotFound, "create the bucket, or correct `lake`"),
-    ("InvalidAccessKeyId", ErrorKind::Denied, "check `s3.access_key_id`"),
-    ("SignatureDoesNotMatch", ErrorKind::Denied, "check `s3.secret_access_key`"),
-    ("AccessDenied", ErrorKind::Denied, "these keys lack the right; see the policies in `minio/`"),
-    ("Permission denied", ErrorKind::Denied, "check who owns the lake's folder"),
-    ("Read-only file system", ErrorKind::Denied, "mount the lake's folder writable"),
-    ("Connection refused", ErrorKind::Unavailable, "check `s3.endpoint`; is the store running?"),
-    ("dns error", ErrorKind::Unavailable, "check the host name in `s3.endpoint`"),
-    ("timed out", ErrorKind::Unavailable, "the store does not answer; check the network"),
-    ("error sending request", ErrorKind::Unavailable, "check `s3.endpoint` and the network"),
+    symptom(
+        "InvalidAccessKeyId",
+        ErrorKind::Denied,
+        "the access key is not known",
+        "check `s3.access_key_id`",
+    ),
+    symptom(
+        "SignatureDoesNotMatch",
+        ErrorKind::Denied,
+        "the secret key is wrong",
+        "check `s3.secret_access_key`",
+    ),
+    symptom("AccessDenied", ErrorKind::Denied, "access denied", MISSING_RIGHT),
+    // An answer without a body, as to a HEAD request.
+    symptom("lacked the necessary privileges", ErrorKind::Denied, "access denied", MISSING_RIGHT),
+    symptom(
+        "Permission denied",
+        ErrorKind::Denied,
+        "permission denied",
+        "check who owns the lake's folder",
+    ),
+    symptom(
+        "Read-only file system",
+        ErrorKind::Denied,
+        "the file system is read-only",
+        "mount the lake's folder writable",
+    ),
+    symptom(
+        "Connection refused",
+        ErrorKind::Unavailable,
+        "connection refused",
+        "check `s3.endpoint`; is the store running?",
+    ),
+    symptom(
+        "dns error",
+        ErrorKind::Unavailable,
+        "the host is not known",
+        "check the host name in `s3.endpoint`",
+    ),
+    symptom(
+        "timed out",
+        ErrorKind::Unavailable,
+        "the store does not answer",
+        "check `s3.endpoint` and the network",
+    ),
+    symptom(
+        "error sending request",
+        ErrorKind::Unavailable,
+        "the store cannot be reached",
+        "check `s3.endpoint` and the network",
+    ),
 ];
 
 /// One clear error from whatever an object store, or a library above one, returned. `doing` says
@@ -131,17 +194,28 @@ pub fn store_error(doing: &str, source: impl Into<Box<dyn StdError + Send + Sync
         );
         cause = error.source();
     }
-    if let Some((symptom, kind, hint)) =
-        SYMPTOMS.iter().find(|(symptom, ..)| said.contains(symptom))
-    {
-        let short = match *symptom {
-            "error sending request" => "unreachable",
-            other => other,
-        };
-        return Error::new(*kind, format!("{doing}: {short}")).hint(*hint).source(source);
+    let source = match answer_of(&said) {
+        // What S3 says in its own words instead of the document around them.
+        Some(answer) => {
+            tracing::debug!(said, "the object store refused");
+            answer.to_owned().into()
+        }
+        None => source,
+    };
+    if let Some(symptom) = SYMPTOMS.iter().find(|symptom| said.contains(symptom.text)) {
+        return Error::new(symptom.kind, format!("{doing}: {}", symptom.message))
+            .hint(symptom.hint)
+            .source(source);
     }
     let kind = if missing { ErrorKind::NotFound } else { ErrorKind::Unavailable };
     Error::new(kind, doing.to_owned()).source(source)
+}
+
+/// The `Message` in the XML of an S3 error.
+fn answer_of(said: &str) -> Option<&str> {
+    let (_, rest) = said.split_once("<Message>")?;
+    let (message, _) = rest.split_once("</Message>")?;
+    (!message.is_empty()).then_some(message)
 }
 
 #[cfg(test)]
@@ -153,9 +227,18 @@ mod tests {
         let io = |text: &str| std::io::Error::other(text.to_owned());
         let error = store_error("cannot write `gold.a`", io("os: No space left on device (28)"));
         assert_eq!(error.kind, ErrorKind::Exhausted);
-        assert_eq!(error.message, "cannot write `gold.a`: No space left on device");
+        assert_eq!(error.message, "cannot write `gold.a`: the disk is full");
         let error = store_error("cannot list the lake", io("<Code>NoSuchBucket</Code>"));
         assert_eq!((error.kind, error.kind.exit_code()), (ErrorKind::NotFound, 1));
+    }
+
+    #[test]
+    fn of_an_xml_answer_only_its_message_is_shown() {
+        let answer = "403: <?xml version=\"1.0\"?>\n<Error><Code>AccessDenied</Code>\
+                      <Message>Access Denied.</Message><Resource>/a</Resource></Error>";
+        let error = store_error("cannot read `gold.a`", std::io::Error::other(answer));
+        assert_eq!(error.message, "cannot read `gold.a`: access denied");
+        assert_eq!(error.source.unwrap().to_string(), "Access Denied.");
     }
 
     #[test]

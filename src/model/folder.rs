@@ -4,7 +4,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::{DEAD_LETTERS, ModelFile};
+use super::DEAD_LETTERS;
 use crate::error::{Diagnostic, Error, ErrorKind, Result};
 use crate::source::{Position, Source};
 use crate::table::{Layer, TableName};
@@ -13,6 +13,12 @@ use crate::table::{Layer, TableName};
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Models in a project.
 const FILES_MAX: usize = 10_000;
+
+/// A file named by its place: `sql/<layer>/<table>.sql`.
+pub struct ModelFile {
+    pub table: TableName,
+    pub path: PathBuf,
+}
 
 /// Every model file, by path, and a problem for each file that cannot be one.
 pub fn list(project: &Path) -> Result<(Vec<ModelFile>, Vec<Diagnostic>)> {

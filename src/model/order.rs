@@ -2,9 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Draft;
+use super::Model;
 use crate::error::Diagnostic;
+use crate::source::Position;
 use crate::table::TableName;
+
+/// A model that read well by itself, and where it mentions its inputs.
+pub struct Draft {
+    pub model: Model,
+    pub mentions: Vec<(TableName, Position)>,
+}
 
 /// Every model after its inputs, by name where that leaves a choice; one problem per cycle, with
 /// its path. Inputs that are no draft are left out: they are built in, or broken and reported.

@@ -1,6 +1,9 @@
 //! Whole projects in, every problem out.
 
+use std::path::Path;
+
 use super::*;
+use crate::error::Result;
 use crate::source::printed;
 
 const ORDERS_RAW: &str = "-- /// flowguard

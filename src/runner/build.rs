@@ -1,6 +1,7 @@
 //! Builds one model: pin its inputs, plan, execute, stage, commit. What it writes becomes visible
 //! whole or not at all.
 
+use std::sync::Arc;
 use std::time::Instant as Clock;
 
 use arrow::array::RecordBatch;
@@ -10,24 +11,36 @@ use datafusion::logical_expr::Expr;
 use datafusion::prelude::{SessionContext, col, ident, lit};
 use datafusion::scalar::ScalarValue;
 use futures::StreamExt;
+use uuid::Uuid;
 
-use super::RunContext;
 use crate::engine::catalog::{Pins, reference, register};
 use crate::engine::fault::engine_error;
 use crate::engine::hash::RowsHash;
 use crate::engine::storable::conform;
-use crate::engine::{interval_parameters, read_only};
+use crate::engine::{Engine, interval_parameters, read_only};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::{Every, Instant, Range, TouchedHours};
-use crate::lake::Snapshot;
 use crate::lake::commit::{Advance, Commit, Outcome, commit, ensure_table, model_id};
 use crate::lake::ledger::{InputVersion, Ledger, range_pairs};
 use crate::lake::replace::{Removal, replace_all, replace_range};
 use crate::lake::spec::{TableSpec, instants_of};
 use crate::lake::stage::{Staged, Stager};
-use crate::model::{Kind, Model};
+use crate::lake::{Lake, Snapshot};
+use crate::model::{Kind, Model, ModelSet};
 use crate::table::TableName;
-use crate::typecheck::TypedModel;
+use crate::typecheck::{Typed, TypedModel};
+
+/// What every task of a run shares.
+pub struct RunContext {
+    pub lake: Lake,
+    pub engine: Engine,
+    pub models: Arc<ModelSet>,
+    pub typed: Arc<Typed>,
+    pub run: Uuid,
+    /// Bound to `$start` and `$end`; without it, the whole range that the inputs hold.
+    pub range: Option<Range>,
+    pub parallel_models_max: usize,
+}
 
 /// What a build wrote.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,15 +83,7 @@ pub async fn build(context: &RunContext, name: &TableName) -> Result<Built> {
     ledger.output_hash = Some(output.hash.clone());
     ledger.rows = output.staged.rows;
 
-    let last = match &before {
-        Some(table) => table.ledgers(table.version()).await?.into_values().next(),
-        None => None,
-    };
-    let unchanged = last.is_some_and(|last| {
-        last.output_hash == ledger.output_hash
-            && last.intervals == ledger.intervals
-            && last.fingerprint == ledger.fingerprint
-    });
+    let unchanged = is_unchanged(before.as_ref(), &ledger).await?;
     let rows = output.staged.rows;
     let removal = if unchanged {
         std::mem::take(&mut output.staged).discard(&context.lake, name).await;
@@ -114,6 +119,17 @@ pub async fn build(context: &RunContext, name: &TableName) -> Result<Built> {
             format!("another run built `{name}` at the same time"),
         )),
     }
+}
+
+/// Whether the newest commit wrote the same rows of the same intervals by the same model.
+async fn is_unchanged(before: Option<&Snapshot>, ledger: &Ledger) -> Result<bool> {
+    let Some(table) = before else { return Ok(false) };
+    let last = table.ledgers(table.version()).await?.into_values().next();
+    Ok(last.is_some_and(|last| {
+        last.output_hash == ledger.output_hash
+            && last.intervals == ledger.intervals
+            && last.fingerprint == ledger.fingerprint
+    }))
 }
 
 fn report(

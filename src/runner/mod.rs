@@ -8,33 +8,16 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-pub use self::build::Built;
+pub use self::build::{Built, RunContext};
 
-use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::interval::Range;
-use crate::lake::Lake;
 use crate::model::{Kind, ModelSet};
 use crate::table::TableName;
-use crate::typecheck::Typed;
 
 /// Times a model is tried again after a conflict or an unavailable store.
 const RETRIES_MAX: u32 = 3;
 const RETRY_DELAY: std::time::Duration = std::time::Duration::from_millis(500);
-
-/// What every task of a run shares.
-pub struct RunContext {
-    pub lake: Lake,
-    pub engine: Engine,
-    pub models: Arc<ModelSet>,
-    pub typed: Arc<Typed>,
-    pub run: Uuid,
-    /// Bound to `$start` and `$end`; without it, the whole range that the inputs hold.
-    pub range: Option<Range>,
-    pub parallel_models_max: usize,
-}
 
 /// What happens while a run goes on, in order.
 #[derive(Debug)]
@@ -63,13 +46,19 @@ pub struct RunReport {
     pub failed: usize,
     pub skipped: usize,
     pub cancelled: usize,
+    /// The kind of all failures, if they have one in common.
+    pub kind: Option<ErrorKind>,
 }
 
 impl RunReport {
     fn count(&mut self, outcome: &Outcome) {
         match outcome {
             Outcome::Built(_) => self.built += 1,
-            Outcome::Failed(_) => self.failed += 1,
+            Outcome::Failed(error) => {
+                let agree = self.failed == 0 || self.kind == Some(error.kind);
+                self.kind = agree.then_some(error.kind);
+                self.failed += 1;
+            }
             Outcome::Skipped { .. } => self.skipped += 1,
             Outcome::Cancelled => self.cancelled += 1,
         }
@@ -79,7 +68,12 @@ impl RunReport {
     pub fn into_result(self) -> Result<RunReport> {
         if self.failed > 0 {
             let message = format!("{} of {} models failed", self.failed, self.total());
-            return Err(Error::new(ErrorKind::RunFailed, message));
+            // Where the store refused everything, the fault is not the run's.
+            let kind = self.kind.filter(|kind| {
+                use ErrorKind::{Denied, Exhausted, Unavailable};
+                self.built == 0 && matches!(kind, Denied | Exhausted | Unavailable)
+            });
+            return Err(Error::new(kind.unwrap_or(ErrorKind::RunFailed), message));
         }
         if self.cancelled > 0 {
             let message = format!("stopped with {} models left", self.cancelled);
@@ -149,6 +143,7 @@ pub async fn run(
             Some(Err(panicked)) => {
                 tracing::error!(error = %panicked, "a model's task ended abnormally");
                 report.failed += 1;
+                report.kind = None;
             }
             None if waiting.is_empty() => return report,
             None => {}

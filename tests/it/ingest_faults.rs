@@ -310,7 +310,14 @@ fn produce(kafka: &KafkaAccess, world: &World) {
         for slot in slots {
             let partition = Some(partition as i32);
             let (topic, payload) = (TOPIC, slot.payload());
-            let record = Record { topic, partition, key: None, payload, timestamp_ms: Some(0) };
+            let record = Record {
+                topic,
+                partition,
+                key: None,
+                payload,
+                headers: &[],
+                timestamp_ms: Some(0),
+            };
             producer.send(&record).unwrap();
         }
     }

@@ -1,7 +1,29 @@
 //! The one integration-test binary: every test of the built program is a module here.
 
+// The house rules are for the program; a test may panic, print, wait and read its environment.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::too_many_lines,
+    clippy::unwrap_used
+)]
+
+mod checker;
+mod cli;
+mod dlq;
 mod expected;
 mod faulty_store;
+mod gold;
 mod ingest_faults;
-mod support;
+mod kill9;
+mod licences;
+mod planted;
+mod policies;
+mod program;
+mod services;
+mod spark;
+mod store_errors;
+mod tidy;
 mod topic_in_memory;
+mod traffic;

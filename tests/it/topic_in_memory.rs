@@ -30,7 +30,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::faulty_store::{Fault, FaultyStore};
-use crate::support::{Project, model};
+use crate::program::{Project, model};
 
 pub const TOPIC: &str = "raw.messages.v1";
 /// Messages above this are rejected by [`Header::Strict`] and taken by [`Header::Wide`].
@@ -163,7 +163,8 @@ impl World {
              pad: {{type: string}}"
         );
         let sql = model(&header, "SELECT * FROM kafka.messages");
-        let models = Project::new(&[("bronze/messages", &sql)]).models();
+        let models =
+            ModelSet::read(Project::of_models(&[("bronze/messages", &sql)]).folder()).unwrap();
         let typed = typecheck(&engine(), &models).await.unwrap();
         let spec = typed.get(&table()).unwrap().spec.clone();
         let root = Url::parse(&format!("memory:///lake-{number}/")).unwrap();

@@ -6,8 +6,8 @@ use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 
 use super::columns::{self, ColumnBuffer};
-use super::envelope::{self, Envelope};
-use super::{Message, Reject};
+use super::envelope::{self, Envelope, Message};
+use super::reject::Reject;
 use crate::error::Result;
 use crate::table::ColumnType;
 

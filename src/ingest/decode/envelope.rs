@@ -7,9 +7,23 @@ use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Int32Type, Int64Type};
 
 use super::columns::{self, ColumnBuffer, Spans};
-use super::{METADATA_COLUMNS, Message};
 use crate::error::Result;
 use crate::table::ColumnType;
+
+/// Columns that every bronze table has after the declared ones; their names are reserved.
+pub const METADATA_COLUMNS: [&str; 7] =
+    ["_topic", "_partition", "_offset", "_timestamp", "_key", "_headers", "_ingested_at"];
+
+/// One message as the broker handed it over.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    pub partition: i32,
+    pub offset: i64,
+    pub timestamp_ms: Option<i64>,
+    pub key: Option<&'a [u8]>,
+    pub headers: &'a [(String, Option<Vec<u8>>)],
+    pub payload: Option<&'a [u8]>,
+}
 
 pub(super) struct Envelope {
     topic: String,

@@ -4,8 +4,10 @@ use std::ops::Range;
 
 use jiter::Jiter;
 
-use super::{Reject, RejectReason, UnknownFields, columns, duplicate, malformed, truncated};
+use super::columns;
+use super::reject::{Reject, RejectReason, duplicate, malformed, truncated};
 use crate::error::Result;
+use crate::model::UnknownFields;
 use crate::table::Column;
 
 /// Finds columns by field name, trying first the one that followed the previous field last time.

@@ -32,6 +32,7 @@ mod columns;
 mod dead_letters;
 mod envelope;
 mod fields;
+mod reject;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -40,7 +41,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
-use jiter::{Jiter, JiterError, JiterErrorType, JsonErrorType, Peek};
+use jiter::{Jiter, Peek};
 
 use crate::error::{Error, Result};
 use crate::interval::{RangeSet, TouchedHours};
@@ -48,88 +49,19 @@ use crate::table::{Column, ColumnType};
 
 pub use self::columns::arrow_type;
 pub use self::dead_letters::DeadLetters;
+pub use self::envelope::{METADATA_COLUMNS, Message};
+pub use self::reject::{QUOTED_CHARS_MAX, Reject, RejectReason};
 pub use crate::model::UnknownFields;
 
-use self::columns::{ColumnBuffer, Fault};
+use self::columns::ColumnBuffer;
 use self::envelope::Envelope;
 use self::fields::{FieldIndex, Unknown};
-
-/// Columns that every bronze table has after the declared ones; their names are reserved.
-pub const METADATA_COLUMNS: [&str; 7] =
-    ["_topic", "_partition", "_offset", "_timestamp", "_key", "_headers", "_ingested_at"];
+use self::reject::{bounded_payload, duplicate, field_reject, quote, syntax_error};
 
 /// The column of undeclared fields under [`UnknownFields::Rescue`]; reserved under every policy.
 pub const RESCUED_COLUMN: &str = "_rescued";
 
-/// How much of an offending value or field name an error quotes, in characters.
-pub const QUOTED_CHARS_MAX: usize = 64;
-
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
-
-/// One message as the broker handed it over.
-#[derive(Debug, Clone, Copy)]
-pub struct Message<'a> {
-    pub partition: i32,
-    pub offset: i64,
-    pub timestamp_ms: Option<i64>,
-    pub key: Option<&'a [u8]>,
-    pub headers: &'a [(String, Option<Vec<u8>>)],
-    pub payload: Option<&'a [u8]>,
-}
-
-/// Why a message is no row. The names are stored in `bronze.dead_letters` and never change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RejectReason {
-    Tombstone,
-    Empty,
-    Oversized,
-    Malformed,
-    WrongType,
-    MissingRequired,
-    UnknownField,
-}
-
-impl RejectReason {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            RejectReason::Tombstone => "tombstone",
-            RejectReason::Empty => "empty",
-            RejectReason::Oversized => "oversized",
-            RejectReason::Malformed => "malformed",
-            RejectReason::WrongType => "wrong_type",
-            RejectReason::MissingRequired => "missing_required",
-            RejectReason::UnknownField => "unknown_field",
-        }
-    }
-}
-
-/// A message that is no row: data for the dead letters, not an error of the program.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reject {
-    pub reason: RejectReason,
-    /// For people: the field in backticks, what was expected and what was found; for malformed
-    /// bytes where. Behind an escape in the same string, invalid UTF-8 is a few bytes further on
-    /// than the position says, because the parser counts unescaped text there.
-    pub error: String,
-}
-
-impl Reject {
-    fn new(reason: RejectReason, error: impl Into<String>) -> Self {
-        Self { reason, error: error.into() }
-    }
-}
-
-impl From<JiterError> for Reject {
-    fn from(error: JiterError) -> Self {
-        let problem = match &error.error_type {
-            JiterErrorType::JsonError(JsonErrorType::InvalidUnicodeCodePoint) => {
-                "invalid UTF-8".to_owned()
-            }
-            other => other.to_string(),
-        };
-        Reject::new(RejectReason::Malformed, format!("{problem} at byte {}", error.index))
-    }
-}
 
 /// The schema of a table with these columns: declared, rescued, metadata.
 pub fn schema_of(columns: &[Column], unknown: UnknownFields) -> SchemaRef {
@@ -347,94 +279,5 @@ fn time_column(columns: &[Column], name: &str) -> Result<usize> {
     match columns[position].column_type {
         ColumnType::Timestamp => Ok(position),
         other => Err(Error::invalid(format!("time column `{name}` is {other}, not timestamp"))),
-    }
-}
-
-fn bounded_payload(payload: Option<&[u8]>, bytes_max: usize) -> Result<&[u8], Reject> {
-    match payload {
-        None => Err(Reject::new(RejectReason::Tombstone, "the message has no payload")),
-        Some([]) => Err(Reject::new(RejectReason::Empty, "the payload has no bytes")),
-        Some(payload) if payload.len() > bytes_max => {
-            let error = format!("{} bytes are more than the limit of {bytes_max}", payload.len());
-            Err(Reject::new(RejectReason::Oversized, error))
-        }
-        Some(payload) => Ok(payload),
-    }
-}
-
-/// The first place where `payload` is not JSON. Reading stops at the first broken rule, so this
-/// looks at the rest: whether bytes are JSON must not depend on the columns.
-#[cold]
-fn syntax_error(payload: &[u8]) -> Option<Reject> {
-    fn walk(jiter: &mut Jiter<'_>) -> Result<(), JiterError> {
-        if jiter.peek()? == Peek::Object {
-            // Field by field, so that nesting is counted from the field as it is in a row.
-            let mut key = jiter.known_object()?;
-            while key.is_some() {
-                jiter.next_skip()?;
-                key = jiter.next_key()?;
-            }
-        } else {
-            jiter.next_skip()?;
-        }
-        jiter.finish()
-    }
-    if let Err(error) = walk(&mut Jiter::new(payload)) {
-        return Some(error.into());
-    }
-    let index = std::str::from_utf8(payload).err()?.valid_up_to();
-    Some(malformed(Fault::Utf8 { index }))
-}
-
-#[cold]
-fn field_reject(column: &Column, fault: Fault, payload: &[u8], start: usize) -> Reject {
-    let name = &column.name;
-    match fault {
-        Fault::Type(detail) => {
-            let expected = columns::expectation(column.column_type);
-            let found = quote(&payload[start..]);
-            let detail = if detail.is_empty() { String::new() } else { format!(" ({detail})") };
-            let error = format!("`{name}`: expected {expected}, found {found}{detail}");
-            Reject::new(RejectReason::WrongType, error)
-        }
-        Fault::Null => {
-            let error = format!("`{name}`: a value is required, but the field is null");
-            Reject::new(RejectReason::MissingRequired, error)
-        }
-        fault => malformed(fault),
-    }
-}
-
-fn malformed(fault: Fault) -> Reject {
-    match fault {
-        Fault::Syntax(error) => error.into(),
-        Fault::Utf8 { index } => {
-            Reject::new(RejectReason::Malformed, format!("invalid UTF-8 at byte {index}"))
-        }
-        Fault::Type(_) | Fault::Null => unreachable!("raw text is of every type"),
-    }
-}
-
-fn duplicate(name: &str) -> Reject {
-    let error = format!("`{}`: the field is there twice", truncated(name));
-    Reject::new(RejectReason::Malformed, error)
-}
-
-/// The JSON value at the start of `bytes`, shortened.
-fn quote(bytes: &[u8]) -> String {
-    let mut jiter = Jiter::new(bytes);
-    let length = match jiter.next_skip() {
-        Ok(()) => jiter.current_index(),
-        Err(_) => bytes.len(),
-    };
-    // A character has at most four bytes; no more are looked at, whatever the value's length.
-    let head = &bytes[..length.min(4 * (QUOTED_CHARS_MAX + 1))];
-    truncated(&String::from_utf8_lossy(head))
-}
-
-fn truncated(text: &str) -> String {
-    match text.char_indices().nth(QUOTED_CHARS_MAX) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
     }
 }

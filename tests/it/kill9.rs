@@ -1,0 +1,418 @@
+//! Exactly once under `kill -9` on real Kafka and real MinIO: two workers are killed at random
+//! moments and started again, one is stopped until its partitions have another owner and then
+//! woken, the broker restarts, a topic grows, and transactions are aborted, while messages of
+//! every kind come in. Afterwards the lake must hold what a plain consumer is given.
+//!
+//! `FLOWGUARD_TEST_SEED` repeats the choices, not the machine's timing.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use flowguard::demo::events::{Event, Options, Topic, history};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use serde_json::Value;
+
+use crate::checker::check;
+use crate::program::{CLICKS, ORDERS, Project, kept_folder};
+use crate::services::{Services, User, say, services_alone};
+use crate::traffic::{Outgoing, Sender, read_all};
+
+const KILLS: u32 = 50;
+/// At these kills something else happens first.
+const ZOMBIES_AT: [u32; 3] = [10, 25, 40];
+const GROWTH_AT: u32 = 18;
+const BROKER_RESTART_AT: u32 = 32;
+/// At these kills the lake is audited while both workers are dead: no moment is an excuse.
+const AUDITS_AT: [u32; 5] = [5, 14, 22, 30, 44];
+const ORDERS_PARTITIONS: i32 = 3;
+const ORDERS_PARTITIONS_GROWN: i32 = 5;
+const CLICKS_PARTITIONS: i32 = 6;
+/// Small, so that an oversized message is cheap.
+const MESSAGE_BYTES_MAX: usize = 2_048;
+/// What a worker may take for anything that the test waits for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Lines of a log that a failure shows.
+const LAST_WORDS_LINES: usize = 10;
+
+struct Random(ChaCha8Rng);
+
+impl Random {
+    fn new(seed: u64, purpose: u64) -> Self {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        random.set_stream(purpose);
+        Self(random)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0.next_u64() % bound
+    }
+
+    fn between_ms(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.below(to - from))
+    }
+}
+
+#[test]
+fn exactly_once_under_kill_9() {
+    let Some(services) = services_alone("kill9::exactly_once_under_kill_9") else { return };
+    let seed = std::env::var("FLOWGUARD_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed: u64 = seed.unwrap_or(20_260_105);
+    let logs = kept_folder("kill9");
+    say(&format!("kill9: FLOWGUARD_TEST_SEED={seed}, logs in {}", logs.display()));
+    let project = Project::on_services(&services, User::Root, &format!("kill9-{}", services.nonce))
+        .with("FLOWGUARD_INGEST_FLUSH_ROWS_MAX", "400")
+        .with("FLOWGUARD_INGEST_FLUSH_AGE_MS_MAX", "300ms")
+        .with("FLOWGUARD_INGEST_MESSAGE_BYTES_MAX", &MESSAGE_BYTES_MAX.to_string())
+        .with("FLOWGUARD_LOG_FORMAT", "json")
+        .with(
+            "FLOWGUARD_KAFKA_OPTIONS",
+            "session.timeout.ms=1200;heartbeat.interval.ms=200;\
+             topic.metadata.refresh.interval.ms=1000",
+        );
+    let topics = [ORDERS, CLICKS].map(|topic| Project::topic(&services, topic));
+    services.create_topic(&topics[0], ORDERS_PARTITIONS);
+    services.create_topic(&topics[1], CLICKS_PARTITIONS);
+
+    let traffic = Traffic {
+        topics: topics.clone(),
+        orders_partitions: AtomicI32::new(ORDERS_PARTITIONS),
+        stop: AtomicBool::new(false),
+    };
+    let began = Instant::now();
+    let sent = thread::scope(|scope| {
+        let producing = scope.spawn(|| produce(&services, &traffic, seed));
+        let stopped = StopOnDrop(&traffic.stop);
+        kill_and_restart(&services, &project, &traffic, &logs, seed);
+        drop(stopped);
+        producing.join().expect("the producer's own panic is printed above")
+    });
+    let drained = project.run(&["ingest", "--once", "--output", "json"]).succeeded();
+    let (commits, superseded) = (count(&logs, "batch committed"), count(&logs, "offsets moved"));
+    let left: Value = serde_json::from_str(&drained.stdout).expect("the report is JSON");
+    let left: u64 = (0..2).filter_map(|table| left["tables"][table]["rows"].as_u64()).sum();
+
+    let delivered = read_all(&services, &[&topics[0], &topics[1]]);
+    let verdict = check(&project, &delivered, MESSAGE_BYTES_MAX);
+    say(&format!(
+        "kill9: {KILLS} kills in {:.0} s; {} messages in {} transactions ({} aborted); {commits} \
+         batches committed, {superseded} given up to another owner, {left} rows left for the end; \
+         {} rows, {} dead letters",
+        began.elapsed().as_secs_f64(),
+        sent.messages,
+        sent.transactions,
+        sent.aborted,
+        verdict.rows,
+        verdict.dead_letters,
+    ));
+    assert!(verdict.is_clean(), "{verdict:#?}");
+    assert_eq!(verdict.rows + verdict.dead_letters, delivered.len());
+    // The lake must have been filled under fire, not by the quiet drain at the end.
+    assert!((left as usize) < delivered.len() / 2, "{left} of {} rows", delivered.len());
+    assert!(commits > u64::from(KILLS), "{commits} batches");
+    assert!(superseded > 0, "no zombie tried to commit what it still held");
+    assert!(verdict.dead_letters > 100 && sent.aborted > 10, "{verdict:?} {sent:?}");
+    let partitions = (ORDERS_PARTITIONS_GROWN + CLICKS_PARTITIONS).to_string();
+    for arguments in [&["audit"][..], &["audit", "--offline"]] {
+        let audit = project.run(arguments).succeeded();
+        let said = format!("every offset of {partitions} partitions is accounted for\n");
+        assert_eq!(audit.stderr, said, "{}", audit.stdout);
+    }
+}
+
+/// Lines of the workers' logs that hold `text`.
+fn count(logs: &Path, text: &str) -> u64 {
+    let files = std::fs::read_dir(logs).expect("the workers have logs");
+    files
+        .map(|file| std::fs::read_to_string(file.expect("a log").path()).unwrap_or_default())
+        .map(|log| log.lines().filter(|line| line.contains(text)).count() as u64)
+        .sum()
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// One of the two workers: a process at a time, each with a log of its own.
+struct Worker<'a> {
+    project: &'a Project,
+    logs: &'a Path,
+    number: usize,
+    lives: u32,
+    process: Child,
+    log: PathBuf,
+}
+
+impl<'a> Worker<'a> {
+    fn start(project: &'a Project, logs: &'a Path, number: usize) -> Self {
+        let log = logs.join(format!("worker-{number}-000.log"));
+        let process = Self::spawn(project, &log);
+        Self { project, logs, number, lives: 1, process, log }
+    }
+
+    fn spawn(project: &Project, log: &Path) -> Child {
+        let log = std::fs::File::create(log).expect("the log's folder exists");
+        let mut command = project.command(&["ingest"]);
+        command.stdout(Stdio::null()).stderr(log).spawn().expect("the program starts")
+    }
+
+    /// The process that lives now, unless it ended by itself, which nothing here may cause.
+    fn assert_alive(&mut self) {
+        if let Some(status) = self.process.try_wait().expect("the child can be asked") {
+            panic!("worker {} ended by itself, {status}: {}", self.number, self.last_words());
+        }
+    }
+
+    fn kill(&mut self) {
+        self.assert_alive();
+        self.process.kill().expect("the child lives");
+        self.process.wait().expect("the child ends");
+    }
+
+    fn restart(&mut self) {
+        self.log = self.logs.join(format!("worker-{}-{:03}.log", self.number, self.lives));
+        self.lives += 1;
+        self.process = Self::spawn(self.project, &self.log);
+    }
+
+    fn signal(&mut self, name: &str) {
+        let id = self.process.id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &id]).status();
+        assert!(sent.expect("`kill` is installed").success());
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).expect("the worker has a log")
+    }
+
+    fn last_words(&self) -> String {
+        let said = self.said();
+        let from = said.lines().count().saturating_sub(LAST_WORDS_LINES);
+        let last: Vec<&str> = said.lines().skip(from).collect();
+        format!("{}\n{}", self.log.display(), last.join("\n"))
+    }
+
+    /// Waits until the log's lines from `since` on satisfy `enough`.
+    fn wait_for(&mut self, what: &str, since: usize, enough: impl Fn(&[Value]) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let said = self.said();
+            let lines: Vec<Value> = said
+                .lines()
+                .skip(since)
+                .filter_map(|line| serde_json::from_str(line).ok())
+                .collect();
+            if enough(&lines) {
+                return;
+            }
+            self.assert_alive();
+            let number = self.number;
+            assert!(Instant::now() < deadline, "worker {number}: no {what}: {}", self.last_words());
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn lines(&self) -> usize {
+        self.said().lines().count()
+    }
+}
+
+impl Drop for Worker<'_> {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn says(line: &Value, message: &str) -> bool {
+    line["message"] == message
+}
+
+fn kill_and_restart(
+    services: &Services,
+    project: &Project,
+    traffic: &Traffic,
+    logs: &Path,
+    seed: u64,
+) {
+    let mut random = Random::new(seed, 1);
+    let mut workers = [0, 1].map(|number| Worker::start(project, logs, number));
+    let mut restarting = None;
+    for kill in 0..KILLS {
+        thread::sleep(random.between_ms(300, 2_700));
+        let victim = random.below(2) as usize;
+        if ZOMBIES_AT.contains(&kill) {
+            let [one, other] = &mut workers;
+            let (zombie, heir) = if victim == 0 { (one, other) } else { (other, one) };
+            wake_after_reassignment(zombie, heir);
+        }
+        if kill == GROWTH_AT {
+            services.grow_topic(&traffic.topics[0], ORDERS_PARTITIONS_GROWN as usize);
+            traffic.orders_partitions.store(ORDERS_PARTITIONS_GROWN, Ordering::Relaxed);
+        }
+        if kill == BROKER_RESTART_AT
+            && let Some(mut restart) = services.restart_broker()
+        {
+            // The kills go on while the broker is away.
+            restarting = Some(restart.stderr(Stdio::null()).spawn().expect("the script starts"));
+        }
+        workers[victim].kill();
+        let audits = AUDITS_AT.contains(&kill);
+        if audits || random.below(8) == 0 {
+            workers[1 - victim].kill();
+            if audits {
+                project.run(&["audit"]).succeeded();
+            }
+            workers[1 - victim].restart();
+        }
+        workers[victim].restart();
+    }
+    if let Some(mut restarting) = restarting {
+        assert!(restarting.wait().expect("the script ends").success());
+    }
+    for worker in &mut workers {
+        // The one started last may not listen to signals yet.
+        worker.wait_for("partitions", 0, |lines| {
+            lines.iter().any(|line| says(line, "partitions assigned"))
+        });
+        worker.signal("TERM");
+    }
+    for worker in &mut workers {
+        let status = worker.process.wait().expect("the worker ends");
+        assert!(status.success(), "{status} after SIGTERM: {}", worker.last_words());
+    }
+}
+
+/// Stops `zombie` in the midst of its work, waits until `heir` has all partitions and has committed
+/// from them, and wakes it up: what it still holds must not count.
+fn wake_after_reassignment(zombie: &mut Worker<'_>, heir: &mut Worker<'_>) {
+    zombie.wait_for("a commit and partitions of both topics", 0, |lines| {
+        let holds = |topic| {
+            let last = lines.iter().rfind(|line| is_rebalance(line, topic));
+            last.is_some_and(|line| says(line, "partitions assigned"))
+        };
+        holds(ORDERS) && holds(CLICKS) && lines.iter().any(|line| says(line, "batch committed"))
+    });
+    heir.assert_alive();
+    let since = heir.lines();
+    zombie.signal("STOP");
+    heir.wait_for("all partitions", since, |lines| {
+        let taken = |topic: &str, partitions: usize| {
+            lines.iter().any(|line| {
+                let held = line["partitions"].as_str().unwrap_or_default().split(',').count();
+                says(line, "partitions assigned") && is_rebalance(line, topic) && held >= partitions
+            })
+        };
+        let committed = lines.iter().rposition(|line| says(line, "batch committed"));
+        let assigned = lines.iter().rposition(|line| says(line, "partitions assigned"));
+        taken(ORDERS, ORDERS_PARTITIONS as usize)
+            && taken(CLICKS, CLICKS_PARTITIONS as usize)
+            && committed > assigned
+    });
+    let since = zombie.lines();
+    zombie.signal("CONT");
+    // Giving up partitions comes after the attempt to commit what was held of them.
+    zombie.wait_for("another assignment of both topics", since, |lines| {
+        [ORDERS, CLICKS].iter().all(|topic| lines.iter().any(|line| is_rebalance(line, topic)))
+    });
+}
+
+/// Whether a line is about partitions of a topic that were given or taken.
+fn is_rebalance(line: &Value, topic: &str) -> bool {
+    let is_topic = line["topic"].as_str().is_some_and(|named| named.ends_with(topic));
+    is_topic && (says(line, "partitions assigned") || says(line, "partitions revoked"))
+}
+
+/// What the producer and the test share.
+struct Traffic {
+    topics: [String; 2],
+    orders_partitions: AtomicI32,
+    stop: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Sent {
+    messages: u64,
+    transactions: u64,
+    aborted: u64,
+}
+
+/// Sends good, repeated and malformed messages in rounds, until it is stopped: most of them plainly,
+/// some in transactions, some of those aborted.
+fn produce(services: &Services, traffic: &Traffic, seed: u64) -> Sent {
+    let options = Options { days: 7, orders: 400_000, clicks: 600_000, seed, ..Options::default() };
+    let mut events = history(&options);
+    let mut random = Random::new(seed, 2);
+    let plain = Sender::plain(services);
+    let transactional = Sender::transactional(services);
+    let mut earlier: VecDeque<Outgoing> = VecDeque::new();
+    let mut sent = Sent::default();
+    while !traffic.stop.load(Ordering::Relaxed) {
+        let mut round = Vec::new();
+        for _ in 0..20 + random.below(60) {
+            let event = events.next().expect("the history is longer than the test");
+            let good = outgoing(traffic, &event);
+            match random.below(100) {
+                0..4 => round.push(malformed(&good, &mut random)),
+                4..8 if !earlier.is_empty() => {
+                    round.push(earlier[random.below(earlier.len() as u64) as usize].clone());
+                }
+                _ => {}
+            }
+            earlier.push_back(good.clone());
+            earlier.truncate(1_000);
+            round.push(good);
+        }
+        sent.messages += round.len() as u64;
+        match random.below(10) {
+            kind @ 0..4 => {
+                sent.transactions += 1;
+                sent.aborted += u64::from(kind < 2);
+                transactional.send_in_transaction(&round, kind >= 2);
+            }
+            _ => round.iter().for_each(|message| plain.send(message)),
+        }
+        thread::sleep(random.between_ms(10, 100));
+    }
+    plain.flush();
+    sent
+}
+
+fn outgoing(traffic: &Traffic, event: &Event) -> Outgoing {
+    let (topic, partitions) = match event.topic {
+        Topic::Orders => (&traffic.topics[0], traffic.orders_partitions.load(Ordering::Relaxed)),
+        Topic::Clicks => (&traffic.topics[1], CLICKS_PARTITIONS),
+    };
+    let hash = xxhash_rust::xxh3::xxh3_64(event.key.as_bytes());
+    Outgoing {
+        topic: topic.clone(),
+        partition: (hash % u64::from(partitions.unsigned_abs())) as i32,
+        key: event.key.clone(),
+        payload: Some(event.payload.clone()),
+        timestamp_ms: None,
+    }
+}
+
+/// Another message like `good` that no row can be made of.
+fn malformed(good: &Outgoing, random: &mut Random) -> Outgoing {
+    let text = String::from_utf8_lossy(good.payload.as_deref().unwrap_or_default()).into_owned();
+    let payload = match random.below(7) {
+        0 => None,
+        1 => Some(Vec::new()),
+        2 => Some(text.into_bytes().into_iter().take(40).collect()),
+        3 => Some(text.replace("\"user_id\"", "\"uid\"").into_bytes()),
+        4 => Some(text.replace("\"user_id\":\"", "\"user_id\":7,\"rest\":\"").into_bytes()),
+        5 => Some(vec![0xff, 0xfe, 0x00, random.below(256) as u8]),
+        _ => Some(text.replace('{', &format!("{{{}", " ".repeat(MESSAGE_BYTES_MAX))).into_bytes()),
+    };
+    Outgoing { payload, ..good.clone() }
+}

@@ -1,0 +1,182 @@
+//! The checkers are checked: faults planted into a lake's own log must be found by the tests'
+//! checker and by `flowguard audit`, each for itself.
+
+use std::path::{Path, PathBuf};
+
+use flowguard::demo::events::{Event, Options, history};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::checker::{Verdict, check};
+use crate::program::Project;
+use crate::traffic::{Delivered, as_delivered};
+
+/// The program's default.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+struct Planted {
+    lake: TempDir,
+    project: Project,
+    delivered: Delivered,
+}
+
+/// A lake that the program made of a small history.
+fn made() -> Planted {
+    let lake = TempDir::new().unwrap();
+    let project = Project::on_lake(lake.path());
+    project.run(&["demo", "--days", "2", "--orders", "400", "--clicks", "3000"]).succeeded();
+    let options = Options { days: 2, orders: 400, clicks: 3_000, ..Options::default() };
+    let events: Vec<Event> = history(&options).collect();
+    Planted { lake, project, delivered: as_delivered(&events) }
+}
+
+impl Planted {
+    fn table(&self) -> PathBuf {
+        self.lake.path().join("bronze/orders_raw")
+    }
+
+    fn verdict(&self) -> Verdict {
+        check(&self.project, &self.delivered, MESSAGE_BYTES_MAX)
+    }
+
+    /// What the audit says on standard error and its exit code.
+    fn audit(&self) -> (Option<i32>, String) {
+        let audit = self.project.run(&["audit", "--offline"]);
+        (audit.code, audit.stderr)
+    }
+}
+
+fn entry(table: &Path, version: u64) -> PathBuf {
+    table.join(format!("_delta_log/{version:020}.json"))
+}
+
+fn last_version(table: &Path) -> u64 {
+    (0..).take_while(|version| entry(table, *version).exists()).last().unwrap()
+}
+
+fn read_entry(table: &Path, version: u64) -> Vec<Value> {
+    let text = std::fs::read_to_string(entry(table, version)).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn write_entry(table: &Path, version: u64, actions: &[Value]) {
+    let lines: Vec<String> = actions.iter().map(Value::to_string).collect();
+    std::fs::write(entry(table, version), lines.join("\n")).unwrap();
+}
+
+/// The newest version that added files.
+fn last_data_version(table: &Path) -> u64 {
+    let adds = |version: &u64| read_entry(table, *version).iter().any(|a| a.get("add").is_some());
+    (0..=last_version(table)).rev().find(adds).unwrap()
+}
+
+#[test]
+fn a_sound_lake_passes() {
+    let planted = made();
+    let verdict = planted.verdict();
+    assert!(verdict.is_clean(), "{verdict:#?}");
+    assert_eq!(verdict.rows + verdict.dead_letters, planted.delivered.len());
+    assert!(verdict.dead_letters > 0, "the history has malformed messages");
+    let audited = "every offset of 9 partitions is accounted for\n".to_owned();
+    assert_eq!(planted.audit(), (Some(0), audited));
+}
+
+/// The same rows committed again, as an append that does not compare transactions would.
+#[test]
+fn a_double_commit_is_found() {
+    let planted = made();
+    let table = planted.table();
+    let version = last_data_version(&table);
+    let mut rows = 0;
+    let mut again = read_entry(&table, version);
+    for action in &mut again {
+        let Some(add) = action.get_mut("add") else { continue };
+        let path = add["path"].as_str().unwrap().to_owned();
+        let copied = path.replace("/part-", "/part-again-");
+        std::fs::copy(table.join(&path), table.join(&copied)).unwrap();
+        let statistics: Value = serde_json::from_str(add["stats"].as_str().unwrap()).unwrap();
+        rows += statistics["numRecords"].as_u64().unwrap() as usize;
+        add["path"] = json!(copied);
+    }
+    write_entry(&table, last_version(&table) + 1, &again);
+
+    let verdict = planted.verdict();
+    let counts = (verdict.doubled, verdict.missing, verdict.strange, verdict.changed);
+    assert_eq!(counts, (rows, 0, 0, 0), "{verdict:#?}");
+    let (code, said) = planted.audit();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.starts_with("error: not every offset is accounted for: raw.orders.v1[0]: "));
+    let doubled: usize = said
+        .split(" doubled")
+        .filter_map(|before| before.rsplit(' ').next()?.parse::<usize>().ok())
+        .sum();
+    assert_eq!(doubled, rows, "{said}");
+}
+
+/// A commit that moves the transaction and carries no rows, as one that lost its files would.
+#[test]
+fn a_skipped_transaction_is_found() {
+    let planted = made();
+    let table = planted.table();
+    let version = last_data_version(&table);
+    let mut actions = read_entry(&table, version);
+    let mut rows = 0;
+    actions.retain(|action| {
+        let Some(add) = action.get("add") else { return true };
+        let statistics: Value = serde_json::from_str(add["stats"].as_str().unwrap()).unwrap();
+        rows += statistics["numRecords"].as_u64().unwrap() as usize;
+        false
+    });
+    assert!(actions.iter().any(|action| action.get("txn").is_some()), "{actions:?}");
+    write_entry(&table, version, &actions);
+
+    let verdict = planted.verdict();
+    let counts = (verdict.doubled, verdict.missing, verdict.strange, verdict.changed);
+    assert_eq!(counts, (0, rows, 0, 0), "{verdict:#?}");
+    let (code, said) = planted.audit();
+    assert_eq!(code, Some(1), "{said}");
+    let unaccounted: usize = said
+        .split(" unaccounted")
+        .filter_map(|before| before.rsplit(' ').next()?.parse::<usize>().ok())
+        .sum();
+    assert_eq!(unaccounted, rows, "{said}");
+}
+
+/// A transaction beyond the last row: what comes next on the topic would be passed over.
+#[test]
+fn a_transaction_ahead_of_its_rows_is_found() {
+    let planted = made();
+    let table = planted.table();
+    let next =
+        planted.delivered.keys().filter(|(topic, id, _)| topic == "raw.orders.v1" && *id == 0);
+    let next = next.count() as i64;
+    let ahead = json!({"txn": {"appId": "flowguard/default/raw.orders.v1/0", "version": next + 3}});
+    write_entry(&table, last_version(&table) + 1, &[json!({"commitInfo": {}}), ahead]);
+    let (code, said) = planted.audit();
+    let expected = format!(
+        "error: not every offset is accounted for: raw.orders.v1[0]: 0 doubled, 3 unaccounted {next}..{}\n\
+         hint: offsets unaccounted for: with the broker reachable, gaps of transactions are told from losses\n",
+        next + 3
+    );
+    assert_eq!((code, said), (Some(1), expected));
+}
+
+/// The tests' checker alone can see this: the audit has no second look at the values.
+#[test]
+fn another_value_than_was_delivered_is_found() {
+    let mut planted = made();
+    let price = |payload: &Vec<u8>| {
+        let text = String::from_utf8(payload.clone()).ok()?;
+        text.contains("\"price\":").then(|| text.replace("\"price\":", "\"price\":1"))
+    };
+    let payloads = planted.delivered.values_mut().flatten();
+    let (payload, other) = payloads
+        .filter_map(|payload| Some((price(payload)?, payload)))
+        .map(|(o, p)| (p, o))
+        .next()
+        .unwrap();
+    *payload = other.into_bytes();
+    let verdict = planted.verdict();
+    let counts = (verdict.doubled, verdict.missing, verdict.strange, verdict.changed);
+    assert_eq!(counts, (0, 0, 0, 1), "{verdict:#?}");
+}

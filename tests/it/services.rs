@@ -1,0 +1,179 @@
+//! The real services: what `minio/services start DIR` wrote into `DIR/services.env`, read from the
+//! environment, and topics and objects on them. Starts nothing but a broker's restart.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+use object_store::aws::AmazonS3Builder;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+
+/// Held by every test of the real services; alone by one that restarts the broker.
+static BROKER: RwLock<()> = RwLock::new(());
+
+enum Hold {
+    Shared { _guard: RwLockReadGuard<'static, ()> },
+    Alone { _guard: RwLockWriteGuard<'static, ()> },
+}
+
+/// A user of the MinIO that `minio/policies` describes.
+#[derive(Debug, Clone, Copy)]
+pub enum User {
+    Root,
+    Ingest,
+    Transform,
+    Analyst,
+}
+
+pub struct Services {
+    pub kafka: String,
+    pub s3_endpoint: String,
+    pub s3_region: String,
+    pub s3_bucket: String,
+    /// Different in every run, for names of topics and prefixes.
+    pub nonce: String,
+    _hold: Hold,
+}
+
+/// The services, or `None` after a loud word that `test` is skipped. With
+/// `FLOWGUARD_TEST_REQUIRED=1` missing services are a failure.
+pub fn services(test: &str) -> Option<Services> {
+    find(test, false)
+}
+
+/// The same with nobody else on them.
+pub fn services_alone(test: &str) -> Option<Services> {
+    find(test, true)
+}
+
+fn find(test: &str, alone: bool) -> Option<Services> {
+    let Ok(kafka) = std::env::var("FLOWGUARD_TEST_KAFKA") else {
+        let required = std::env::var("FLOWGUARD_TEST_REQUIRED").is_ok_and(|value| value == "1");
+        assert!(!required, "{test} must run, but FLOWGUARD_TEST_KAFKA is not set");
+        skipped(test, "no real Kafka and MinIO (run `make test`)");
+        return None;
+    };
+    let hold = match alone {
+        true => Hold::Alone { _guard: BROKER.write().unwrap_or_else(PoisonError::into_inner) },
+        false => Hold::Shared { _guard: BROKER.read().unwrap_or_else(PoisonError::into_inner) },
+    };
+    Some(Services {
+        kafka,
+        s3_endpoint: variable("S3_ENDPOINT"),
+        s3_region: variable("S3_REGION"),
+        s3_bucket: variable("S3_BUCKET"),
+        nonce: uuid::Uuid::new_v4().simple().to_string()[..8].to_owned(),
+        _hold: hold,
+    })
+}
+
+/// Says that a test did not run, past the test harness, which keeps back what passing tests print.
+pub fn skipped(test: &str, why: &str) {
+    say(&format!("skipped: {test}: {why}"));
+}
+
+/// A line on the real standard error.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+fn variable(name: &str) -> String {
+    let name = format!("FLOWGUARD_TEST_{name}");
+    std::env::var(&name).unwrap_or_else(|_| panic!("`{name}` is not set: source services.env"))
+}
+
+impl User {
+    /// Access key and secret.
+    pub fn keys(self) -> (String, String) {
+        let name = format!("{self:?}").to_uppercase();
+        let key = |part: &str| variable(&format!("S3_{name}_{part}"));
+        (key("ACCESS_KEY_ID"), key("SECRET_ACCESS_KEY"))
+    }
+}
+
+impl Services {
+    /// The folder of the services' own data, if they are the script's.
+    fn folder() -> Option<PathBuf> {
+        std::env::var_os("FLOWGUARD_TEST_SERVICES_DIR").map(PathBuf::from)
+    }
+
+    /// A command that restarts the broker, or `None` where that is not ours to do.
+    pub fn restart_broker(&self) -> Option<Command> {
+        let folder = Self::folder()?;
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("minio/services");
+        let mut command = Command::new(script);
+        command.arg("restart-kafka").arg(folder);
+        Some(command)
+    }
+
+    /// Client settings of the tests' own producers and consumers.
+    pub fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.kafka)
+            .set("topic.metadata.refresh.interval.ms", "500");
+        config
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        self.client().create().expect("the client settings are valid")
+    }
+
+    /// Creates a topic that keeps its messages, however old they say they are.
+    pub fn create_topic(&self, name: &str, partitions: i32) {
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1))
+            .set("retention.ms", "-1")
+            .set("message.timestamp.type", "CreateTime");
+        let admin = self.admin();
+        let made = admin.create_topics([&topic], &AdminOptions::new());
+        for result in futures::executor::block_on(made).expect("the broker answers") {
+            result.expect("the topic is new");
+        }
+    }
+
+    /// Gives a topic more partitions.
+    pub fn grow_topic(&self, name: &str, partitions: usize) {
+        let wanted = NewPartitions::new(name, partitions);
+        let admin = self.admin();
+        let made = admin.create_partitions([&wanted], &AdminOptions::new());
+        for result in futures::executor::block_on(made).expect("the broker answers") {
+            result.expect("the topic has fewer partitions");
+        }
+    }
+
+    fn bucket(&self) -> Arc<dyn ObjectStore> {
+        let (key, secret) = User::Root.keys();
+        let store = AmazonS3Builder::new()
+            .with_endpoint(&self.s3_endpoint)
+            .with_region(&self.s3_region)
+            .with_bucket_name(&self.s3_bucket)
+            .with_access_key_id(key)
+            .with_secret_access_key(secret)
+            .with_allow_http(true)
+            .build();
+        Arc::new(store.expect("the store's settings are valid"))
+    }
+
+    /// Paths of all objects under a folder of the bucket, sorted.
+    pub async fn objects(&self, folder: &str) -> Vec<String> {
+        let store = self.bucket();
+        let listed = store.list(Some(&folder.into())).map_ok(|object| object.location.to_string());
+        let mut paths: Vec<String> = listed.try_collect().await.expect("the bucket can be listed");
+        paths.sort();
+        paths
+    }
+
+    /// Deletes everything under a folder of the bucket.
+    pub async fn remove_objects(&self, folder: &str) {
+        use object_store::ObjectStoreExt;
+        let store = self.bucket();
+        for path in self.objects(folder).await {
+            store.delete(&path.into()).await.expect("the administrator may delete");
+        }
+    }
+}
