@@ -79,7 +79,7 @@ impl App {
             .iter()
             .map(|(key, value)| (key.clone(), value.expose().to_owned()))
             .collect();
-        Ok(KafkaAccess { bootstrap_servers, options })
+        Ok(KafkaAccess { bootstrap_servers, options, ..KafkaAccess::default() })
     }
 
     /// The bronze tables to ingest: all, or those named.

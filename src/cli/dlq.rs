@@ -50,8 +50,10 @@ enum Command {
     Show {
         #[command(flatten)]
         which: Which,
+        /// Only this partition
         #[arg(long, value_name = "NUMBER")]
         partition: Option<i32>,
+        /// Only this offset
         #[arg(long, value_name = "NUMBER")]
         offset: Option<i64>,
         /// Letters shown at most
@@ -85,8 +87,10 @@ struct Which {
     /// The table that refused the messages [default: all]
     #[arg(value_name = "TABLE")]
     table: Option<TableName>,
+    /// Only messages refused for this reason
     #[arg(long, value_parser = PossibleValuesParser::new(RejectReason::ALL.map(RejectReason::as_str)))]
     reason: Option<String>,
+    /// Only messages of this topic
     #[arg(long)]
     topic: Option<String>,
 }

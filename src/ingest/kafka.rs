@@ -2,6 +2,8 @@
 //! producing, and the in-process mock broker of the demo. Decodes nothing and commits nothing to
 //! the lake. Kafka's own group commits are written for lag displays and never read.
 
+mod topic_id;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -35,6 +37,8 @@ const METADATA_REFRESH_MS: u32 = 10_000;
 pub struct KafkaAccess {
     pub bootstrap_servers: String,
     pub options: BTreeMap<String, String>,
+    /// The mock broker leaves the question for a topic's id unanswered.
+    pub has_no_topic_ids: bool,
 }
 
 impl KafkaAccess {
@@ -73,6 +77,18 @@ impl KafkaAccess {
             .create_with_context(Quiet)
             .map_err(|error| kafka_error("cannot use Kafka", error))?;
         watermarks_of(&consumer, topic)
+    }
+
+    /// The id that the broker gave `topic` when it was created; `None` when it does not tell.
+    pub fn topic_id(&self, topic: &str) -> Result<Option<String>> {
+        if self.has_no_topic_ids {
+            return Ok(None);
+        }
+        let consumer: BaseConsumer<Quiet> = self
+            .consumer_config("flowguard-watermarks")
+            .create_with_context(Quiet)
+            .map_err(|error| kafka_error("cannot use Kafka", error))?;
+        Ok(topic_id::topic_id(consumer.client().native_ptr(), topic, METADATA_TIMEOUT))
     }
 
     /// The offset of the first message at or after `offset` that a read_committed consumer sees,
@@ -515,6 +531,10 @@ impl MockBroker {
     }
 
     pub fn access(&self) -> KafkaAccess {
-        KafkaAccess { bootstrap_servers: self.0.bootstrap_servers(), options: BTreeMap::new() }
+        KafkaAccess {
+            bootstrap_servers: self.0.bootstrap_servers(),
+            has_no_topic_ids: true,
+            ..KafkaAccess::default()
+        }
     }
 }

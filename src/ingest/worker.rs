@@ -15,7 +15,8 @@ use super::batch::{Batch, BatchReport, Progress, Written, take_over, write};
 use super::decode::{DeadLetters, Decoder, Message, RejectReason, UnknownFields};
 use super::kafka::{Assignments, Consumer, Polled, Received};
 use crate::error::{Error, ErrorKind, Result};
-use crate::lake::commit::offsets_id;
+use crate::lake::commit::{claim_property, offsets_id};
+use crate::lake::ledger::Ledger;
 
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 /// What may pass between two looks at limits and signals.
@@ -455,6 +456,9 @@ impl Shared {
     fn start_partitions(&self, partitions: &[i32]) -> Result<Vec<(i32, Option<i64>)>> {
         let pipeline = &self.pipeline;
         let bounds = pipeline.kafka.watermarks(&pipeline.topic)?;
+        if let Some(id) = pipeline.kafka.topic_id(&pipeline.topic)? {
+            self.runtime.block_on(check_topic(pipeline, &id))?;
+        }
         let low = |partition: i32| bounds.get(&partition).map_or(0, |(low, _)| *low);
         let taken = self.runtime.block_on(take_over(pipeline, partitions, low))?;
         for (partition, progress) in &taken {
@@ -470,6 +474,28 @@ impl Shared {
     }
 }
 
+const RECREATED_HINT: &str =
+    "ingest the new topic into a table of another name, or restore the old topic";
+
+/// The first ingestion of a topic notes its id with the table; under another id, the offsets in
+/// the lake are those of another topic.
+async fn check_topic(pipeline: &Pipeline, id: &str) -> Result<()> {
+    let key = format!("flowguard.topic_id.{}", pipeline.topic);
+    let ledger = Ledger::new(pipeline.spec.name.to_string(), pipeline.run);
+    let known = claim_property(&pipeline.lake, &pipeline.spec.name, &key, id, &ledger).await?;
+    if known == id {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::DataLoss,
+        format!(
+            "`{}` was recreated: its id is {id}, and `{}` was ingested from {known}",
+            pipeline.topic, pipeline.spec.name
+        ),
+    )
+    .hint(RECREATED_HINT))
+}
+
 /// The lake's next offset must lie within the log, or messages are lost or other ones are there.
 fn check_bounds(pipeline: &Pipeline, partition: i32, next: i64, low: i64, high: i64) -> Result<()> {
     let topic = &pipeline.topic;
@@ -481,7 +507,7 @@ fn check_bounds(pipeline: &Pipeline, partition: i32, next: i64, low: i64, high: 
                  to {next}: the topic was recreated or lost its tail"
             ),
         )
-        .hint("give the new topic a table of its own (a model with another name), or restore the old one"));
+        .hint(RECREATED_HINT));
     }
     if next < low {
         return Err(Error::new(

@@ -281,28 +281,65 @@ fn plain_field(field: &Field) -> Field {
     Field::new(field.name(), data_type, field.is_nullable())
 }
 
-/// Ensures that the table exists with the spec's columns, adding nullable ones and relaxing those
-/// that are no longer required in a commit of its own. Any number of callers may do this at once.
+/// Ensures that the table exists with the spec's columns, adding nullable ones in a commit of
+/// their own. Any number of callers may do this at once.
 pub async fn ensure_table(lake: &Lake, spec: &TableSpec, ledger: &Ledger) -> Result<Snapshot> {
-    let name = &spec.name;
+    let change = |snapshot: Option<&Snapshot>| match snapshot {
+        None => Ok(Some((creation(spec)?, append()))),
+        Some(existing) => match schema_change(&spec.name, &existing.schema(), &spec.columns)? {
+            SchemaChange::None => Ok(None),
+            SchemaChange::Widen { added, relaxed } => {
+                evolution(existing, &added, &relaxed).map(Some)
+            }
+        },
+    };
+    change_table(lake, &spec.name, ledger, change).await
+}
+
+/// Gives the table a property, unless it has it already; returns the value that it has then.
+pub async fn claim_property(
+    lake: &Lake,
+    name: &TableName,
+    key: &str,
+    value: &str,
+    ledger: &Ledger,
+) -> Result<String> {
+    let change = |snapshot: Option<&Snapshot>| {
+        let Some(existing) = snapshot.filter(|existing| existing.property(key).is_none()) else {
+            return Ok(None);
+        };
+        let metadata = existing.eager().metadata().clone();
+        let metadata = metadata.add_config_key(key.to_owned(), value.to_owned());
+        let properties = HashMap::from([(key.to_owned(), value.to_owned())]);
+        let operation = DeltaOperation::SetTableProperties { properties };
+        Ok(Some((vec![Action::Metadata(metadata.map_err(metadata_error)?)], operation)))
+    };
+    let table = change_table(lake, name, ledger, change).await?;
+    table
+        .property(key)
+        .ok_or_else(|| Error::internal(format!("`{name}` lost its property `{key}`")))
+}
+
+fn append() -> DeltaOperation {
+    DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None }
+}
+
+/// Commits what `change` asks for until it asks for nothing, and returns the table as it is then.
+async fn change_table(
+    lake: &Lake,
+    name: &TableName,
+    ledger: &Ledger,
+    change: impl Fn(Option<&Snapshot>) -> Result<Option<(Vec<Action>, DeltaOperation)>>,
+) -> Result<Snapshot> {
     for attempt in 0..ATTEMPTS_MAX {
         if attempt > 0 {
             tokio::time::sleep(backoff(attempt, ledger.commit.as_u128())).await;
         }
         let snapshot = lake.snapshot(name).await?;
-        let (actions, operation) = match &snapshot {
-            None => (
-                creation(spec)?,
-                DeltaOperation::Write {
-                    mode: SaveMode::Append,
-                    partition_by: None,
-                    predicate: None,
-                },
-            ),
-            Some(existing) => match schema_change(name, &existing.schema(), &spec.columns)? {
-                SchemaChange::None => return Ok(existing.clone()),
-                SchemaChange::Widen { added, relaxed } => evolution(existing, &added, &relaxed)?,
-            },
+        let Some((actions, operation)) = change(snapshot.as_ref())? else {
+            return snapshot.ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, format!("there is no table `{name}` in the lake"))
+            });
         };
         let table_data = snapshot
             .as_ref()
@@ -323,19 +360,16 @@ pub async fn ensure_table(lake: &Lake, spec: &TableSpec, ledger: &Ledger) -> Res
         // Whether it landed or another worker was first, the next look decides; an error that
         // no retry can cure ends it.
         if let Err(source) = outcome {
-            let error = store_error(&format!("cannot create `{name}`"), source);
-            if !error.kind.is_retryable() {
+            let error = store_error(&format!("cannot create or change `{name}`"), source);
+            if !error.kind.is_retryable() || attempt + 1 == ATTEMPTS_MAX {
                 return Err(error);
             }
             tracing::debug!(table = %name, attempt, %error, "creating or evolving met a race");
-            if attempt + 1 == ATTEMPTS_MAX {
-                return Err(error);
-            }
         }
     }
     Err(Error::new(
         ErrorKind::Conflict,
-        format!("cannot create or evolve `{name}`: too many writers"),
+        format!("cannot create or change `{name}`: too many writers"),
     ))
 }
 

@@ -247,6 +247,11 @@ impl Snapshot {
         self.eager().metadata().id()
     }
 
+    /// A property of the table, such as `delta.targetFileSize`.
+    pub fn property(&self, key: &str) -> Option<String> {
+        self.eager().metadata().configuration().get(key).cloned()
+    }
+
     pub fn schema(&self) -> SchemaRef {
         self.eager().arrow_schema()
     }

@@ -73,10 +73,6 @@ impl Project {
         format!("test.{}.{reference}", services.nonce)
     }
 
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
     #[must_use]
     pub fn with(mut self, variable: &str, value: &str) -> Self {
         self.environment.insert(variable.to_owned(), value.to_owned());
@@ -84,6 +80,7 @@ impl Project {
     }
 
     #[must_use]
+    #[expect(clippy::wrong_self_convention, reason = "it reads as `run as this user`")]
     pub fn as_user(self, user: User) -> Self {
         let (key, secret) = user.keys();
         self.with("FLOWGUARD_S3_ACCESS_KEY_ID", &key)

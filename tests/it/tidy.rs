@@ -45,7 +45,7 @@ const SIDEWAYS: [(&str, &str); 9] = [
 
 /// Outside libraries and the one place that names each.
 const OWNERS: [(&str, &str); 3] =
-    [("deltalake", "src/lake/"), ("object_store", "src/lake/"), ("rdkafka", "src/ingest/kafka.rs")];
+    [("deltalake", "src/lake/"), ("object_store", "src/lake/"), ("rdkafka", "src/ingest/kafka")];
 
 /// Before the file's own tests.
 const LINES_MAX: usize = 600;
