@@ -274,7 +274,12 @@ impl Snapshot {
     pub async fn transaction(&self, app_id: &str) -> Result<Option<i64>> {
         let log_store = self.table.log_store();
         let at = At { table_id: self.id(), version: self.version, log_store: &log_store };
-        self.transactions.value(at, app_id, async || self.replayed_transaction(app_id).await).await
+        if let Some(value) = self.transactions.value(&at, app_id).await? {
+            return Ok(value);
+        }
+        let value = self.replayed_transaction(app_id).await?;
+        self.transactions.note(&at, app_id, value);
+        Ok(value)
     }
 
     /// The same, asked of the log itself.

@@ -3,7 +3,7 @@
 //! for one version and are carried to the next by reading the log entries in between.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use deltalake::kernel::Action;
 use deltalake::logstore::LogStoreRef;
@@ -35,39 +35,41 @@ pub struct At<'a> {
 }
 
 impl Transactions {
-    /// The value of `app_id` in exactly that version; `replay` asks the log itself.
-    pub async fn value(
-        &self,
-        at: At<'_>,
-        app_id: &str,
-        replay: impl AsyncFn() -> Result<Option<i64>>,
-    ) -> Result<Option<i64>> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if known.table_id == at.table_id && known.version > at.version {
-            return replay().await;
+    /// The value of `app_id` in exactly that version, or `None` if the log itself must be asked;
+    /// [`Self::note`] takes its answer.
+    pub async fn value(&self, at: &At<'_>, app_id: &str) -> Result<Option<Option<i64>>> {
+        let mut known = self.lock().clone();
+        if known.table_id != at.table_id || known.version > at.version {
+            return Ok(None);
         }
-        if known.table_id != at.table_id || at.version - known.version > ENTRIES_MAX {
-            let table_id = at.table_id.to_owned();
-            known = Known { table_id, version: at.version, values: HashMap::new() };
+        if at.version - known.version > ENTRIES_MAX {
+            return Ok(None);
         }
         if known.version < at.version {
-            known.advance(&at).await?;
-        }
-        let value = match known.values.get(app_id) {
-            Some(value) => *value,
-            None => {
-                let value = replay().await?;
-                known.values.insert(app_id.to_owned(), value);
-                value
+            known.advance(at).await?;
+            let mut shared = self.lock();
+            if shared.table_id == known.table_id && shared.version < known.version {
+                *shared = known.clone();
             }
-        };
-        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if shared.table_id != known.table_id || shared.version < known.version {
-            *shared = known;
-        } else if shared.version == known.version {
-            shared.values.extend(known.values);
         }
-        Ok(value)
+        Ok(known.values.get(app_id).copied())
+    }
+
+    /// Keeps an answer of the log, unless newer ones are kept already.
+    pub fn note(&self, at: &At<'_>, app_id: &str, value: Option<i64>) {
+        let mut known = self.lock();
+        if known.table_id == at.table_id && known.version > at.version {
+            return;
+        }
+        if known.table_id != at.table_id || known.version < at.version {
+            let table_id = at.table_id.to_owned();
+            *known = Known { table_id, version: at.version, values: HashMap::new() };
+        }
+        known.values.insert(app_id.to_owned(), value);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
