@@ -260,13 +260,19 @@ fn supervise(
 ) -> Result<WorkerReport> {
     let name = pipeline.spec.name.clone();
     let mut delay = RESTART_DELAY_MIN;
+    let mut was_lost = false;
     loop {
         let (forward, table) = (Arc::clone(on_commit), name.clone());
         let on_commit = Arc::new(move |report: &BatchReport| forward(&table, report));
         match worker::run(pipeline, runtime, until, stop, on_commit) {
+            // A broker that just came back may not know its topics for a moment.
             Err(error)
-                if error.kind.is_retryable() && until == Until::Stopped && !stop.is_cancelled() =>
+                if (error.kind.is_retryable()
+                    || (was_lost && error.kind == ErrorKind::NotFound))
+                    && until == Until::Stopped
+                    && !stop.is_cancelled() =>
             {
+                was_lost = true;
                 tracing::warn!(table = %name, %error, delay_s = delay.as_secs(), "ingestion stopped, starting again");
                 runtime.block_on(async {
                     tokio::select! {

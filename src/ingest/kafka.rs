@@ -149,7 +149,13 @@ fn kafka_error(doing: &str, error: KafkaError) -> Error {
     use RDKafkaErrorCode as Code;
     let code = error.rdkafka_error_code();
     let (kind, why, hint) = match code {
-        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
+        // What a client says of a partition whose leader it lost sight of.
+        Some(Code::UnknownPartition | Code::UnknownTopic) => (
+            ErrorKind::Unavailable,
+            "the partition has no leader that is known",
+            "wait for the brokers",
+        ),
+        Some(Code::UnknownTopicOrPartition) => {
             (ErrorKind::NotFound, "no such topic or partition", "create the topic")
         }
         Some(
@@ -187,8 +193,6 @@ fn is_fatal(error: &KafkaError) -> bool {
             Some(
                 Code::OffsetOutOfRange
                     | Code::AutoOffsetReset
-                    | Code::UnknownTopicOrPartition
-                    | Code::UnknownTopic
                     | Code::TopicAuthorizationFailed
                     | Code::GroupAuthorizationFailed
             )
@@ -272,7 +276,11 @@ impl ConsumerContext for Context {
                     RebalanceProtocol::Cooperative => consumer.incremental_assign(&starts),
                     _ => consumer.assign(&starts),
                 };
-                assigned.map_err(|error| kafka_error("cannot take an assignment", error))
+                // A pause outlives an assignment: partitions that were taken away while paused
+                // would never be fetched again.
+                assigned
+                    .and_then(|()| consumer.resume(&starts))
+                    .map_err(|error| kafka_error("cannot take an assignment", error))
             })
         } else {
             self.assignments.revoked();
@@ -341,7 +349,7 @@ impl Consumer {
                 Err(kafka_error(&format!("cannot read `{}`", self.topic), error))
             }
             Some(Err(error)) => {
-                tracing::debug!(topic = self.topic, %error, "kafka error, librdkafka goes on");
+                tracing::warn!(topic = self.topic, %error, "kafka error, librdkafka goes on");
                 Ok(None)
             }
         }
@@ -356,7 +364,7 @@ impl Consumer {
         let failed = |error| kafka_error(&format!("cannot restart `{}`", self.topic), error);
         let assigned = self.inner.assignment().map_err(failed)?;
         let starts = self.inner.context().starts(&partitions_of(&assigned))?;
-        self.inner.assign(&starts).map_err(failed)
+        self.inner.assign(&starts).and_then(|()| self.inner.resume(&starts)).map_err(failed)
     }
 
     /// Stops or resumes fetching; polling goes on, so that the group keeps its member.

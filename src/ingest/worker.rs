@@ -79,8 +79,8 @@ pub fn run(
     let watermarks = consumer.watermarks()?;
     *lock(&shared.lows) = watermarks.iter().map(|(id, (low, high))| (*id, (*low, *high))).collect();
     let ends = watermarks.iter().map(|(id, (_, high))| (*id, *high)).collect();
-    let mut worker = Worker { shared, consumer, ends, others_checked: Clock::now() };
-    worker.consume(until, stop)?;
+    let mut worker = Worker { shared, consumer, until, ends, others_checked: Clock::now() };
+    worker.consume(stop)?;
     let report = worker.shared.settle()?;
     worker.consumer.show_progress(&worker.shared.state().next_offsets());
     Ok(report)
@@ -93,19 +93,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Worker {
     shared: Arc<Shared>,
     consumer: Consumer,
+    until: Until,
     /// End offsets at the start, for [`Until::Drained`].
     ends: BTreeMap<i32, i64>,
     others_checked: Clock,
 }
 
 impl Worker {
-    fn consume(&mut self, until: Until, stop: &CancellationToken) -> Result<()> {
+    fn consume(&mut self, stop: &CancellationToken) -> Result<()> {
         let limits = self.shared.pipeline.limits.clone();
         let mut heard = Clock::now();
         while !stop.is_cancelled() {
-            if self.take_some(until)? {
+            if self.take_some()? {
                 heard = Clock::now();
-            } else if until == Until::Drained && heard.elapsed() > SILENCE_MAX {
+            } else if self.until == Until::Drained && heard.elapsed() > SILENCE_MAX {
                 self.consumer.watermarks()?;
                 heard = Clock::now();
             }
@@ -115,7 +116,7 @@ impl Worker {
             } else if self.shared.state().landed() {
                 self.collect()?;
             }
-            if until == Until::Drained && self.is_drained()? {
+            if self.until == Until::Drained && self.is_drained()? {
                 return Ok(());
             }
         }
@@ -124,7 +125,7 @@ impl Worker {
 
     /// Takes what is there, up to what may pass between two looks at the limits; says whether
     /// anything was.
-    fn take_some(&mut self, until: Until) -> Result<bool> {
+    fn take_some(&mut self) -> Result<bool> {
         let ingested_at = (self.shared.pipeline.clock)();
         let mut bytes = 0;
         for taken in 0..MESSAGES_PER_LOOK {
@@ -137,14 +138,21 @@ impl Worker {
                     }
                 }
                 Some(Polled::EndOfPartition(partition)) => {
-                    let end = self.ends.get(&partition).copied();
-                    self.shared.state().reach_end(partition, end, until);
+                    self.reach_end(partition);
                     break;
                 }
                 None => return Ok(taken > 0),
             }
         }
         Ok(true)
+    }
+
+    fn reach_end(&self, partition: i32) {
+        if self.until == Until::Drained
+            && let Some(end) = self.ends.get(&partition)
+        {
+            self.shared.state().reach_end(partition, *end);
+        }
     }
 
     /// Hands the open batch to the runtime, after the one before has landed. While that takes
@@ -161,7 +169,9 @@ impl Worker {
                 Some(Polled::Message(message)) => {
                     self.shared.push(&message, (self.shared.pipeline.clock)())?;
                 }
-                Some(Polled::EndOfPartition(_)) | None => {}
+                // Said once per end, so it must not be missed here.
+                Some(Polled::EndOfPartition(partition)) => self.reach_end(partition),
+                None => {}
             }
         }
         if paused {
@@ -313,9 +323,8 @@ impl State {
 
     /// At the end of a partition, whatever lies between the last message and the end seen at the
     /// start holds no messages: control records of transactions, or compacted ones.
-    fn reach_end(&mut self, partition: i32, end: Option<i64>, until: Until) {
-        if let (Some(progress), Some(end), Until::Drained) =
-            (self.partitions.get_mut(&partition), end, until)
+    fn reach_end(&mut self, partition: i32, end: i64) {
+        if let Some(progress) = self.partitions.get_mut(&partition)
             && progress.next < end
         {
             progress.holes.push([progress.next, end]);
