@@ -9,6 +9,7 @@
     clippy::unwrap_used
 )]
 
+mod check;
 mod checker;
 mod cli;
 mod dlq;
@@ -21,6 +22,7 @@ mod licences;
 mod planted;
 mod policies;
 mod program;
+mod query;
 mod services;
 mod spark;
 mod store_errors;
