@@ -3,6 +3,8 @@
 //! `FLOWGUARD_TEST_KAFKA=host:port cargo bench --bench ingest [-- EVENTS]` (`minio/services start`
 //! gives one). Ingests EVENTS and ten times as many, to show whether memory grows.
 
+#![allow(clippy::disallowed_methods, clippy::print_stdout)]
+
 use std::hint::black_box;
 use std::process::Command;
 use std::sync::Arc;

@@ -9,6 +9,7 @@ pub mod replace;
 pub mod spec;
 pub mod stage;
 pub mod store;
+mod transactions;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -26,6 +27,7 @@ use url::Url;
 
 use self::ledger::{LEDGER_KEY, Ledger};
 use self::store::{S3Access, store_error};
+use self::transactions::{At, Transactions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::{Layer, TableName};
 
@@ -35,6 +37,7 @@ pub struct Lake {
     root: Url,
     store: Arc<dyn ObjectStore>,
     loaded: Arc<Mutex<HashMap<TableName, DeltaTable>>>,
+    transactions: Arc<Mutex<HashMap<TableName, Transactions>>>,
 }
 
 impl Lake {
@@ -50,7 +53,7 @@ impl Lake {
         if !root.path().ends_with('/') {
             root.set_path(&format!("{}/", root.path()));
         }
-        Self { root, store, loaded: Arc::default() }
+        Self { root, store, loaded: Arc::default(), transactions: Arc::default() }
     }
 
     pub fn root(&self) -> &Url {
@@ -82,7 +85,7 @@ impl Lake {
             let source = match table.update_state().await {
                 Ok(()) => {
                     self.cache().insert(name.clone(), table.clone());
-                    return Snapshot::new(name, table).map(Some);
+                    return self.snapshot_of(name, table).map(Some);
                 }
                 Err(source) => source,
             };
@@ -106,7 +109,17 @@ impl Lake {
             error.hint.get_or_insert("`flowguard query` without a version reads the newest".into());
             error
         })?;
-        Snapshot::new(name, table)
+        self.snapshot_of(name, table)
+    }
+
+    fn snapshot_of(&self, name: &TableName, table: DeltaTable) -> Result<Snapshot> {
+        let version = table
+            .version()
+            .ok_or_else(|| Error::internal(format!("`{name}` was loaded without a version")))?;
+        let mut transactions =
+            self.transactions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let transactions = transactions.entry(name.clone()).or_default().clone();
+        Ok(Snapshot { name: name.clone(), table, version, transactions })
     }
 
     /// Drops the cached snapshot, so that the next one is read from the store alone. Commits on a
@@ -227,16 +240,10 @@ pub struct Snapshot {
     name: TableName,
     table: DeltaTable,
     version: u64,
+    transactions: Transactions,
 }
 
 impl Snapshot {
-    fn new(name: &TableName, table: DeltaTable) -> Result<Self> {
-        let version = table
-            .version()
-            .ok_or_else(|| Error::internal(format!("`{name}` was loaded without a version")))?;
-        Ok(Self { name: name.clone(), table, version })
-    }
-
     pub fn name(&self) -> &TableName {
         &self.name
     }
@@ -265,6 +272,18 @@ impl Snapshot {
 
     /// The next value recorded for `app_id`, if any, in exactly this version.
     pub async fn transaction(&self, app_id: &str) -> Result<Option<i64>> {
+        let log_store = self.table.log_store();
+        let at = At { table_id: self.id(), version: self.version, log_store: &log_store };
+        if let Some(value) = self.transactions.value(&at, app_id).await? {
+            return Ok(value);
+        }
+        let value = self.replayed_transaction(app_id).await?;
+        self.transactions.note(&at, app_id, value);
+        Ok(value)
+    }
+
+    /// The same, asked of the log itself.
+    async fn replayed_transaction(&self, app_id: &str) -> Result<Option<i64>> {
         self.eager().transaction_version(self.table.log_store().as_ref(), app_id).await.map_err(
             |source| store_error(&format!("cannot read the log of `{}`", self.name), source),
         )

@@ -39,7 +39,7 @@ async fn each_policy_suffices_and_denies() {
     transform.run(&["ingest", "--once"]).failed(
         3,
         &[],
-        "error: cannot create `bronze.clicks_raw`: access denied\n\
+        "error: cannot create or change `bronze.clicks_raw`: access denied\n\
          cause: Access Denied.\n\
          hint: these keys lack the right; see the policies in `minio/`\n",
     );

@@ -376,6 +376,6 @@ fn a_library_outside_its_room_is_found() {
     );
     check(
         &[("src/lake/commit.rs", "//! A.\nuse rdkafka;\n")],
-        "src/lake/commit.rs: names `rdkafka`, which only `src/ingest/kafka.rs` may",
+        "src/lake/commit.rs: names `rdkafka`, which only `src/ingest/kafka` may",
     );
 }

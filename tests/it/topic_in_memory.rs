@@ -100,7 +100,7 @@ pub fn slots(letters: &[&str]) -> Vec<Vec<Slot>> {
         match letter {
             'g' => Slot::Good(row.into_bytes()),
             'd' => Slot::Disputed(row.into_bytes()),
-            'm' => Slot::Malformed(row[1..].as_bytes().to_vec()),
+            'm' => Slot::Malformed(row.as_bytes()[1..].to_vec()),
             't' => Slot::Tombstone,
             _ => Slot::Hole,
         }
