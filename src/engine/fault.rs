@@ -85,6 +85,7 @@ fn plain_text(error: &DataFusionError) -> String {
         "This feature is not implemented: ",
         "Execution error: ",
         "Arrow error: ",
+        "Cast error: ",
         "Invalid or Unsupported Configuration: ",
     ]
     .iter()
@@ -101,6 +102,8 @@ pub fn engine_error(doing: &str, error: DataFusionError) -> Error {
     let text = plain_text(error.find_root());
     match error.find_root() {
         DataFusionError::ResourcesExhausted(_) => {
+            // The list of consumers follows on lines of its own.
+            let text = text.split(" with top memory consumers").next().unwrap_or_default();
             Error::new(ErrorKind::Exhausted, format!("{doing}: {text}"))
                 .hint("raise `engine.memory_bytes_max`, or give `engine.spill_dir` more space")
         }
