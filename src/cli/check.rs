@@ -6,7 +6,7 @@ use super::{Output, Session, output};
 use crate::app;
 use crate::dag::Dags;
 use crate::error::{Error, Result};
-use crate::model::ModelSet;
+use crate::model::Reading;
 use crate::typecheck::typecheck;
 
 /// Read, resolve and type-check every model and DAG, offline
@@ -64,34 +64,23 @@ fn summary(problems: usize) -> String {
     format!("{problems} {plural} found")
 }
 
-/// The number of models; or every diagnostic of models and DAGs.
+/// The number of models; or every diagnostic of models and DAGs. What cannot be judged because of
+/// another problem (a model whose input is broken, a selector that may mean a broken file) is not.
 async fn check(config: &crate::config::Config) -> Result<usize> {
-    let models = ModelSet::read(&config.project);
-    let dags = Dags::read(&config.project);
-    let mut diagnostics = Vec::new();
-    match (&models, &dags) {
-        (Ok(models), Ok(dags)) => diagnostics.extend(dags.check(models)),
-        (Err(error), _) if error.diagnostics.is_empty() => return models.map(|_| 0),
-        (_, Err(error)) if error.diagnostics.is_empty() => return dags.map(|_| 0),
-        _ => {}
+    let Reading { good, all, mut diagnostics } = Reading::read(&config.project)?;
+    match (Dags::read(&config.project), all) {
+        (Ok(dags), Some(all)) => diagnostics.extend(dags.check(&all)),
+        (Ok(_), None) => {}
+        (Err(error), _) if error.diagnostics.is_empty() => return Err(error),
+        (Err(error), _) => diagnostics.extend(error.diagnostics),
     }
-    diagnostics.extend(dags.err().into_iter().flat_map(|error| error.diagnostics));
-    let count = match models {
-        Err(error) => {
-            diagnostics.extend(error.diagnostics);
-            0
-        }
-        Ok(models) => match typecheck(&app::engine(config)?, &models).await {
-            Ok(_) => models.len(),
-            Err(error) if error.diagnostics.is_empty() => return Err(error),
-            Err(error) => {
-                diagnostics.extend(error.diagnostics);
-                0
-            }
-        },
-    };
+    match typecheck(&app::engine(config)?, &good).await {
+        Ok(_) => {}
+        Err(error) if error.diagnostics.is_empty() => return Err(error),
+        Err(error) => diagnostics.extend(error.diagnostics),
+    }
     if diagnostics.is_empty() {
-        return Ok(count);
+        return Ok(good.len());
     }
     diagnostics.sort();
     Err(Error::diagnosed("the project does not check", diagnostics))

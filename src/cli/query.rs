@@ -191,6 +191,11 @@ fn open_pipe(written: std::result::Result<(), arrow::error::ArrowError>) -> Resu
     match written {
         Ok(()) => Ok(true),
         Err(error) if error.to_string().contains("Broken pipe") => Ok(false),
+        Err(error) if error.to_string().contains("is not supported in CSV") => {
+            Err(Error::invalid("a column with values inside of values cannot be written as CSV")
+                .hint("select other columns, or use --output json")
+                .source(error))
+        }
         Err(error) => Err(Error::invalid("cannot write the result").source(error)),
     }
 }

@@ -3,6 +3,7 @@
 use datafusion::common::{DataFusionError, SchemaError};
 
 use crate::error::{Error, ErrorKind, did_you_mean};
+use crate::model::syntax_problem;
 
 /// A position in SQL text, both from 1, and how many characters are wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,15 @@ pub fn sql_problem(error: &DataFusionError, tables: &[String]) -> SqlProblem {
             1
         },
     });
+    if let DataFusionError::SQL(..) = root {
+        let (message, location) = syntax_problem(error);
+        let span = location.map(|at| SqlSpan {
+            line: usize::try_from(at.line).unwrap_or(1),
+            column: usize::try_from(at.column).unwrap_or(1),
+            width: 1,
+        });
+        return SqlProblem { span, message, hint: None };
+    }
     if let DataFusionError::SchemaError(schema_error, _) = root
         && let SchemaError::FieldNotFound { field, valid_fields } = schema_error.as_ref()
     {
@@ -53,7 +63,9 @@ pub fn sql_problem(error: &DataFusionError, tables: &[String]) -> SqlProblem {
     if let Some(unknown) =
         message.strip_prefix("table '").and_then(|m| m.strip_suffix("' not found"))
     {
-        hint = match did_you_mean(unknown, tables.iter().map(String::as_str)) {
+        let bare = |name: &&String| name.split_once('.').is_some_and(|(_, bare)| bare == unknown);
+        let close = did_you_mean(unknown, tables.iter().map(String::as_str));
+        hint = match close.or(tables.iter().find(bare).map(String::as_str)) {
             Some(name) => Some(format!("did you mean `{name}`?")),
             None => Some(format!("tables: {}", tables.join(", "))),
         };
@@ -73,6 +85,7 @@ fn plain_text(error: &DataFusionError) -> String {
         "This feature is not implemented: ",
         "Execution error: ",
         "Arrow error: ",
+        "Cast error: ",
         "Invalid or Unsupported Configuration: ",
     ]
     .iter()
@@ -89,6 +102,8 @@ pub fn engine_error(doing: &str, error: DataFusionError) -> Error {
     let text = plain_text(error.find_root());
     match error.find_root() {
         DataFusionError::ResourcesExhausted(_) => {
+            // The list of consumers follows on lines of its own.
+            let text = text.split(" with top memory consumers").next().unwrap_or_default();
             Error::new(ErrorKind::Exhausted, format!("{doing}: {text}"))
                 .hint("raise `engine.memory_bytes_max`, or give `engine.spill_dir` more space")
         }

@@ -158,10 +158,18 @@ fn sql_error(source: &Source, error: &DataFusionError, tables: &[String]) -> Err
     let problem = sql_problem(error, tables);
     let position = match problem.span {
         Some(span) => Position { line: span.line, column: span.column, width: span.width },
+        // The parser knows every place but the end.
+        None if matches!(error.find_root(), DataFusionError::SQL(..)) => end_of(&source.text),
         None => Position { line: 1, column: 1, width: 1 },
     };
     let diagnostic = source.diagnostic(position, problem.message, problem.hint);
     Error::diagnosed("the query is not valid", vec![diagnostic])
+}
+
+fn end_of(text: &str) -> Position {
+    let text = text.trim_end();
+    let last = text.lines().last().unwrap_or_default();
+    Position { line: text.lines().count().max(1), column: last.chars().count() + 1, width: 1 }
 }
 
 type Travels = BTreeSet<(TableName, u64)>;

@@ -17,7 +17,8 @@ mod order;
 mod set;
 mod sql;
 
-pub use set::ModelSet;
+pub use set::{ModelSet, Reading};
+pub use sql::syntax_problem;
 
 /// JSON Schema of a model header.
 pub const HEADER_SCHEMA: &str = include_str!("header.schema.json");

@@ -19,30 +19,18 @@ pub struct ModelSet {
 impl ModelSet {
     /// Reads `sql/{bronze,silver,gold}/*.sql`. The error carries every problem of every file.
     pub fn read(project: &Path) -> Result<ModelSet> {
-        let (files, mut diagnostics) = folder::list(project)?;
-        let mut known: BTreeSet<TableName> = files.iter().map(|file| file.table.clone()).collect();
-        known.insert(dead_letters());
-        let mut drafts = Vec::new();
-        for file in files {
-            match folder::read(project, &file.path) {
-                Ok(source) => {
-                    let (draft, problems) = read_model(source, &file.table, &known);
-                    diagnostics.extend(problems);
-                    drafts.extend(draft);
-                }
-                Err(problem) => diagnostics.push(problem),
-            }
+        let Reading { good, diagnostics, .. } = Reading::read(project)?;
+        if diagnostics.is_empty() {
+            return Ok(good);
         }
-        let (order, cycles) = order::sort(&drafts);
-        diagnostics.extend(cycles);
-        if !diagnostics.is_empty() {
-            diagnostics
-                .sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
-            return Err(Error::diagnosed(counted(diagnostics.len()), diagnostics));
-        }
-        let models =
-            drafts.into_iter().map(|draft| (draft.model.name.clone(), draft.model)).collect();
-        Ok(ModelSet { models, order })
+        Err(Error::diagnosed(counted(diagnostics.len()), diagnostics))
+    }
+
+    fn new(models: impl Iterator<Item = Model>, order: &[TableName]) -> ModelSet {
+        let models: BTreeMap<TableName, Model> =
+            models.map(|model| (model.name.clone(), model)).collect();
+        let order = order.iter().filter(|name| models.contains_key(name)).cloned().collect();
+        ModelSet { models, order }
     }
 
     pub fn get(&self, table: &TableName) -> Option<&Model> {
@@ -74,6 +62,48 @@ impl ModelSet {
 
     pub fn is_empty(&self) -> bool {
         self.models.is_empty()
+    }
+}
+
+/// A project as far as it can be read: for whoever wants all of its problems at once.
+pub struct Reading {
+    /// Models without a problem of their own. Inputs of theirs may be missing, or read each other
+    /// in a cycle; nothing of this can be run.
+    pub good: ModelSet,
+    /// Every model, if at least the headers of all files could be read.
+    pub all: Option<ModelSet>,
+    /// Every problem of every file, by place.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Reading {
+    /// Fails only where the folder itself cannot be read.
+    pub fn read(project: &Path) -> Result<Reading> {
+        let (files, mut diagnostics) = folder::list(project)?;
+        let mut known: BTreeSet<TableName> = files.iter().map(|file| file.table.clone()).collect();
+        known.insert(dead_letters());
+        let mut drafts = Vec::new();
+        let mut broken = BTreeSet::new();
+        let mut are_all_drafted = diagnostics.is_empty();
+        for file in files {
+            let (draft, problems) = match folder::read(project, &file.path) {
+                Ok(source) => read_model(source, &file.table, &known),
+                Err(problem) => (None, vec![problem]),
+            };
+            are_all_drafted &= draft.is_some();
+            if !problems.is_empty() {
+                broken.insert(file.table);
+            }
+            diagnostics.extend(problems);
+            drafts.extend(draft);
+        }
+        let (order, cycles) = order::sort(&drafts);
+        diagnostics.extend(cycles);
+        diagnostics.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+        let models = || drafts.iter().map(|draft| draft.model.clone());
+        let good = ModelSet::new(models().filter(|model| !broken.contains(&model.name)), &order);
+        let all = are_all_drafted.then(|| ModelSet::new(models(), &order));
+        Ok(Reading { good, all, diagnostics })
     }
 }
 

@@ -212,36 +212,45 @@ impl Context<'_> {
     }
 
     fn report_syntax(&self, error: &DataFusionError) {
-        let root = error.find_root();
-        let message = match root {
-            DataFusionError::SQL(parser_error, _) => match parser_error.as_ref() {
-                ParserError::ParserError(message) | ParserError::TokenizerError(message) => {
-                    message.clone()
-                }
-                ParserError::RecursionLimitExceeded => "the SQL is nested too deeply".into(),
-            },
-            other => other.strip_backtrace(),
-        };
-        // The parser gives its location only in words, at the end of the message.
-        let located = message.rsplit_once(" at Line: ").and_then(|(message, rest)| {
-            let (line, column) = rest.split_once(", Column: ")?;
-            Some((message, Location::new(line.trim().parse().ok()?, column.trim().parse().ok()?)))
-        });
-        let Some((message, location)) = located.filter(|(_, location)| location.line > 0) else {
+        let (message, location) = syntax_problem(error);
+        let Some(location) = location else {
             // Only the end of the text has no location.
             let lines = self.problems.source.text.lines().enumerate();
             let last = lines.filter(|(_, line)| !line.trim().is_empty()).last();
             let (index, line) = last.unwrap_or((self.lines_before, ""));
             let column = line.trim_end().chars().count() + 1;
             let end = Position { line: index + 1, column, width: 1 };
-            self.problems.report(end, format!("SQL syntax: {}", lowercase_first(&message)));
+            self.problems.report(end, message);
             return;
         };
         let mut place = self.place(location);
         let rest = self.problems.source.line(place.line).chars().skip(place.column - 1);
         place.width = rest.take_while(|c| c.is_alphanumeric() || *c == '_').count().max(1);
-        self.problems.report(place, format!("SQL syntax: {}", lowercase_first(message)));
+        self.problems.report(place, message);
     }
+}
+
+/// What the parser says, and where, if it knows: only the end of the text has no location.
+pub fn syntax_problem(error: &DataFusionError) -> (String, Option<Location>) {
+    let message = match error.find_root() {
+        DataFusionError::SQL(parser_error, _) => match parser_error.as_ref() {
+            ParserError::ParserError(message) | ParserError::TokenizerError(message) => {
+                message.clone()
+            }
+            ParserError::RecursionLimitExceeded => "the SQL is nested too deeply".into(),
+        },
+        other => other.strip_backtrace(),
+    };
+    // The parser gives its location only in words, at the end of the message.
+    let located = message.rsplit_once(" at Line: ").and_then(|(message, rest)| {
+        let (line, column) = rest.split_once(", Column: ")?;
+        Some((message, Location::new(line.trim().parse().ok()?, column.trim().parse().ok()?)))
+    });
+    let (message, location) = match located {
+        Some((message, location)) => (message, Some(location).filter(|at| at.line > 0)),
+        None => (message.as_str(), None),
+    };
+    (format!("SQL syntax: {}", lowercase_first(message)), location)
 }
 
 fn lowercase_first(text: &str) -> String {

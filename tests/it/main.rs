@@ -9,6 +9,7 @@
     clippy::unwrap_used
 )]
 
+mod check;
 mod checker;
 mod cli;
 mod dlq;
@@ -17,10 +18,13 @@ mod faulty_store;
 mod gold;
 mod ingest_faults;
 mod kill9;
+mod lake;
 mod licences;
 mod planted;
 mod policies;
 mod program;
+mod query;
+mod runs;
 mod services;
 mod spark;
 mod store_errors;

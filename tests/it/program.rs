@@ -1,6 +1,7 @@
 //! Runs the built program on a project of the test's own, with an environment of the test's own.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -128,6 +129,16 @@ impl Project {
         finish(&mut self.command(arguments))
     }
 
+    pub fn run_with_input(&self, arguments: &[&str], input: &str) -> Finished {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let mut pipe = child.stdin.take().expect("a pipe was asked for");
+        pipe.write_all(input.as_bytes()).expect("the program reads its input");
+        drop(pipe);
+        finished(child.wait_with_output().expect("the program ends"))
+    }
+
     /// What a statement gives, as text: empty for null. Columns need plain names.
     pub fn query(&self, sql: &str) -> Vec<Vec<String>> {
         let answer = self.run(&["query", "--output", "csv", sql]).succeeded();
@@ -136,7 +147,10 @@ impl Project {
 }
 
 pub fn finish(command: &mut Command) -> Finished {
-    let output = command.output().expect("the program starts");
+    finished(command.output().expect("the program starts"))
+}
+
+fn finished(output: std::process::Output) -> Finished {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the program speaks UTF-8");
     Finished {
         code: output.status.code(),

@@ -1,0 +1,354 @@
+//! `flowguard run` on small projects with a bronze table that is filled directly: failures, results
+//! that did not change, intervals, time zones, memory limits and views, through the real program.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
+use flowguard::ingest::decode::{Decoder, Message, UnknownFields};
+use flowguard::lake::Lake;
+use flowguard::lake::commit::{Commit, commit};
+use flowguard::lake::ledger::Ledger;
+use flowguard::lake::stage::Stager;
+use flowguard::lake::store::S3Access;
+use flowguard::model::ModelSet;
+use flowguard::table::TableName;
+use flowguard::typecheck::typecheck;
+use serde_json::Value;
+use url::Url;
+use uuid::Uuid;
+
+use crate::program::{Project, model};
+use crate::topic_in_memory::engine;
+
+const EVENTS: &str = "kind: append
+source: {topic: raw.events.v1, format: json, unknown_fields: ignore}
+time: at
+partition_by: day
+columns:
+  id: {type: string, not_null: true}
+  at: {type: timestamp, not_null: true}
+  n: {type: string}";
+const DAILY: &str = "kind: interval\nevery: 1d\ntime: at\npartition_by: day";
+const IN_RANGE: &str = "FROM bronze.events WHERE at >= $start AND at < $end";
+
+fn project(models: &[(&str, &str)]) -> Project {
+    let events = model(EVENTS, "SELECT * FROM kafka.events");
+    Project::of_models(&[&[("bronze/events", events.as_str())], models].concat())
+}
+
+fn full(sql: &str) -> String {
+    model("kind: full", sql)
+}
+
+fn daily(sql: &str) -> String {
+    model(DAILY, sql)
+}
+
+fn lake(project: &Project) -> Lake {
+    let folder = project.folder().join(".flowguard");
+    Lake::open(&Url::from_directory_path(folder).unwrap(), &S3Access::default()).unwrap()
+}
+
+/// Adds events as ingestion would: id, time and number.
+async fn add(project: &Project, events: &[(&str, &str, &str)]) {
+    let name: TableName = "bronze.events".parse().unwrap();
+    let models = ModelSet::read(project.folder()).unwrap();
+    let columns: Vec<_> = models.get(&name).unwrap().columns.iter().map(|c| c.0.clone()).collect();
+    let ignore = UnknownFields::Ignore;
+    let mut decoder = Decoder::new("raw.events.v1", &columns, Some("at"), ignore, 1 << 20).unwrap();
+    for (offset, (id, at, n)) in events.iter().enumerate() {
+        let payload = format!(r#"{{"id":"{id}","at":"{at}","n":"{n}"}}"#);
+        let message = Message {
+            partition: 0,
+            offset: offset as i64,
+            timestamp_ms: None,
+            key: None,
+            headers: &[],
+            payload: Some(payload.as_bytes()),
+        };
+        decoder.push(&message, 0).unwrap();
+    }
+    append(project, &name, decoder.finish().unwrap()).await;
+}
+
+/// Commits rows to a table of the project, creating it if need be.
+async fn append(project: &Project, name: &TableName, rows: RecordBatch) {
+    let models = ModelSet::read(project.folder()).unwrap();
+    let typed = typecheck(&engine(), &models).await.unwrap();
+    let spec = &typed.get(name).unwrap().spec;
+    let lake = lake(project);
+    let mut stager = Stager::new(&lake, spec).unwrap();
+    let rows = RecordBatch::try_new(spec.columns.clone(), rows.columns().to_vec()).unwrap();
+    stager.write(&rows).await.unwrap();
+    let staged = stager.finish().await.unwrap();
+    let (advances, ledger) = (Vec::new(), Ledger::new("test", Uuid::nil()));
+    commit(&lake, &Commit { spec, staged, removal: None, advances, ledger }).await.unwrap();
+}
+
+/// What became of each model: its outcome and whether it was unchanged, or why it was not built.
+fn run(project: &Project, arguments: &[&str], code: i32) -> BTreeMap<String, String> {
+    let arguments = [&["run", "--output", "json"], arguments].concat();
+    let finished = project.run(&arguments);
+    assert_eq!(finished.code, Some(code), "{}\n{}", finished.stdout, finished.stderr);
+    let report: Value = serde_json::from_str(&finished.stdout).unwrap();
+    let line = |line: &Value| {
+        let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+        let outcome = match text("outcome").as_str() {
+            "built" if line["unchanged"] == true => format!("{} rows, unchanged", line["rows"]),
+            "built" => format!("{} rows", line["rows"]),
+            "failed" => format!("failed: {}; hint: {}", text("error"), text("hint")),
+            other => format!("{other}: {}", text("because")),
+        };
+        (text("model"), outcome)
+    };
+    report["models"].as_array().unwrap().iter().map(line).collect()
+}
+
+fn outcomes(expected: &[(&str, &str)]) -> BTreeMap<String, String> {
+    expected.iter().map(|(name, outcome)| ((*name).to_owned(), (*outcome).to_owned())).collect()
+}
+
+const THREE: [(&str, &str, &str); 3] = [
+    ("a", "2026-01-05T10:00:00Z", "1"),
+    ("b", "2026-01-06T10:00:00Z", "2"),
+    ("c", "2026-01-07T10:00:00Z", "x"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_failure_stops_what_depends_on_it_and_nothing_else() {
+    let project = project(&[
+        ("silver/bad", &full("SELECT id, CAST(n AS BIGINT) AS n FROM bronze.events")),
+        ("silver/view", &model("kind: view", "SELECT n FROM silver.bad")),
+        ("silver/good", &full("SELECT id FROM bronze.events")),
+        ("gold/after_bad", &full("SELECT sum(n) AS n FROM silver.bad")),
+        ("gold/after_view", &full("SELECT count(*) AS n FROM silver.view, silver.good")),
+        ("gold/after_both", &full("SELECT g.n FROM gold.after_bad g, silver.good")),
+        ("gold/after_good", &full("SELECT count(*) AS n FROM silver.good")),
+    ]);
+    add(&project, &THREE).await;
+    let failure = "failed: cannot build `silver.bad`: cannot cast string 'x' to value of Int64 \
+                   type; hint: ";
+    assert_eq!(
+        run(&project, &[], 2),
+        outcomes(&[
+            ("silver.bad", failure),
+            ("silver.good", "3 rows"),
+            ("gold.after_bad", "skipped: silver.bad"),
+            ("gold.after_view", "skipped: silver.bad"),
+            ("gold.after_both", "skipped: gold.after_bad"),
+            ("gold.after_good", "1 rows"),
+        ])
+    );
+    let tables: Vec<String> =
+        lake(&project).tables().await.unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(tables, ["bronze.events", "silver.good", "gold.after_good"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unchanged_result_is_a_commit_without_data() {
+    let project = project(&[
+        ("silver/days", &daily(&format!("SELECT id, at {IN_RANGE}"))),
+        ("gold/count", &full("SELECT count(*) AS n FROM silver.days")),
+    ]);
+    add(&project, &THREE).await;
+    let built = [("silver.days", "3 rows"), ("gold.count", "1 rows")];
+    assert_eq!(run(&project, &[], 0), outcomes(&built));
+    let same = [("silver.days", "3 rows, unchanged"), ("gold.count", "1 rows, unchanged")];
+    assert_eq!(run(&project, &[], 0), outcomes(&same));
+    for table in ["silver/days", "gold/count"] {
+        let log = project.folder().join(".flowguard").join(table).join("_delta_log");
+        assert_eq!(std::fs::read_dir(&log).unwrap().count(), 2, "{table}");
+        let entry = std::fs::read_to_string(log.join("00000000000000000001.json")).unwrap();
+        let actions = entry.lines().map(|line| {
+            let action: Value = serde_json::from_str(line).unwrap();
+            action.as_object().unwrap().keys().next().unwrap().clone()
+        });
+        let mut actions: Vec<String> = actions.collect();
+        actions.sort();
+        assert_eq!(actions, ["commitInfo", "txn"], "{table}");
+    }
+    // A change upstream that does not show in a result ends there.
+    add(&project, &[("d", "2026-01-07T11:00:00Z", "3")]).await;
+    let grown = [("silver.days", "4 rows"), ("gold.count", "1 rows")];
+    assert_eq!(run(&project, &[], 0), outcomes(&grown));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_of_a_range_replaces_it_and_nothing_else_and_ends_equal_to_a_full_rebuild() {
+    let models: &[(&str, &str)] = &[
+        ("silver/days", &daily(&format!("SELECT id, at {IN_RANGE}"))),
+        // In files that hold several days each.
+        (
+            "silver/loose",
+            &model("kind: interval\nevery: 1d\ntime: at", &format!("SELECT id, at {IN_RANGE}")),
+        ),
+    ];
+    let late = [("d", "2026-01-05T23:59:59.999999Z", "4"), ("e", "2026-01-07T00:00:00Z", "5")];
+    let parts = project(models);
+    add(&parts, &THREE).await;
+    run(&parts, &[], 0);
+    add(&parts, &late).await;
+    let ids = |project: &Project, table: &str| {
+        let rows = project.query(&format!("SELECT id FROM {table} ORDER BY id"));
+        rows.concat().concat()
+    };
+    for table in ["silver.days", "silver.loose"] {
+        let run_of = |start: &str, end: &str, rows: &str| {
+            let ran = run(&parts, &[table, "--start", start, "--end", end], 0);
+            assert_eq!(ran, outcomes(&[(table, rows)]));
+        };
+        run_of("2026-01-05", "2026-01-06", "2 rows");
+        assert_eq!(ids(&parts, table), "abcd", "{table}");
+        run_of("2026-01-06", "2026-01-08", "3 rows");
+        assert_eq!(ids(&parts, table), "abcde", "{table}");
+        run_of("2026-01-09", "2026-01-10", "0 rows");
+        assert_eq!(ids(&parts, table), "abcde", "{table}");
+    }
+    let whole = project(models);
+    add(&whole, &THREE).await;
+    add(&whole, &late).await;
+    run(&whole, &[], 0);
+    for table in ["silver.days", "silver.loose"] {
+        let sql = format!("SELECT id, at FROM {table} ORDER BY id");
+        assert_eq!(parts.query(&sql), whole.query(&sql), "{table}");
+    }
+
+    let table = lake(&parts).snapshot(&"silver.days".parse().unwrap()).await.unwrap().unwrap();
+    let ledgers = table.ledgers(0).await.unwrap();
+    let day = |day: i64| (20_454 + day) * 86_400_000_000;
+    let intervals: Vec<_> = ledgers.values().flat_map(|ledger| ledger.intervals.clone()).collect();
+    assert_eq!(intervals, [[day(4), day(7)], [day(4), day(5)], [day(5), day(7)], [day(8), day(9)]]);
+    let newest = ledgers.values().next_back().unwrap();
+    let inputs: Vec<_> = newest.inputs.iter().map(|i| (i.table.as_str(), i.version)).collect();
+    assert_eq!(inputs, [("bronze.events", 1)]);
+    assert!(newest.output_hash.is_some() && newest.fingerprint.is_some());
+}
+
+/// A row without a time belongs to no interval, so that no replacement may take it away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_without_a_time_outlives_every_replacement() {
+    let loose = model("kind: interval\nevery: 1d\ntime: at", &format!("SELECT id, at {IN_RANGE}"));
+    let project = project(&[("silver/loose", &loose)]);
+    add(&project, &THREE).await;
+    let timeless: ArrayRef = Arc::new(StringArray::from(vec!["?", "a", "b"]));
+    let first = 1_767_607_200_000_000; // 2026-01-05T10:00Z
+    let times = vec![None, Some(first), Some(first + 86_400_000_000)];
+    let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC"));
+    let rows = RecordBatch::try_from_iter([("id", timeless), ("at", times)]).unwrap();
+    append(&project, &"silver.loose".parse().unwrap(), rows).await;
+    let range = ["--start", "2026-01-06", "--end", "2026-01-08"];
+    assert_eq!(run(&project, &range, 0), outcomes(&[("silver.loose", "2 rows")]));
+    let held = project.query("SELECT id, at FROM silver.loose ORDER BY id");
+    assert_eq!(
+        held,
+        [
+            ["?", ""],
+            ["a", "2026-01-05T10:00:00Z"],
+            ["b", "2026-01-06T10:00:00Z"],
+            ["c", "2026-01-07T10:00:00Z"]
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_outside_of_the_interval_fail_the_model_and_commit_nothing() {
+    let project = project(&[(
+        "silver/days",
+        &daily(&format!("SELECT id, at + INTERVAL '2 days' AS at {IN_RANGE}")),
+    )]);
+    add(&project, &THREE[..1]).await;
+    let failure = "failed: `silver.days` gave a row at 2026-01-07T10:00:00Z outside of its \
+                   interval 2026-01-05T00:00:00Z/2026-01-06T00:00:00Z; hint: filter the inputs by \
+                   `$start` and `$end`";
+    assert_eq!(run(&project, &[], 2), outcomes(&[("silver.days", failure)]));
+    let table = lake(&project).snapshot(&"silver.days".parse().unwrap()).await.unwrap();
+    assert!(table.is_none_or(|table| table.size() == (0, 0)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_range_of_half_intervals_is_refused_with_the_whole_ones() {
+    let rome = format!("{DAILY}\ntimezone: Europe/Rome");
+    let project = project(&[("silver/days", &model(&rome, &format!("SELECT id, at {IN_RANGE}")))]);
+    add(&project, &THREE).await;
+    let failure = "failed: 2026-01-05T00:00:00Z/2026-01-06T00:00:00Z is not made of whole \
+                   intervals of `silver.days` (every 1d, Europe/Rome); hint: whole intervals \
+                   around it: --start 2026-01-04T23:00:00Z --end 2026-01-06T23:00:00Z";
+    let range = ["--start", "2026-01-05", "--end", "2026-01-06"];
+    assert_eq!(run(&project, &range, 2), outcomes(&[("silver.days", failure)]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn days_in_rome_have_23_and_25_hours() {
+    let rome = format!("{DAILY}\ntimezone: Europe/Rome");
+    let project = project(&[("silver/days", &model(&rome, &format!("SELECT id, at {IN_RANGE}")))]);
+    let hours = |first: &str, count: i64| {
+        let first = chrono::DateTime::parse_from_rfc3339(first).unwrap();
+        (0..count).map(move |hour| (first + chrono::TimeDelta::hours(hour)).to_rfc3339())
+    };
+    let times: Vec<String> = hours("2026-03-28T00:00:00+01:00", 24 + 23 + 24)
+        .chain(hours("2026-10-24T00:00:00+02:00", 24 + 25 + 24))
+        .collect();
+    let events: Vec<(&str, &str, &str)> = times.iter().map(|at| ("h", at.as_str(), "1")).collect();
+    add(&project, &events).await;
+    run(&project, &[], 0);
+    let counted = "SELECT _day AS day, count(*) AS hours FROM silver.days GROUP BY 1 ORDER BY 1";
+    let expected = [
+        ["2026-03-28", "24"],
+        ["2026-03-29", "23"],
+        ["2026-03-30", "24"],
+        ["2026-10-24", "24"],
+        ["2026-10-25", "25"],
+        ["2026-10-26", "24"],
+    ];
+    assert_eq!(project.query(counted), expected);
+    // The day of 25 hours alone.
+    let range = ["--start", "2026-10-24T22:00:00Z", "--end", "2026-10-25T23:00:00Z"];
+    assert_eq!(run(&project, &range, 0), outcomes(&[("silver.days", "25 rows")]));
+    assert_eq!(project.query(counted), expected);
+}
+
+#[test]
+fn a_model_beyond_the_memory_limit_spills_or_fails_whole() {
+    let numbers = "SELECT value AS id, md5(CAST(value AS VARCHAR)) AS hash \
+                   FROM generate_series(1, 2000000)";
+    // Twice the limit in memory.
+    let grouped = format!("SELECT hash, max(id) AS id FROM ({numbers}) GROUP BY hash");
+    let joined = format!("SELECT a.id, b.hash FROM ({numbers}) a JOIN ({numbers}) b USING (hash)");
+    let project =
+        project(&[("silver/grouped", &full(&grouped)), ("silver/joined", &full(&joined))])
+            .with("FLOWGUARD_ENGINE_MEMORY_BYTES_MAX", "50000000");
+    let spilled = run(&project, &["silver.grouped"], 0);
+    assert_eq!(spilled, outcomes(&[("silver.grouped", "2000000 rows")]));
+    let sums = project.query("SELECT count(*) AS n, sum(id) AS ids FROM silver.grouped");
+    assert_eq!(sums, [["2000000", "2000001000000"]]);
+    // A join's table of one side does not spill.
+    let joined = run(&project, &["silver.joined"], 3).remove("silver.joined").unwrap();
+    assert!(
+        joined.starts_with("failed: cannot build `silver.joined`: ")
+            && joined.ends_with(
+                "; hint: raise `engine.memory_bytes_max`, or give `engine.spill_dir` more space"
+            ),
+        "{joined}"
+    );
+    assert!(!project.folder().join(".flowguard/silver/joined/_delta_log").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_is_queried_and_read_by_models_and_stores_nothing() {
+    let project = project(&[
+        ("silver/good", &full("SELECT id, n FROM bronze.events WHERE n <> 'x'")),
+        (
+            "silver/numbers",
+            &model("kind: view", "SELECT id, CAST(n AS BIGINT) AS n FROM silver.good"),
+        ),
+        ("silver/doubled", &model("kind: view", "SELECT id, n * 2 AS n FROM silver.numbers")),
+        ("gold/total", &full("SELECT sum(n) AS total FROM silver.doubled")),
+    ]);
+    add(&project, &THREE).await;
+    let built = [("silver.good", "2 rows"), ("gold.total", "1 rows")];
+    assert_eq!(run(&project, &[], 0), outcomes(&built));
+    assert_eq!(project.query("SELECT total FROM gold.total"), [["6"]]);
+    assert_eq!(project.query("SELECT n FROM silver.doubled ORDER BY n"), [["2"], ["4"]]);
+    assert!(!project.folder().join(".flowguard/silver/doubled").exists());
+}
