@@ -1,15 +1,16 @@
 //! `flowguard ingest`: topics into bronze; and where each partition stands.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
-use super::{Output, Session, output};
+use super::{Output, Session, interrupted, output};
 use crate::app::{self, App};
 use crate::error::Result;
 use crate::ingest::status::{PartitionStatus, status};
-use crate::ingest::worker::Until;
+use crate::ingest::worker::{Until, WorkerReport};
 use crate::table::TableName;
 
 /// Read Kafka topics into bronze tables, exactly once
@@ -63,7 +64,15 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     let until = if arguments.once { Until::Drained } else { Until::Stopped };
     let on_commit: app::OnCommit = Arc::new(|_, _| {});
     let reports = app::ingest(pipelines, until, &session.process.stop, on_commit).await?;
-    if arguments.output == Output::Json {
+    report(arguments.output, run, &reports)?;
+    if arguments.once && session.process.stop.is_cancelled() {
+        return Err(interrupted("what was read is committed; run again for the rest"));
+    }
+    Ok(())
+}
+
+fn report(form: Output, run: Uuid, reports: &BTreeMap<TableName, WorkerReport>) -> Result<()> {
+    if form == Output::Json {
         let tables: Vec<_> = reports
             .iter()
             .map(|(name, report)| {
@@ -76,7 +85,7 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
             .collect();
         return output::write_json(&serde_json::json!({"run": run, "tables": tables}));
     }
-    for (name, report) in &reports {
+    for (name, report) in reports {
         output::say(&format!(
             "{:<32} {:>10} rows {:>7} rejects {:>5} commits",
             name.to_string(),
