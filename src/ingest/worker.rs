@@ -81,9 +81,15 @@ pub fn run(
     let ends = watermarks.iter().map(|(id, (_, high))| (*id, *high)).collect();
     let mut worker = Worker { shared, consumer, until, ends, others_checked: Clock::now() };
     worker.consume(stop)?;
-    let report = worker.shared.settle()?;
-    worker.consumer.show_progress(&worker.shared.state().next_offsets());
-    Ok(report)
+    // A batch given up to another owner is that owner's to finish; whether it does, only another
+    // look at the lake can tell.
+    while worker.shared.settle()? == Collected::Superseded && !stop.is_cancelled() {
+        worker.consumer.restart()?;
+        worker.consume(stop)?;
+    }
+    let state = worker.shared.state();
+    worker.consumer.show_progress(&state.next_offsets());
+    Ok(state.report.clone())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -449,13 +455,15 @@ impl Shared {
         Ok(Some(written))
     }
 
-    /// Commits everything that is buffered and returns the totals.
-    fn settle(&self) -> Result<WorkerReport> {
+    /// Commits everything that is buffered, unless it now belongs to another owner.
+    fn settle(&self) -> Result<Collected> {
         if !matches!(self.collect()?, Some(Written::Superseded)) {
             self.begin_write()?;
-            self.collect()?;
+            if !matches!(self.collect()?, Some(Written::Superseded)) {
+                return Ok(Collected::Done);
+            }
         }
-        Ok(self.state().report.clone())
+        Ok(Collected::Superseded)
     }
 
     fn start_partitions(&self, partitions: &[i32]) -> Result<Vec<(i32, Option<i64>)>> {
