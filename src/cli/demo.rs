@@ -193,15 +193,7 @@ async fn ingest(
     if !finished.load(Ordering::Relaxed) {
         return Err(interrupted("what was ingested is committed"));
     }
-    for (name, report) in &reports {
-        output::say(&format!(
-            "{:<32} {:>10} rows {:>7} rejects {:>5} commits",
-            name.to_string(),
-            output::thousands(report.rows),
-            output::thousands(report.rejects),
-            report.commits
-        ));
-    }
+    super::ingest::say_totals(&reports);
     Ok(produced)
 }
 

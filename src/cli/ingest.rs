@@ -85,6 +85,12 @@ fn report(form: Output, run: Uuid, reports: &BTreeMap<TableName, WorkerReport>) 
             .collect();
         return output::write_json(&serde_json::json!({"run": run, "tables": tables}));
     }
+    say_totals(reports);
+    Ok(())
+}
+
+/// A line per table, for people.
+pub fn say_totals(reports: &BTreeMap<TableName, WorkerReport>) {
     for (name, report) in reports {
         output::say(&format!(
             "{:<32} {:>10} rows {:>7} rejects {:>5} commits",
@@ -94,7 +100,6 @@ fn report(form: Output, run: Uuid, reports: &BTreeMap<TableName, WorkerReport>) 
             report.commits
         ));
     }
-    Ok(())
 }
 
 async fn show_status(app: &App, tables: &[TableName], form: Output) -> Result<()> {
