@@ -31,6 +31,8 @@ use crate::typecheck::{Typed, typecheck};
 /// Waits of a worker that lost its broker or store: doubled from the first to the last.
 const RESTART_DELAY_MIN: Duration = Duration::from_secs(1);
 const RESTART_DELAY_MAX: Duration = Duration::from_secs(60);
+/// Well below the time after which a group gives up a member that does not poll.
+const POLL_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 pub struct App {
     pub config: Config,
@@ -149,6 +151,7 @@ impl App {
                 flush_age_max: Duration::from_millis(ingest.flush_age_ms_max),
                 memory_bytes_max: ingest.memory_bytes_max,
                 message_bytes_max: ingest.message_bytes_max,
+                poll_pause_max: POLL_PAUSE_MAX,
             },
             dead_letter_topic: ingest.dead_letter_topic,
             run,

@@ -1,25 +1,25 @@
-//! Kafka, and the only file that names rdkafka: consuming with offsets of our own, watermarks,
+//! Kafka, and with the files below it the only one that names rdkafka: consuming with offsets of our own, watermarks,
 //! producing, and the in-process mock broker of the demo. Decodes nothing and commits nothing to
 //! the lake. Kafka's own group commits are written for lag displays and never read.
 
+mod consumer;
+mod native;
 mod topic_id;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rdkafka::client::ClientContext;
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{
-    BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol,
-};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Header, Headers, Message as _, OwnedHeaders};
+use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rdkafka::types::RDKafkaRespErr;
 
+pub use self::consumer::{Assignments, Consumer, Polled, Received};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long a broker may take to answer a question about a topic.
@@ -76,7 +76,7 @@ impl KafkaAccess {
             .consumer_config("flowguard-watermarks")
             .create_with_context(Quiet)
             .map_err(|error| kafka_error("cannot use Kafka", error))?;
-        watermarks_of(&consumer, topic)
+        watermarks_of(consumer.client(), topic)
     }
 
     /// The id that the broker gave `topic` when it was created; `None` when it does not tell.
@@ -117,12 +117,12 @@ impl KafkaAccess {
     }
 }
 
-fn watermarks_of<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
+fn watermarks_of<C: ClientContext>(
+    client: &Client<C>,
     topic: &str,
 ) -> Result<BTreeMap<i32, (i64, i64)>> {
     let failed = |error| kafka_error(&format!("cannot ask for topic `{topic}`"), error);
-    let metadata = consumer.fetch_metadata(Some(topic), METADATA_TIMEOUT).map_err(failed)?;
+    let metadata = client.fetch_metadata(Some(topic), METADATA_TIMEOUT).map_err(failed)?;
     let found = metadata.topics().iter().find(|found| found.name() == topic);
     let Some(found) = found.filter(|found| found.error().is_none()) else {
         return Err(missing_topic(topic));
@@ -130,7 +130,7 @@ fn watermarks_of<C: ConsumerContext>(
     let mut watermarks = BTreeMap::new();
     for partition in found.partitions() {
         let id = partition.id();
-        let bounds = consumer.fetch_watermarks(topic, id, METADATA_TIMEOUT).map_err(failed)?;
+        let bounds = client.fetch_watermarks(topic, id, METADATA_TIMEOUT).map_err(failed)?;
         watermarks.insert(id, bounds);
     }
     if watermarks.is_empty() {
@@ -224,204 +224,8 @@ fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
     }
 }
 
-/// Who decides where partitions start, and what happens before they are given up. Both are
-/// called on the polling thread, during [`Consumer::poll`].
-pub trait Assignments: Send + Sync + 'static {
-    /// The next offset of each partition; `None` starts at the beginning of the log. Partitions
-    /// that are left out are not consumed.
-    fn assigned(&self, partitions: &[i32]) -> Vec<(i32, Option<i64>)>;
-    fn revoked(&self);
-}
-
-struct Context {
-    topic: String,
-    assignments: Arc<dyn Assignments>,
-}
-
-impl Context {
-    fn starts(&self, partitions: &[i32]) -> Result<TopicPartitionList> {
-        let mut starts = TopicPartitionList::new();
-        for (partition, next) in self.assignments.assigned(partitions) {
-            let offset = next.map_or(Offset::Beginning, Offset::Offset);
-            starts
-                .add_partition_offset(&self.topic, partition, offset)
-                .map_err(|error| kafka_error("cannot assign a partition", error))?;
-        }
-        Ok(starts)
-    }
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log_line(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(topic = self.topic, %error, reason, "kafka client error");
-    }
-}
-
-impl ConsumerContext for Context {
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        code: RDKafkaRespErr,
-        list: &mut TopicPartitionList,
-    ) {
-        let partitions = partitions_of(list);
-        let outcome = if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            tracing::info!(topic = self.topic, ?partitions, "partitions assigned");
-            self.starts(&partitions).and_then(|starts| {
-                let assigned = match consumer.rebalance_protocol() {
-                    RebalanceProtocol::Cooperative => consumer.incremental_assign(&starts),
-                    _ => consumer.assign(&starts),
-                };
-                // A pause outlives an assignment: partitions that were taken away while paused
-                // would never be fetched again.
-                assigned
-                    .and_then(|()| consumer.resume(&starts))
-                    .map_err(|error| kafka_error("cannot take an assignment", error))
-            })
-        } else {
-            self.assignments.revoked();
-            tracing::info!(topic = self.topic, ?partitions, "partitions revoked");
-            let released = match consumer.rebalance_protocol() {
-                RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
-                _ => consumer.unassign(),
-            };
-            released.map_err(|error| kafka_error("cannot release an assignment", error))
-        };
-        if let Err(error) = outcome {
-            tracing::warn!(topic = self.topic, %error, "rebalance failed, the group will repeat it");
-        }
-    }
-}
-
-fn partitions_of(list: &TopicPartitionList) -> Vec<i32> {
-    list.elements().iter().map(|element| element.partition()).collect()
-}
-
-/// A member of a consumer group on one topic, read_committed, whose offsets its owner keeps.
-pub struct Consumer {
-    topic: String,
-    inner: BaseConsumer<Context>,
-}
-
-/// What a poll brought.
-pub enum Polled<'a> {
-    Message(Received<'a>),
-    /// Everything up to the last stable offset has been handed out.
-    EndOfPartition(i32),
-}
-
-impl Consumer {
-    /// Joins `group` on `topic`. `queue_bytes_max` bounds what librdkafka fetches ahead.
-    pub fn subscribe(
-        access: &KafkaAccess,
-        topic: &str,
-        group: &str,
-        queue_bytes_max: u64,
-        assignments: Arc<dyn Assignments>,
-    ) -> Result<Self> {
-        let mut config = access.consumer_config(group);
-        config.set("queued.max.messages.kbytes", (queue_bytes_max / 1024).max(1024).to_string());
-        let context = Context { topic: topic.to_owned(), assignments };
-        let inner: BaseConsumer<Context> = config
-            .create_with_context(context)
-            .map_err(|error| kafka_error("cannot use Kafka", error))?;
-        watermarks_of(&inner, topic)?;
-        inner
-            .subscribe(&[topic])
-            .map_err(|error| kafka_error(&format!("cannot subscribe to `{topic}`"), error))?;
-        Ok(Self { topic: topic.to_owned(), inner })
-    }
-
-    /// The next event, or `None` when `timeout` passes without one. Errors that librdkafka
-    /// recovers from by itself are none.
-    pub fn poll(&self, timeout: Duration) -> Result<Option<Polled<'_>>> {
-        match self.inner.poll(timeout) {
-            None => Ok(None),
-            Some(Ok(message)) => Ok(Some(Polled::Message(Received(message)))),
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                Ok(Some(Polled::EndOfPartition(partition)))
-            }
-            Some(Err(error)) if is_fatal(&error) => {
-                Err(kafka_error(&format!("cannot read `{}`", self.topic), error))
-            }
-            Some(Err(error)) => {
-                tracing::warn!(topic = self.topic, %error, "kafka error, librdkafka goes on");
-                Ok(None)
-            }
-        }
-    }
-
-    pub fn watermarks(&self) -> Result<BTreeMap<i32, (i64, i64)>> {
-        watermarks_of(&self.inner, &self.topic)
-    }
-
-    /// Asks the owner for new starts and continues from there.
-    pub fn restart(&self) -> Result<()> {
-        let failed = |error| kafka_error(&format!("cannot restart `{}`", self.topic), error);
-        let assigned = self.inner.assignment().map_err(failed)?;
-        let starts = self.inner.context().starts(&partitions_of(&assigned))?;
-        self.inner.assign(&starts).and_then(|()| self.inner.resume(&starts)).map_err(failed)
-    }
-
-    /// Stops or resumes fetching; polling goes on, so that the group keeps its member.
-    pub fn set_paused(&self, paused: bool) -> Result<()> {
-        let failed = |error| kafka_error(&format!("cannot pause `{}`", self.topic), error);
-        let assigned = self.inner.assignment().map_err(failed)?;
-        let done = if paused { self.inner.pause(&assigned) } else { self.inner.resume(&assigned) };
-        done.map_err(failed)
-    }
-
-    /// Tells the group how far the lake is, for lag displays. Best effort.
-    pub fn show_progress(&self, next_offsets: &[(i32, i64)]) {
-        let mut list = TopicPartitionList::new();
-        for (partition, next) in next_offsets {
-            let _ = list.add_partition_offset(&self.topic, *partition, Offset::Offset(*next));
-        }
-        if let Err(error) = self.inner.commit(&list, CommitMode::Async) {
-            tracing::debug!(topic = self.topic, %error, "group offsets were not updated");
-        }
-    }
-}
-
-/// A message, borrowed from librdkafka's buffer.
-pub struct Received<'a>(BorrowedMessage<'a>);
-
 /// A message's headers: a key may repeat, a value may be null.
 pub type HeaderList = Vec<(String, Option<Vec<u8>>)>;
-
-impl Received<'_> {
-    pub fn partition(&self) -> i32 {
-        self.0.partition()
-    }
-
-    pub fn offset(&self) -> i64 {
-        self.0.offset()
-    }
-
-    pub fn timestamp_ms(&self) -> Option<i64> {
-        self.0.timestamp().to_millis()
-    }
-
-    pub fn key(&self) -> Option<&[u8]> {
-        self.0.key()
-    }
-
-    pub fn payload(&self) -> Option<&[u8]> {
-        self.0.payload()
-    }
-
-    pub fn headers(&self) -> HeaderList {
-        let Some(headers) = self.0.headers() else { return Vec::new() };
-        headers
-            .iter()
-            .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
-            .collect()
-    }
-}
 
 /// Sends records; used by the demo and for dead-letter topics.
 pub struct Producer(BaseProducer<Deliveries>);

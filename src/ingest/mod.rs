@@ -1,5 +1,5 @@
-//! Kafka topics become bronze tables, exactly once. `decode` is pure; `kafka` is the only file
-//! that names rdkafka; `batch` holds the protocol; `worker` runs it.
+//! Kafka topics become bronze tables, exactly once. `decode` is pure; only `kafka`
+//! names rdkafka; `batch` holds the protocol; `worker` runs it.
 
 pub mod batch;
 pub mod decode;
@@ -27,6 +27,8 @@ pub struct Limits {
     pub flush_age_max: Duration,
     pub memory_bytes_max: u64,
     pub message_bytes_max: u64,
+    /// How long a batch in flight may keep the worker from polling; then fetching is paused.
+    pub poll_pause_max: Duration,
 }
 
 /// Everything one bronze table's ingestion needs.

@@ -13,15 +13,14 @@ use tokio_util::sync::CancellationToken;
 use super::Pipeline;
 use super::batch::{Batch, BatchReport, Progress, Written, take_over, write};
 use super::decode::{DeadLetters, Decoder, Message, RejectReason, UnknownFields};
-use super::kafka::{Assignments, Consumer, Polled, Received};
+use super::kafka::{Assignments, Consumer, Received};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::commit::{claim_property, offsets_id};
 use crate::lake::ledger::Ledger;
 
+/// Between two looks at limits and signals.
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
-/// What may pass between two looks at limits and signals.
-const MESSAGES_PER_LOOK: usize = 256;
-const BYTES_PER_LOOK: usize = 4 << 20;
+const PAUSED_POLL_TIMEOUT: Duration = Duration::from_millis(10);
 /// Silence after which a draining worker asks whether the brokers are still there.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How often a worker without partitions looks whether the others are done.
@@ -110,7 +109,7 @@ impl Worker {
         let limits = self.shared.pipeline.limits.clone();
         let mut heard = Clock::now();
         while !stop.is_cancelled() {
-            if self.take_some()? {
+            if self.take_some(POLL_TIMEOUT)? {
                 heard = Clock::now();
             } else if self.until == Until::Drained && heard.elapsed() > SILENCE_MAX {
                 self.consumer.watermarks()?;
@@ -129,58 +128,36 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes what is there, up to what may pass between two looks at the limits; says whether
-    /// anything was.
-    fn take_some(&mut self) -> Result<bool> {
+    /// Takes what comes within `timeout`; says whether anything did.
+    fn take_some(&mut self, timeout: Duration) -> Result<bool> {
         let ingested_at = (self.shared.pipeline.clock)();
-        let mut bytes = 0;
-        for taken in 0..MESSAGES_PER_LOOK {
-            match self.consumer.poll(POLL_TIMEOUT)? {
-                Some(Polled::Message(message)) => {
-                    self.shared.push(&message, ingested_at)?;
-                    bytes += message.payload().map_or(0, <[u8]>::len);
-                    if bytes > BYTES_PER_LOOK {
-                        break;
-                    }
+        let polled = self.consumer.poll(timeout)?;
+        let state = &mut *self.shared.state();
+        let mut is_any = !polled.ends.is_empty();
+        for message in polled.messages() {
+            self.shared.push(state, &message, ingested_at)?;
+            is_any = true;
+        }
+        // Said once per end, and after the messages before it.
+        if self.until == Until::Drained {
+            for partition in &polled.ends {
+                if let Some(end) = self.ends.get(partition) {
+                    state.reach_end(*partition, *end);
                 }
-                Some(Polled::EndOfPartition(partition)) => {
-                    self.reach_end(partition);
-                    break;
-                }
-                None => return Ok(taken > 0),
             }
         }
-        Ok(true)
+        Ok(is_any)
     }
 
-    fn reach_end(&self, partition: i32) {
-        if self.until == Until::Drained
-            && let Some(end) = self.ends.get(&partition)
-        {
-            self.shared.state().reach_end(partition, *end);
-        }
-    }
-
-    /// Hands the open batch to the runtime, after the one before has landed. While that takes
-    /// long, fetching is paused and polling goes on: memory stays bounded and the group member
-    /// alive.
+    /// Hands the open batch to the runtime, after the one before has landed. Meanwhile nothing is
+    /// polled, and librdkafka stops fetching where its queue is full. If it takes long, fetching
+    /// is paused, which throws the queue away, and polling goes on: the group keeps its member.
     fn flush(&mut self) -> Result<()> {
-        let mut paused = false;
-        while self.shared.state().is_writing() && !self.shared.state().landed() {
-            if !paused {
-                self.consumer.set_paused(true)?;
-                paused = true;
+        if !self.shared.wait_for_write(self.shared.pipeline.limits.poll_pause_max) {
+            self.consumer.set_paused(true)?;
+            while self.shared.state().is_writing() && !self.shared.state().landed() {
+                self.take_some(PAUSED_POLL_TIMEOUT)?;
             }
-            match self.consumer.poll(Duration::from_millis(10))? {
-                Some(Polled::Message(message)) => {
-                    self.shared.push(&message, (self.shared.pipeline.clock)())?;
-                }
-                // Said once per end, so it must not be missed here.
-                Some(Polled::EndOfPartition(partition)) => self.reach_end(partition),
-                None => {}
-            }
-        }
-        if paused {
             self.consumer.set_paused(false)?;
         }
         if self.collect()? == Collected::Superseded {
@@ -270,10 +247,17 @@ struct State {
     payload_bytes: u64,
     /// When the open batch got its first message.
     opened: Option<Clock>,
-    writing: Option<JoinHandle<Result<Written>>>,
+    writing: Option<Writing>,
     /// An error of a callback, raised by the next look.
     failure: Option<Error>,
     report: WorkerReport,
+}
+
+/// A batch on its way into the lake.
+struct Writing {
+    task: JoinHandle<Result<Written>>,
+    /// Cancelled when the task has an outcome.
+    ended: CancellationToken,
 }
 
 impl State {
@@ -314,7 +298,7 @@ impl State {
 
     /// The batch in flight has an outcome.
     fn landed(&self) -> bool {
-        self.writing.as_ref().is_some_and(JoinHandle::is_finished)
+        self.writing.as_ref().is_some_and(|writing| writing.ended.is_cancelled())
     }
 
     /// Forgets everything that is not committed.
@@ -372,8 +356,7 @@ impl Shared {
         self.state().failure.take().map_or(Ok(()), Err)
     }
 
-    fn push(&self, received: &Received<'_>, ingested_at: i64) -> Result<()> {
-        let state = &mut *self.state();
+    fn push(&self, state: &mut State, received: &Received<'_>, ingested_at: i64) -> Result<()> {
         let (partition, offset) = (received.partition(), received.offset());
         // A message of a partition given up meanwhile, or read twice after a restart.
         let Some(progress) = state.partitions.get_mut(&partition) else { return Ok(()) };
@@ -421,9 +404,23 @@ impl Shared {
         let state = &mut *self.state();
         if let Some(batch) = state.close_batch()? {
             let pipeline = Arc::clone(&self.pipeline);
-            state.writing = Some(self.runtime.spawn(async move { write(&pipeline, batch).await }));
+            let ended = CancellationToken::new();
+            let end = ended.clone().drop_guard();
+            let task = self.runtime.spawn(async move {
+                let _end = end;
+                write(&pipeline, batch).await
+            });
+            state.writing = Some(Writing { task, ended });
         }
         Ok(())
+    }
+
+    /// Waits for the batch in flight; false if that takes longer than `wait_max`.
+    fn wait_for_write(&self, wait_max: Duration) -> bool {
+        let ended = self.state().writing.as_ref().map(|writing| writing.ended.clone());
+        let Some(ended) = ended else { return true };
+        let wait = async { tokio::time::timeout(wait_max, ended.cancelled()).await.is_ok() };
+        self.runtime.block_on(wait)
     }
 
     /// The outcome of the batch in flight, waiting for it if there is one. A superseded batch
@@ -432,7 +429,7 @@ impl Shared {
         let Some(writing) = self.state().writing.take() else { return Ok(None) };
         let written = self
             .runtime
-            .block_on(writing)
+            .block_on(writing.task)
             .map_err(|source| Error::internal("a write stopped").source(source))??;
         let state = &mut *self.state();
         match &written {

@@ -3,10 +3,12 @@
 //! on a mock broker.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use flowguard::error::Result;
 use flowguard::ingest::Pipeline;
-use flowguard::ingest::batch::{Batch, Written, write};
+use flowguard::ingest::batch::{Batch, BatchReport, Written, write};
 use flowguard::ingest::kafka::{KafkaAccess, MockBroker, Producer, Record};
 use flowguard::ingest::worker::{self, Until, WorkerReport};
 use tokio_util::sync::CancellationToken;
@@ -304,6 +306,56 @@ async fn workers_on_a_mock_broker_and_a_failing_store_ingest_every_offset_once()
     assert_exactly_once(&world, &format!("a mock broker with seed {SEED}")).await;
 }
 
+/// A worker whose writes take long pauses its partitions and polls on. Those that another worker
+/// takes meanwhile, and gives back, are fetched again; an end that is reached in a pause counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn partitions_that_change_hands_during_a_pause_are_fetched_again() {
+    const SLOW_WRITES: u64 = 8;
+    let letters: Vec<String> = (0..3).map(|_| "ggmggdgtgg".repeat(30)).collect();
+    let world = World::new(slots(&letters.iter().map(String::as_str).collect::<Vec<_>>())).await;
+    let broker = MockBroker::start(&[(TOPIC, 3)]).unwrap();
+    produce(&broker.access(), &world);
+    let worker = |writes_slow: u64| {
+        let slow = AtomicU64::new(0);
+        let store = world.store(move |operation| {
+            let is_slow =
+                operation.is_log_entry() && slow.fetch_add(1, Ordering::Relaxed) < writes_slow;
+            if is_slow { Fault::Late(Duration::from_secs(1)) } else { Fault::None }
+        });
+        let mut pipeline = world.worker(store, Header::Wide);
+        pipeline.kafka = broker.access();
+        pipeline.kafka.options.insert("session.timeout.ms".to_owned(), "6000".to_owned());
+        // Every write is too long to wait for without polling.
+        pipeline.limits.poll_pause_max = Duration::ZERO;
+        pipeline
+    };
+    let (visiting, assigned) = (CancellationToken::new(), CancellationToken::new());
+    let visitor = async {
+        assigned.cancelled().await;
+        run_worker_until(worker(0), Until::Stopped, &visiting, Arc::new(|_| {})).await
+    };
+    let on_commit = {
+        let (assigned, visiting, commits) = (assigned.clone(), visiting.clone(), AtomicU64::new(0));
+        Arc::new(move |_: &BatchReport| match commits.fetch_add(1, Ordering::Relaxed) {
+            0 => assigned.cancel(),
+            SLOW_WRITES => visiting.cancel(),
+            _ => {}
+        })
+    };
+    let stays = async {
+        let stop = CancellationToken::new();
+        let stayed = worker(SLOW_WRITES);
+        let drained = run_worker_until(stayed, Until::Drained, &stop, on_commit).await;
+        visiting.cancel();
+        drained
+    };
+    let both = async { tokio::join!(stays, visitor) };
+    let ended = tokio::time::timeout(Duration::from_secs(120), both).await;
+    let (drained, visited) = ended.expect("a partition that came back was not fetched");
+    assert!(drained.is_ok() && visited.is_ok(), "{drained:?} {visited:?}");
+    assert_exactly_once(&world, "a visitor during pauses").await;
+}
+
 fn produce(kafka: &KafkaAccess, world: &World) {
     let producer = Producer::new(kafka).unwrap();
     for (partition, slots) in world.partitions.iter().enumerate() {
@@ -325,11 +377,19 @@ fn produce(kafka: &KafkaAccess, world: &World) {
 }
 
 async fn run_worker(pipeline: Pipeline) -> Result<WorkerReport> {
+    let stop = CancellationToken::new();
+    run_worker_until(pipeline, Until::Drained, &stop, Arc::new(|_| {})).await
+}
+
+async fn run_worker_until(
+    pipeline: Pipeline,
+    until: Until,
+    stop: &CancellationToken,
+    on_commit: Arc<dyn Fn(&BatchReport) + Send + Sync>,
+) -> Result<WorkerReport> {
     let runtime = tokio::runtime::Handle::current();
     ensure_tables(&pipeline).await?;
-    let run = move || {
-        let stop = CancellationToken::new();
-        worker::run(&Arc::new(pipeline), &runtime, Until::Drained, &stop, Arc::new(|_| {}))
-    };
+    let stop = stop.clone();
+    let run = move || worker::run(&Arc::new(pipeline), &runtime, until, &stop, on_commit);
     tokio::task::spawn_blocking(run).await.unwrap()
 }

@@ -212,6 +212,7 @@ impl World {
                     Header::Strict => STRICT_BYTES_MAX,
                     Header::Wide => 64 << 20,
                 },
+                poll_pause_max: Duration::from_secs(5),
             },
             dead_letter_topic: false,
             run: Uuid::now_v7(),

@@ -1,6 +1,6 @@
 //! The id that a broker gives a topic when it is created: what tells a recreated topic from its
 //! namesake. librdkafka knows it; its Rust wrapper does not pass it on, so this file calls the C
-//! functions, and is the only one with unsafe code.
+//! functions; with `native` it holds the only unsafe code.
 #![allow(unsafe_code, reason = "rdkafka 0.39 does not wrap DescribeTopics")]
 
 use std::ffi::{CStr, CString, c_char};

@@ -1,0 +1,248 @@
+//! A member of a consumer group on one topic, whose offsets its owner keeps: who decides where
+//! partitions start, and what comes from them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::native::{Batch, BatchConsumer, Group, RawMessage, Rebalances};
+use super::{HeaderList, KafkaAccess, is_fatal, kafka_error, log_line, watermarks_of};
+use crate::error::Result;
+
+/// Messages taken at once, and about how many bytes: fewer where messages are large.
+const BATCH_MESSAGES_MAX: usize = 512;
+const BATCH_BYTES: usize = 4 << 20;
+
+/// Who decides where partitions start, and what happens before they are given up. Both are
+/// called on the polling thread, during [`Consumer::poll`], and at the end when it is dropped.
+pub trait Assignments: Send + Sync + 'static {
+    /// The next offset of each partition; `None` starts at the beginning of the log. Partitions
+    /// that are left out are not consumed.
+    fn assigned(&self, partitions: &[i32]) -> Vec<(i32, Option<i64>)>;
+    fn revoked(&self);
+}
+
+struct Context {
+    topic: String,
+    assignments: Arc<dyn Assignments>,
+    rebalances: AtomicU64,
+}
+
+impl Context {
+    fn starts(&self, partitions: &[i32]) -> Result<TopicPartitionList> {
+        let mut starts = TopicPartitionList::new();
+        for (partition, next) in self.assignments.assigned(partitions) {
+            let offset = next.map_or(Offset::Beginning, Offset::Offset);
+            starts
+                .add_partition_offset(&self.topic, partition, offset)
+                .map_err(|error| kafka_error("cannot assign a partition", error))?;
+        }
+        Ok(starts)
+    }
+
+    fn report(&self, outcome: Result<()>) {
+        if let Err(error) = outcome {
+            tracing::warn!(topic = self.topic, %error, "rebalance failed, the group will repeat it");
+        }
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(topic = self.topic, %error, reason, "kafka error, librdkafka goes on");
+    }
+}
+
+impl Rebalances for Context {
+    fn assigned(&self, group: Group<'_>, partitions: &TopicPartitionList) {
+        let partitions = partitions_of(partitions);
+        tracing::info!(topic = self.topic, ?partitions, "partitions assigned");
+        self.report(self.starts(&partitions).and_then(|starts| {
+            // A pause outlives an assignment: partitions that were taken away while paused would
+            // never be fetched again.
+            let taken = group.assign(&starts).and_then(|()| group.resume(&starts));
+            taken.map_err(|error| kafka_error("cannot take an assignment", error))
+        }));
+    }
+
+    fn revoked(&self, group: Group<'_>, partitions: &TopicPartitionList) {
+        self.assignments.revoked();
+        let released = group.unassign(partitions);
+        let partitions = partitions_of(partitions);
+        tracing::info!(topic = self.topic, ?partitions, "partitions revoked");
+        self.report(released.map_err(|error| kafka_error("cannot release an assignment", error)));
+    }
+
+    fn rebalances(&self) -> &AtomicU64 {
+        &self.rebalances
+    }
+}
+
+fn partitions_of(list: &TopicPartitionList) -> Vec<i32> {
+    list.elements().iter().map(|element| element.partition()).collect()
+}
+
+/// A member of a consumer group on one topic, read_committed, whose offsets its owner keeps.
+pub struct Consumer {
+    topic: String,
+    inner: BatchConsumer<Context>,
+    /// The next poll begins with new starts.
+    restarts: bool,
+    messages_wanted: usize,
+}
+
+/// What a poll brought, in the order of each partition. Gone with the next poll.
+#[derive(Default)]
+pub struct Polled<'a> {
+    batch: Option<Batch<'a>>,
+    /// Partitions of which everything up to the last stable offset has been handed out.
+    pub ends: Vec<i32>,
+}
+
+impl Polled<'_> {
+    pub fn messages(&self) -> impl Iterator<Item = Received<'_>> {
+        let messages = self.batch.iter().flat_map(Batch::iter);
+        messages.filter(|message| message.error().is_none()).map(Received)
+    }
+}
+
+impl Consumer {
+    /// Joins `group` on `topic`. `queue_bytes_max` bounds what librdkafka fetches ahead.
+    pub fn subscribe(
+        access: &KafkaAccess,
+        topic: &str,
+        group: &str,
+        queue_bytes_max: u64,
+        assignments: Arc<dyn Assignments>,
+    ) -> Result<Self> {
+        let mut config = access.consumer_config(group);
+        config.set("queued.max.messages.kbytes", (queue_bytes_max / 1024).max(1024).to_string());
+        let context =
+            Context { topic: topic.to_owned(), assignments, rebalances: AtomicU64::new(0) };
+        let inner = BatchConsumer::new(&config, context, BATCH_MESSAGES_MAX)
+            .map_err(|error| kafka_error("cannot use Kafka", error))?;
+        watermarks_of(inner.client(), topic)?;
+        inner
+            .subscribe(topic)
+            .map_err(|error| kafka_error(&format!("cannot subscribe to `{topic}`"), error))?;
+        Ok(Self {
+            topic: topic.to_owned(),
+            inner,
+            restarts: false,
+            messages_wanted: BATCH_MESSAGES_MAX,
+        })
+    }
+
+    /// What comes within `timeout`. Errors that librdkafka recovers from by itself are none.
+    pub fn poll(&mut self, timeout: Duration) -> Result<Polled<'_>> {
+        if std::mem::take(&mut self.restarts) {
+            self.restart()?;
+        }
+        let batch = self.inner.poll(timeout, self.messages_wanted);
+        if batch.spans_rebalance && !batch.is_empty() {
+            // Old and new messages of a partition may stand side by side; a gap between them would
+            // look like offsets without messages.
+            self.restarts = true;
+            return Ok(Polled::default());
+        }
+        let mut ends = Vec::new();
+        let (mut messages, mut bytes) = (1, 1);
+        for message in batch.iter() {
+            match message.error().map(RDKafkaErrorCode::from) {
+                None => {
+                    messages += 1;
+                    bytes += message.payload().map_or(0, <[u8]>::len);
+                }
+                Some(RDKafkaErrorCode::PartitionEOF) => ends.push(message.partition()),
+                Some(code) => check(&self.topic, code)?,
+            }
+        }
+        self.messages_wanted = (BATCH_BYTES * messages / bytes).clamp(1, BATCH_MESSAGES_MAX);
+        Ok(Polled { batch: Some(batch), ends })
+    }
+
+    pub fn watermarks(&self) -> Result<BTreeMap<i32, (i64, i64)>> {
+        watermarks_of(self.inner.client(), &self.topic)
+    }
+
+    /// Asks the owner for new starts and continues from there.
+    pub fn restart(&self) -> Result<()> {
+        let failed = |error| kafka_error(&format!("cannot restart `{}`", self.topic), error);
+        let group = self.inner.group();
+        let assigned = group.assignment().map_err(failed)?;
+        let starts = self.inner.client().context().starts(&partitions_of(&assigned))?;
+        group.replace(&starts).and_then(|()| group.resume(&starts)).map_err(failed)
+    }
+
+    /// Stops or resumes fetching; polling goes on, so that the group keeps its member. What was
+    /// fetched ahead is fetched again afterwards.
+    pub fn set_paused(&self, paused: bool) -> Result<()> {
+        let failed = |error| kafka_error(&format!("cannot pause `{}`", self.topic), error);
+        let group = self.inner.group();
+        let assigned = group.assignment().map_err(failed)?;
+        let done = if paused { group.pause(&assigned) } else { group.resume(&assigned) };
+        done.map_err(failed)
+    }
+
+    /// Tells the group how far the lake is, for lag displays. Best effort.
+    pub fn show_progress(&self, next_offsets: &[(i32, i64)]) {
+        let mut list = TopicPartitionList::new();
+        for (partition, next) in next_offsets {
+            let _ = list.add_partition_offset(&self.topic, *partition, Offset::Offset(*next));
+        }
+        if let Err(error) = self.inner.group().commit(&list) {
+            tracing::debug!(topic = self.topic, %error, "group offsets were not updated");
+        }
+    }
+}
+
+fn check(topic: &str, code: RDKafkaErrorCode) -> Result<()> {
+    let error = match code {
+        RDKafkaErrorCode::Fatal => KafkaError::MessageConsumptionFatal(code),
+        _ => KafkaError::MessageConsumption(code),
+    };
+    if is_fatal(&error) {
+        return Err(kafka_error(&format!("cannot read `{topic}`"), error));
+    }
+    tracing::warn!(topic, %error, "kafka error, librdkafka goes on");
+    Ok(())
+}
+
+/// A message, borrowed from librdkafka's buffer.
+pub struct Received<'a>(RawMessage<'a>);
+
+impl<'a> Received<'a> {
+    pub fn partition(&self) -> i32 {
+        self.0.partition()
+    }
+
+    pub fn offset(&self) -> i64 {
+        self.0.offset()
+    }
+
+    pub fn timestamp_ms(&self) -> Option<i64> {
+        self.0.timestamp_ms()
+    }
+
+    pub fn key(&self) -> Option<&'a [u8]> {
+        self.0.key()
+    }
+
+    pub fn payload(&self) -> Option<&'a [u8]> {
+        self.0.payload()
+    }
+
+    pub fn headers(&self) -> HeaderList {
+        self.0.headers()
+    }
+}
