@@ -1,22 +1,29 @@
 //! Rows become Parquet files that no reader sees: the first half of every write. The files become
 //! part of a table only by [`super::commit::commit`]; abandoned ones are orphans for vacuum.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, AsArray, Date32Array, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::compute::kernels::cmp::eq;
+use arrow::datatypes::Date32Type;
 use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
 use deltalake::kernel::Add;
+use deltalake::{DeltaTableError, DeltaTablePartition};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use super::Lake;
-use super::spec::{TARGET_FILE_BYTES, TableSpec};
+use super::spec::{DAY_COLUMN, TARGET_FILE_BYTES, TableSpec};
 use super::store::store_error;
 use crate::error::{Error, Result};
 use crate::table::TableName;
 
+/// Days of one batch for each of which it is gone through once.
+const DAYS_FILTERED_MAX: usize = 8;
 /// Rows per Parquet row group.
 const ROW_GROUP_ROWS_MAX: usize = 1 << 20;
 
@@ -79,7 +86,36 @@ impl Stager {
         }
         let batch = self.spec.with_day(batch)?;
         self.rows += batch.num_rows() as u64;
-        self.writer.write(&batch).await.map_err(|source| self.failed(source))
+        let written = match days_of(&batch) {
+            Some(days) => self.write_days(&batch, &days).await,
+            None => self.writer.write(&batch).await,
+        };
+        written.map_err(|source| self.failed(source))
+    }
+
+    /// Writes the rows of each day. deltalake would find them by sorting and copy every row, also
+    /// of a batch that lies in one day.
+    async fn write_days(
+        &mut self,
+        batch: &RecordBatch,
+        days: &BTreeSet<i32>,
+    ) -> Result<(), DeltaTableError> {
+        let column = batch.column_by_name(DAY_COLUMN).map(AsArray::as_primitive::<Date32Type>);
+        for day in days {
+            let rows = match column.filter(|_| days.len() > 1) {
+                Some(column) => {
+                    filter_record_batch(batch, &eq(column, &Date32Array::new_scalar(*day))?)?
+                }
+                None => batch.clone(),
+            };
+            let date = Date32Type::to_naive_date_opt(*day)
+                .ok_or_else(|| DeltaTableError::generic(format!("day {day} is out of range")))?;
+            // The log and the path keep a partition's value as its text.
+            let partition = format!("{DAY_COLUMN}={date}");
+            let DeltaTablePartition { key, value } = partition.as_str().try_into()?;
+            self.writer.write_partition(rows, &[(key, value)].into_iter().collect()).await?;
+        }
+        Ok(())
     }
 
     /// Completes the files.
@@ -104,6 +140,26 @@ impl Stager {
     fn failed(&self, source: deltalake::DeltaTableError) -> Error {
         store_error(&format!("cannot write `{}`", self.spec.name), source)
     }
+}
+
+/// The days of a batch that has them, if they are few and known of every row.
+fn days_of(batch: &RecordBatch) -> Option<BTreeSet<i32>> {
+    let column = batch.column_by_name(DAY_COLUMN)?.as_primitive_opt::<Date32Type>()?;
+    if column.null_count() > 0 {
+        return None;
+    }
+    let mut days = BTreeSet::new();
+    let mut last = None;
+    for day in column.values() {
+        if last != Some(*day) {
+            days.insert(*day);
+            last = Some(*day);
+        }
+        if days.len() > DAYS_FILTERED_MAX {
+            return None;
+        }
+    }
+    Some(days)
 }
 
 /// Whether a panic is one that deltalake catches by itself. It ends a failed upload by `abort`, which
