@@ -17,6 +17,8 @@ use flowguard::ingest::kafka::{KafkaAccess, Producer, Record};
 use flowguard::ingest::worker::{Until, run};
 use flowguard::ingest::{Limits, Pipeline};
 use flowguard::lake::Lake;
+use flowguard::lake::commit::ensure_table;
+use flowguard::lake::ledger::Ledger;
 use flowguard::lake::spec::TableSpec;
 use flowguard::lake::store::S3Access;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -126,6 +128,9 @@ fn ingest(broker: &str, topic: &str, rows: usize) -> f64 {
 fn child(broker: &str, topic: &str, lake: &str) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let pipeline = pipeline(broker, topic, lake);
+    let ledger = Ledger::new(pipeline.spec.name.to_string(), pipeline.run);
+    let created = runtime.block_on(ensure_table(&pipeline.lake, &pipeline.spec, &ledger));
+    created.expect("the lake takes a table");
     let (start, cpu) = (Instant::now(), cpu_seconds());
     let (handle, stop) = (runtime.handle().clone(), CancellationToken::new());
     let worker = std::thread::spawn(move || {
@@ -168,6 +173,7 @@ fn pipeline(broker: &str, topic: &str, lake: &str) -> Arc<Pipeline> {
             flush_age_max: Duration::from_secs(300),
             memory_bytes_max: 512 << 20,
             message_bytes_max: 1 << 20,
+            poll_pause_max: Duration::from_secs(5),
         },
         dead_letter_topic: false,
         run: Uuid::now_v7(),
