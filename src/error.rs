@@ -15,6 +15,8 @@ pub enum ErrorKind {
     NotFound,
     /// Credentials are wrong or rights are missing.
     Denied,
+    /// A server does not know who asks: log in first.
+    Unauthenticated,
     /// A service or the network failed; the same call may succeed later.
     Unavailable,
     /// Someone else won a race; reload and decide again.
@@ -38,6 +40,7 @@ impl ErrorKind {
             ErrorKind::Invalid | ErrorKind::NotFound => 1,
             ErrorKind::RunFailed => 2,
             ErrorKind::Denied
+            | ErrorKind::Unauthenticated
             | ErrorKind::Unavailable
             | ErrorKind::Conflict
             | ErrorKind::Exhausted => 3,

@@ -8,8 +8,8 @@ use datafusion::datasource::ViewTable;
 use datafusion::prelude::SessionContext;
 use futures::future::BoxFuture;
 
-use super::CATALOG;
 use super::fault::engine_error;
+use super::{CATALOG, Engine};
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::lake::{Lake, Snapshot};
 use crate::model::{Kind, ModelSet, dead_letters};
@@ -26,34 +26,38 @@ pub fn reference(name: &TableName) -> TableReference {
 /// down to the tables they read. Names that are neither are an error with the closest match.
 pub async fn register(
     session: &SessionContext,
+    engine: &Engine,
     lake: &Lake,
     models: &ModelSet,
     names: impl IntoIterator<Item = TableName>,
 ) -> Result<Pins> {
     let mut pins = Pins::new();
     for name in names {
-        register_one(session, lake, models, &name, &mut pins).await?;
+        register_one(session, engine, lake, models, &name, &mut pins).await?;
     }
     Ok(pins)
 }
 
 fn register_one<'a>(
     session: &'a SessionContext,
+    engine: &'a Engine,
     lake: &'a Lake,
     models: &'a ModelSet,
     name: &'a TableName,
     pins: &'a mut Pins,
 ) -> BoxFuture<'a, Result<()>> {
     Box::pin(async move {
-        if pins.contains_key(name) || session.table_exist(reference(name)).unwrap_or(false) {
+        if session.table_exist(reference(name)).unwrap_or(false) {
             return Ok(());
         }
         if let Some(view) = models.get(name).filter(|model| matches!(model.kind, Kind::View)) {
+            // In a session of its own: who may read a view need not know what it reads.
+            let inner = engine.session();
             for input in &view.inputs {
-                register_one(session, lake, models, input, pins).await?;
+                register_one(&inner, engine, lake, models, input, pins).await?;
             }
             let doing = format!("cannot plan the view `{name}`");
-            let plan = session
+            let plan = inner
                 .state()
                 .create_logical_plan(&view.sql)
                 .await
@@ -61,8 +65,12 @@ fn register_one<'a>(
             let table = ViewTable::new(plan, Some(view.sql.clone()));
             return add(session, name, Arc::new(table));
         }
-        let Some(snapshot) = lake.snapshot(name).await? else {
-            return Err(missing(lake, models, name).await);
+        let snapshot = match pins.get(name) {
+            Some(pinned) => pinned.clone(),
+            None => match lake.snapshot(name).await? {
+                Some(newest) => newest,
+                None => return Err(missing(lake, models, &|_| true, name).await),
+            },
         };
         add(session, name, snapshot.provider().await?)?;
         pins.insert(name.clone(), snapshot);
@@ -81,20 +89,27 @@ fn add(
         .map_err(|error| engine_error(&format!("cannot register `{name}`"), error))
 }
 
-/// Why a table is not there, and what would make it.
-async fn missing(lake: &Lake, models: &ModelSet, name: &TableName) -> Error {
+/// Why a table is not there, and what would make it. Tables that may not be read are unheard of.
+pub async fn missing(
+    lake: &Lake,
+    models: &ModelSet,
+    may_read: &(dyn Fn(&TableName) -> bool + Send + Sync),
+    name: &TableName,
+) -> Error {
     let error = Error::new(ErrorKind::NotFound, format!("there is no table `{name}` in the lake"));
-    if *name == dead_letters() {
+    if may_read(name) && *name == dead_letters() {
         return error.hint("`flowguard ingest --once` creates it");
     }
-    if models.get(name).is_some() {
+    if may_read(name) && models.get(name).is_some() {
         return error.hint(match name.layer {
             Layer::Bronze => format!("`flowguard ingest {name} --once` creates it"),
             Layer::Silver | Layer::Gold => format!("`flowguard run +{name}` builds it"),
         });
     }
-    let mut known: Vec<String> = models.iter().map(|model| model.name.to_string()).collect();
-    known.extend(lake.tables().await.unwrap_or_default().iter().map(ToString::to_string));
+    let mut known: Vec<TableName> = models.iter().map(|model| model.name.clone()).collect();
+    known.extend(lake.tables().await.unwrap_or_default());
+    known.retain(|name| may_read(name));
+    let known: Vec<String> = known.iter().map(ToString::to_string).collect();
     match did_you_mean(&name.to_string(), known.iter().map(String::as_str)) {
         Some(close) => error.hint(format!("did you mean `{close}`?")),
         None => error.hint(format!("tables: {}", known.join(", "))),

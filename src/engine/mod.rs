@@ -1,24 +1,29 @@
 //! The only builder of a DataFusion session: memory, spill, parallelism, dialect and what SQL may
 //! do are decided here. Executes plans; commits nothing.
 
+mod budget;
 pub mod catalog;
 pub mod fault;
 pub mod hash;
 pub mod query;
 pub mod storable;
+mod turns;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use chrono_tz::Tz;
 use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemorySchemaProvider};
 use datafusion::common::ParamValues;
 use datafusion::common::metadata::ScalarAndMetadata;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
 use datafusion::scalar::ScalarValue;
 
+use self::budget::Budget;
 use self::fault::engine_error;
 use crate::error::Result;
 use crate::interval::Range;
@@ -43,7 +48,19 @@ pub struct EngineOptions {
 #[derive(Clone)]
 pub struct Engine {
     runtime: Arc<RuntimeEnv>,
+    spill_dir: Option<PathBuf>,
     threads: usize,
+}
+
+/// What one statement may take, and how it reads names and times.
+#[derive(Debug, Clone)]
+pub struct SessionLimits {
+    pub memory_bytes_max: usize,
+    pub spill_bytes_max: u64,
+    /// Where names without a layer are looked for.
+    pub layer: Layer,
+    /// Of times that are written without one.
+    pub timezone: Tz,
 }
 
 impl Engine {
@@ -58,14 +75,42 @@ impl Engine {
         }
         let runtime =
             builder.build_arc().map_err(|error| engine_error("cannot start the engine", error))?;
-        Ok(Self { runtime, threads: options.threads.max(1) })
+        Ok(Self { runtime, spill_dir: options.spill_dir.clone(), threads: options.threads.max(1) })
     }
 
     /// A session with the three layers as empty schemas.
     pub fn session(&self) -> SessionContext {
+        self.session_on(self.config(Layer::Silver), Arc::clone(&self.runtime))
+    }
+
+    /// A session of one statement, with limits of its own inside those of all.
+    pub fn session_within(&self, limits: &SessionLimits) -> Result<SessionContext> {
+        let mut runtime = (*self.runtime).clone();
+        runtime.memory_pool =
+            Arc::new(Budget::new(Arc::clone(&runtime.memory_pool), limits.memory_bytes_max));
+        let mut disk =
+            DiskManagerBuilder::default().with_max_temp_directory_size(limits.spill_bytes_max);
+        if let Some(folder) = &self.spill_dir {
+            disk.set_mode(DiskManagerMode::Directories(vec![folder.clone()]));
+        }
+        let disk = disk.build().map_err(|error| engine_error("cannot spill", error))?;
+        runtime.disk_manager = Arc::new(disk);
+        let mut config = self.config(limits.layer);
+        config.options_mut().execution.time_zone = Some(limits.timezone.name().to_owned());
+        // Each partition of a scan may be streamed by itself, by another client and again.
+        config.options_mut().execution.enable_file_stream_work_stealing = false;
+        Ok(self.session_on(config, Arc::new(runtime)))
+    }
+
+    /// Memory that all plans hold now.
+    pub fn memory_bytes(&self) -> usize {
+        self.runtime.memory_pool.reserved()
+    }
+
+    fn config(&self, layer: Layer) -> SessionConfig {
         let mut config = SessionConfig::new()
             .with_target_partitions(self.threads)
-            .with_default_catalog_and_schema(CATALOG, Layer::Silver.as_str())
+            .with_default_catalog_and_schema(CATALOG, layer.as_str())
             .with_create_default_catalog_and_schema(false)
             .with_information_schema(true);
         let options = config.options_mut();
@@ -74,6 +119,10 @@ impl Engine {
         options.execution.time_zone = Some("UTC".to_owned());
         options.execution.parquet.pushdown_filters = true;
         options.execution.parquet.reorder_filters = true;
+        config
+    }
+
+    fn session_on(&self, config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionContext {
         let catalog = MemoryCatalogProvider::new();
         for layer in Layer::ALL {
             catalog
@@ -82,7 +131,7 @@ impl Engine {
         }
         let state: SessionState = SessionStateBuilder::new()
             .with_config(config)
-            .with_runtime_env(Arc::clone(&self.runtime))
+            .with_runtime_env(runtime)
             .with_default_features()
             .build();
         let session = SessionContext::new_with_state(state);

@@ -8,24 +8,27 @@ use std::sync::Arc;
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::config::Dialect;
 use datafusion::common::{DataFusionError, plan_err};
-use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    FunctionArg, FunctionArgExpr, Statement as SqlStatement, TableFactor, Value, Visit, Visitor,
+    FunctionArg, FunctionArgExpr, Statement as SqlStatement, TableFactor, Value, ValueWithSpan,
+    Visit, VisitMut, Visitor, VisitorMut,
 };
 
-use super::catalog::{Pins, register};
+use super::catalog::{Pins, missing, register};
 use super::fault::{engine_error, sql_problem};
+use super::turns::taking_turns;
 use super::{Engine, interval_parameters, read_only};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::Range;
 use crate::lake::{Lake, Snapshot};
 use crate::model::ModelSet;
 use crate::source::{Position, Source};
-use crate::table::TableName;
+use crate::table::{Layer, TableName};
 
 /// Name of the time-travel table function.
 const TABLE_AT: &str = "table_at";
@@ -33,33 +36,49 @@ const TABLE_AT: &str = "table_at";
 /// A planned statement with everything it reads pinned.
 pub struct Query {
     session: SessionContext,
-    plan: LogicalPlan,
+    pub plan: LogicalPlan,
     pub pins: Pins,
+    /// Whether it reads which tables there are.
+    pub is_listing: bool,
 }
 
-impl Query {
-    /// Plans `source.text`. `range` is bound to `$start` and `$end`, when given.
-    pub async fn plan(
-        engine: &Engine,
-        lake: &Lake,
-        models: &ModelSet,
-        source: &Source,
-        range: Option<Range>,
-    ) -> Result<Query> {
-        let session = engine.session();
+/// Whose statements are planned, and over what.
+pub struct Planner<'a> {
+    pub engine: &'a Engine,
+    pub lake: &'a Lake,
+    pub models: &'a ModelSet,
+    /// Every other table does not exist here.
+    pub may_read: &'a (dyn Fn(&TableName) -> bool + Send + Sync),
+    /// Where a name without a layer is looked for, if anywhere.
+    pub layer: Option<Layer>,
+}
+
+impl Planner<'_> {
+    /// Plans `source.text` in a session of the engine. Placeholders are left as they are; a `?` is
+    /// numbered by its place.
+    pub async fn plan(&self, session: SessionContext, source: &Source) -> Result<Query> {
         let state = session.state();
-        let statement = state
+        let mut statement = state
             .sql_to_statement(&source.text, &Dialect::Generic)
             .map_err(|error| sql_error(source, &error, &[]))?;
         refuse_writes(&statement)?;
+        number_placeholders(&mut statement);
         let travels = travels_of(&statement)?;
         let references = state
             .resolve_table_references(&statement)
             .map_err(|error| sql_error(source, &error, &[]))?;
         let mut names = BTreeSet::new();
+        let mut is_listing = false;
         for reference in &references {
-            match reference.schema() {
-                Some("information_schema") => names.extend(everything(lake, models).await?),
+            match reference.schema().or(self.layer.map(Layer::as_str)) {
+                Some("information_schema") => {
+                    is_listing = true;
+                    names.extend(self.tables().await?);
+                }
+                // A bare name may be a function's.
+                Some(_)
+                    if reference.schema().is_none()
+                        && is_table_function(&state, reference.table()) => {}
                 Some(schema) => {
                     if let Ok(name) = format!("{schema}.{}", reference.table()).parse() {
                         names.insert(name);
@@ -68,27 +87,102 @@ impl Query {
                 None => {}
             }
         }
-        let pins = register(&session, lake, models, names).await?;
-        register_travels(&session, lake, &travels).await?;
+        for name in names.iter().chain(travels.iter().map(|(name, _)| name)) {
+            if !(self.may_read)(name) {
+                return Err(missing(self.lake, self.models, self.may_read, name).await);
+            }
+        }
+        let pins = register(&session, self.engine, self.lake, self.models, names).await?;
+        register_travels(&session, self.lake, &travels).await?;
         let plan = session.state().statement_to_plan(statement).await;
-        let mut plan = match plan {
+        let plan = match plan {
             Ok(plan) => plan,
             Err(error) => {
-                let known = everything(lake, models).await.unwrap_or_default();
+                let known = self.tables().await.unwrap_or_default();
                 let known: Vec<String> = known.iter().map(ToString::to_string).collect();
                 return Err(sql_error(source, &error, &known));
             }
         };
         read_only().verify_plan(&plan).map_err(|_| refusal())?;
+        Ok(Query { session, plan, pins, is_listing })
+    }
+
+    /// Every table that exists here, and views over them.
+    pub async fn tables(&self) -> Result<BTreeSet<TableName>> {
+        let mut names: BTreeSet<TableName> = self.lake.tables().await?.into_iter().collect();
+        for model in self.models.iter() {
+            let is_view = matches!(model.kind, crate::model::Kind::View);
+            if is_view && model.inputs.iter().all(|input| names.contains(input)) {
+                names.insert(model.name.clone());
+            }
+        }
+        names.retain(|name| (self.may_read)(name));
+        Ok(names)
+    }
+}
+
+fn is_table_function(state: &SessionState, name: &str) -> bool {
+    name.eq_ignore_ascii_case(TABLE_AT) || state.table_functions().contains_key(name)
+}
+
+/// `?` becomes `$1`, the next one `$2`: the planner would take all of them for one.
+fn number_placeholders(statement: &mut Statement) {
+    struct Numberer(usize);
+    impl VisitorMut for Numberer {
+        type Break = ();
+
+        fn pre_visit_value(&mut self, value: &mut ValueWithSpan) -> ControlFlow<()> {
+            if let Value::Placeholder(name) = &mut value.value
+                && name == "?"
+            {
+                self.0 += 1;
+                *name = format!("${}", self.0);
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let mut inner = statement;
+    while let Statement::Explain(explain) = inner {
+        inner = &mut explain.statement;
+    }
+    if let Statement::Statement(statement) = inner {
+        let _ = VisitMut::visit(statement.as_mut(), &mut Numberer(0));
+    }
+}
+
+impl Query {
+    /// Plans what the user of this machine asks, who may read everything. `range` is bound to
+    /// `$start` and `$end`; no other placeholders are allowed.
+    pub async fn plan(
+        engine: &Engine,
+        lake: &Lake,
+        models: &ModelSet,
+        source: &Source,
+        range: Option<Range>,
+    ) -> Result<Query> {
+        let planner = Planner { engine, lake, models, may_read: &|_| true, layer: None };
+        let mut query = planner.plan(engine.session(), source).await?;
         if let Some(range) = range {
-            plan = plan
+            query.plan = query
+                .plan
                 .with_param_values(interval_parameters(range))
                 .map_err(|error| sql_error(source, &error, &[]))?;
-        } else if plan.get_parameter_names().is_ok_and(|names| !names.is_empty()) {
+        } else if query.plan.get_parameter_names().is_ok_and(|names| !names.is_empty()) {
             return Err(Error::invalid("the statement has placeholders without values")
                 .hint("give `--start` and `--end` to bind `$start` and `$end`"));
         }
-        Ok(Query { session, plan, pins })
+        Ok(query)
+    }
+
+    /// How the statement's plan, or the same with values bound, is executed.
+    pub async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+        let failed = |error| engine_error("the query failed", error);
+        let plan = self.session.state().create_physical_plan(plan).await.map_err(failed)?;
+        taking_turns(plan).map_err(failed)
+    }
+
+    pub fn task(&self) -> Arc<TaskContext> {
+        self.session.task_ctx()
     }
 
     /// The first rows when ordered by all columns.
@@ -114,8 +208,8 @@ impl Query {
     }
 }
 
-/// The same words on every path.
-fn refusal() -> Error {
+/// Why a statement that is not a query is refused; the same words on every path.
+pub fn refusal() -> Error {
     Error::invalid("only queries are allowed: SELECT, WITH, VALUES, SHOW, DESCRIBE and EXPLAIN")
         .hint("tables are written by `flowguard run` and `flowguard ingest`")
 }
@@ -141,20 +235,8 @@ fn refuse_writes(statement: &Statement) -> Result<()> {
     }
 }
 
-async fn everything(lake: &Lake, models: &ModelSet) -> Result<BTreeSet<TableName>> {
-    let mut names: BTreeSet<TableName> = lake.tables().await?.into_iter().collect();
-    for model in models.iter() {
-        let readable = matches!(model.kind, crate::model::Kind::View)
-            && model.inputs.iter().all(|input| names.contains(input));
-        if readable {
-            names.insert(model.name.clone());
-        }
-    }
-    Ok(names)
-}
-
-/// `source`'s text may begin anywhere in a file of the user; here it is the whole text.
-fn sql_error(source: &Source, error: &DataFusionError, tables: &[String]) -> Error {
+/// A planning error at its place in the text. `source`'s text may begin anywhere in a file of the user; here it is the whole text.
+pub fn sql_error(source: &Source, error: &DataFusionError, tables: &[String]) -> Error {
     let problem = sql_problem(error, tables);
     let position = match problem.span {
         Some(span) => Position { line: span.line, column: span.column, width: span.width },

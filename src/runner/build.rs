@@ -61,8 +61,8 @@ pub async fn build(context: &RunContext, name: &TableName) -> Result<Built> {
         _ => return Err(Error::internal(format!("`{name}` was not checked before the run"))),
     };
     let session = context.engine.session();
-    let pins =
-        register(&session, &context.lake, &context.models, model.inputs.iter().cloned()).await?;
+    let inputs = model.inputs.iter().cloned();
+    let pins = register(&session, &context.engine, &context.lake, &context.models, inputs).await?;
     let range = match &model.kind {
         Kind::Interval { every } => Some(range_of(context, &session, model, *every).await?),
         _ => None,

@@ -1,0 +1,259 @@
+//! What people ask: the one place where SQL of users is planned under their rights, admitted,
+//! limited, executed and noted. Flight SQL and HTTP are two ways in; neither plans or runs anything
+//! itself.
+
+mod admission;
+pub mod figures;
+pub mod log;
+mod rows;
+mod statement;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use chrono_tz::Tz;
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+pub use admission::AdmissionLimits;
+pub use rows::Rows;
+pub use statement::{Parameter, Statement};
+
+use self::admission::Admission;
+use self::figures::Figures;
+use self::log::{Outcome, Record, StatementLog};
+use crate::access::Principal;
+use crate::engine::query::Planner;
+use crate::engine::{Engine, SessionLimits};
+use crate::error::{Error, ErrorKind, Result};
+use crate::interval::{Every, Instant, Range};
+use crate::lake::Lake;
+use crate::model::{Kind, ModelSet};
+use crate::source::Source;
+use crate::table::{Layer, TableName};
+
+/// Longest statement accepted, in bytes.
+pub const SQL_BYTES_MAX: usize = 1 << 20;
+
+#[derive(Debug, Clone)]
+pub struct StatementLimits {
+    pub admission: AdmissionLimits,
+    pub memory_bytes_max: usize,
+    pub spill_bytes_max: u64,
+    pub rows_max: u64,
+    pub run_max: Duration,
+}
+
+/// How one session reads names, times and `$start` and `$end`, and limits it chose below those of
+/// the server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Terms {
+    /// Where names without a layer are looked for.
+    pub layer: Option<Layer>,
+    pub timezone: Tz,
+    /// Bound to `$start` and `$end`; without it, the last complete day of `timezone`.
+    pub range: Option<Range>,
+    pub rows_max: Option<u64>,
+    pub run_max: Option<Duration>,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { layer: None, timezone: Tz::UTC, range: None, rows_max: None, run_max: None }
+    }
+}
+
+/// A table as its users see it.
+#[derive(Debug, Clone)]
+pub struct TableEntry {
+    pub name: TableName,
+    pub is_view: bool,
+    pub doc: Option<String>,
+    /// Columns that identify a row, if the model names any.
+    pub key: Vec<String>,
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Statements {
+    shared: Arc<Shared>,
+}
+
+/// Metadata of a column that carries what its model says of it.
+pub const COMMENT_KEY: &str = "comment";
+
+struct Shared {
+    lake: Lake,
+    engine: Engine,
+    models: Arc<ModelSet>,
+    limits: StatementLimits,
+    admission: Admission,
+    figures: Figures,
+    log: StatementLog,
+    /// Where plans run, apart from the threads that serve connections.
+    executor: Handle,
+    /// Microseconds since 1970 UTC.
+    clock: fn() -> i64,
+}
+
+/// What statements are run over and with.
+pub struct Parts {
+    pub lake: Lake,
+    pub engine: Engine,
+    pub models: Arc<ModelSet>,
+    pub limits: StatementLimits,
+    pub log: StatementLog,
+    pub executor: Handle,
+    pub clock: fn() -> i64,
+}
+
+impl Statements {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { lake, engine, models, limits, log, executor, clock } = parts;
+        let admission = Admission::new(limits.admission.clone());
+        let figures = Figures::default();
+        let shared =
+            Shared { lake, engine, models, limits, admission, figures, log, executor, clock };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Plans one statement of `principal`. What it reads is pinned from here on.
+    pub async fn plan(
+        &self,
+        principal: &Arc<Principal>,
+        sql: &str,
+        terms: &Terms,
+    ) -> Result<Statement> {
+        let planned = self.plan_unnoted(principal, sql, terms).await;
+        if let Err(error) = &planned {
+            let outcome = Outcome::Failed;
+            self.shared.figures.refused();
+            self.shared.log.write(&Record {
+                id: Uuid::now_v7(),
+                user: principal.user.clone(),
+                sql: sql.to_owned(),
+                started: (self.shared.clock)(),
+                seconds: 0.0,
+                rows: 0,
+                bytes: 0,
+                outcome,
+                error: Some(error.message.clone()),
+            });
+        }
+        planned
+    }
+
+    async fn plan_unnoted(
+        &self,
+        principal: &Arc<Principal>,
+        sql: &str,
+        terms: &Terms,
+    ) -> Result<Statement> {
+        if sql.len() > SQL_BYTES_MAX {
+            return Err(Error::new(
+                ErrorKind::Exhausted,
+                format!("the statement is longer than {SQL_BYTES_MAX} bytes"),
+            ));
+        }
+        let shared = &self.shared;
+        let session = shared.engine.session_within(&SessionLimits {
+            memory_bytes_max: shared.limits.memory_bytes_max,
+            spill_bytes_max: shared.limits.spill_bytes_max,
+            layer: terms.layer.unwrap_or(Layer::Silver),
+            timezone: terms.timezone,
+        })?;
+        let source = Source::new("query", sql);
+        let may_read = |name: &TableName| principal.may_read(name);
+        let planner = self.planner(&may_read, terms.layer);
+        let query = planner.plan(session, &source).await?;
+        let range = terms.range.unwrap_or_else(|| self.last_day(terms.timezone));
+        Statement::new(self.clone(), Arc::clone(principal), source, terms.clone(), range, query)
+            .await
+    }
+
+    fn planner<'a>(
+        &'a self,
+        may_read: &'a (dyn Fn(&TableName) -> bool + Send + Sync),
+        layer: Option<Layer>,
+    ) -> Planner<'a> {
+        let shared = &self.shared;
+        Planner {
+            engine: &shared.engine,
+            lake: &shared.lake,
+            models: &shared.models,
+            may_read,
+            layer,
+        }
+    }
+
+    /// The last complete day before now.
+    fn last_day(&self, timezone: Tz) -> Range {
+        let today = Every::Day.interval_of(Instant((self.shared.clock)()), timezone);
+        Every::Day.interval_of(Instant(today.start.0 - 1), timezone)
+    }
+
+    /// Every table that `principal` may read, by name.
+    pub async fn tables(&self, principal: &Principal) -> Result<Vec<TableEntry>> {
+        let may_read = |name: &TableName| principal.may_read(name);
+        let names = self.planner(&may_read, None).tables().await?;
+        Ok(names.into_iter().map(|name| self.entry(name)).collect())
+    }
+
+    fn entry(&self, name: TableName) -> TableEntry {
+        let model = self.shared.models.get(&name);
+        TableEntry {
+            is_view: model.is_some_and(|model| matches!(model.kind, Kind::View)),
+            doc: model.and_then(|model| model.doc.clone()),
+            key: model.map_or_else(Vec::new, |model| {
+                model.key.iter().map(|key| key.value.clone()).collect()
+            }),
+            name,
+        }
+    }
+
+    /// The columns of a table, as a statement over it gives them, with what its model says of them
+    /// under [`COMMENT_KEY`].
+    pub async fn schema(&self, principal: &Arc<Principal>, name: &TableName) -> Result<SchemaRef> {
+        // The name is an identifier; nothing else goes into the text.
+        let sql = format!("SELECT * FROM {name}");
+        let statement = self.plan_unnoted(principal, &sql, &Terms::default()).await?;
+        let docs: HashMap<&str, &str> = self
+            .shared
+            .models
+            .get(name)
+            .into_iter()
+            .flat_map(|model| &model.columns)
+            .filter_map(|(column, _)| Some((column.name.as_str(), column.doc.as_deref()?)))
+            .collect();
+        let fields = statement.schema().fields().iter().map(|field| {
+            let mut field: Field = field.as_ref().clone();
+            if let Some(doc) = docs.get(field.name().as_str()) {
+                field.set_metadata([(COMMENT_KEY.to_owned(), (*doc).to_owned())].into());
+            }
+            field
+        });
+        Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
+    }
+
+    pub fn figures(&self) -> &Figures {
+        &self.shared.figures
+    }
+
+    pub fn running(&self) -> usize {
+        self.shared.admission.running()
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.shared.admission.waiting()
+    }
+
+    pub fn memory_bytes(&self) -> usize {
+        self.shared.engine.memory_bytes()
+    }
+
+    pub fn limits(&self) -> &StatementLimits {
+        &self.shared.limits
+    }
+}

@@ -1,0 +1,262 @@
+//! A stream of a running statement: executed apart from the connection that reads it, a few batches
+//! ahead and no more, within its limits. A limit, a cancellation or a failure ends it with an error,
+//! never with fewer rows.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant as Clock};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::ExecutionPlan;
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::Statements;
+use super::admission::Permit;
+use super::log::{Outcome, Record};
+use crate::engine::fault::engine_error;
+use crate::engine::storable::conform;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Batches made before the reader asks for them.
+const BATCHES_AHEAD: usize = 2;
+
+/// One run of a statement, shared by its open streams. Noted when the last of them ends.
+pub(super) struct Running {
+    statements: Statements,
+    id: Uuid,
+    user: String,
+    sql: String,
+    /// Microseconds since 1970 UTC.
+    started: i64,
+    began: Clock,
+    _permit: Permit,
+    bounds: Bounds,
+    stop: CancellationToken,
+    rows: AtomicU64,
+    bytes: AtomicU64,
+    ending: Mutex<Ending>,
+}
+
+/// How far one run may go.
+pub(super) struct Bounds {
+    pub rows_max: u64,
+    pub run_max: Duration,
+}
+
+#[derive(Default)]
+struct Ending {
+    /// Streams that nobody read to the end.
+    cut: usize,
+    error: Option<(ErrorKind, String)>,
+}
+
+impl Running {
+    pub(super) fn new(
+        statements: Statements,
+        user: String,
+        sql: String,
+        permit: Permit,
+        bounds: Bounds,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            started: (statements.shared.clock)(),
+            statements,
+            id: Uuid::now_v7(),
+            user,
+            sql,
+            began: Clock::now(),
+            _permit: permit,
+            bounds,
+            stop,
+            rows: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            ending: Mutex::default(),
+        }
+    }
+
+    /// Counts a batch; fails past the limit of rows.
+    fn count(&self, batch: &RecordBatch) -> Result<()> {
+        let rows = batch.num_rows() as u64;
+        self.bytes.fetch_add(batch.get_array_memory_size() as u64, Ordering::Relaxed);
+        if self.rows.fetch_add(rows, Ordering::Relaxed) + rows <= self.bounds.rows_max {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Exhausted,
+            format!("the result has more than {} rows", self.bounds.rows_max),
+        )
+        .hint("add a LIMIT or a WHERE, or raise `server.statement_rows_max`"))
+    }
+
+    fn ending(&self) -> std::sync::MutexGuard<'_, Ending> {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let ending = std::mem::take(&mut *self.ending());
+        let outcome = match &ending.error {
+            Some((ErrorKind::Interrupted, _)) => Outcome::Cancelled,
+            Some(_) => Outcome::Failed,
+            None if ending.cut > 0 => Outcome::Cancelled,
+            None => Outcome::Done,
+        };
+        let record = Record {
+            id: self.id,
+            user: std::mem::take(&mut self.user),
+            sql: std::mem::take(&mut self.sql),
+            started: self.started,
+            seconds: self.began.elapsed().as_secs_f64(),
+            rows: *self.rows.get_mut(),
+            bytes: *self.bytes.get_mut(),
+            outcome,
+            error: ending.error.map(|(_, message)| message),
+        };
+        let shared = &self.statements.shared;
+        shared.figures.add(outcome, record.seconds, record.rows, record.bytes);
+        shared.log.write(&record);
+    }
+}
+
+/// Batches of exactly the statement's schema. Dropping it ends the execution.
+pub struct Rows {
+    schema: SchemaRef,
+    receiver: mpsc::Receiver<Result<RecordBatch>>,
+    task: tokio::task::JoinHandle<()>,
+    has_ended: bool,
+}
+
+impl Rows {
+    /// Executes partition `part` of each of `plans`, one after the other.
+    pub(super) fn start(
+        running: Arc<Running>,
+        plans: Vec<Arc<dyn ExecutionPlan>>,
+        part: usize,
+        schema: &SchemaRef,
+        task: Arc<TaskContext>,
+    ) -> Self {
+        let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
+        let executor = running.statements.shared.executor.clone();
+        let execution =
+            Execution { running, plans, part, schema: Arc::clone(schema), task, sender };
+        let task = executor.spawn(execution.run());
+        Self { schema: Arc::clone(schema), receiver, task, has_ended: false }
+    }
+
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+}
+
+impl Stream for Rows {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(item) = ready!(self.receiver.poll_recv(context)) {
+            return Poll::Ready(Some(item));
+        }
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        // An execution that panicked closed its end too, and must not pass for a whole result.
+        let ended = ready!(Pin::new(&mut self.task).poll(context));
+        self.has_ended = true;
+        Poll::Ready(
+            ended.err().map(|source| {
+                Err(Error::internal("the statement ended abnormally").source(source))
+            }),
+        )
+    }
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+pub(super) fn cancelled() -> Error {
+    Error::new(ErrorKind::Interrupted, "the statement was cancelled")
+}
+
+struct Execution {
+    running: Arc<Running>,
+    plans: Vec<Arc<dyn ExecutionPlan>>,
+    part: usize,
+    schema: SchemaRef,
+    task: Arc<TaskContext>,
+    sender: mpsc::Sender<Result<RecordBatch>>,
+}
+
+/// Counts the stream as cut off unless it is told that it ended.
+struct Uncut(Option<Arc<Running>>);
+
+impl Drop for Uncut {
+    fn drop(&mut self) {
+        let Some(running) = self.0.take() else { return };
+        let mut ending = running.ending();
+        if std::thread::panicking() {
+            let message = "the statement ended abnormally".to_owned();
+            ending.error.get_or_insert((ErrorKind::Internal, message));
+        } else {
+            ending.cut += 1;
+        }
+    }
+}
+
+impl Execution {
+    async fn run(self) {
+        let running = Arc::clone(&self.running);
+        let sender = self.sender.clone();
+        let mut cut = Uncut(Some(Arc::clone(&running)));
+        let left = running.bounds.run_max.saturating_sub(running.began.elapsed());
+        let outcome = tokio::select! {
+            outcome = self.execute() => outcome,
+            () = running.stop.cancelled() => Err(cancelled()),
+            () = tokio::time::sleep(left) => Err(Error::new(
+                ErrorKind::Exhausted,
+                format!("the statement ran longer than {} s", running.bounds.run_max.as_secs()),
+            )
+            .hint("narrow it, or raise `server.statement_run_ms_max`")),
+        };
+        if let Err(error) = &outcome {
+            running.ending().error.get_or_insert((error.kind, error.message.clone()));
+        }
+        if !matches!(outcome, Ok(false)) {
+            cut.0 = None;
+        }
+        // The reader may take its time, or never come; its place goes to others.
+        drop((cut, running));
+        if let Err(error) = outcome {
+            let _ = sender.send(Err(error)).await;
+        }
+    }
+
+    /// False if the reader went away.
+    async fn execute(self) -> Result<bool> {
+        let failed = |error| engine_error("the statement failed", error);
+        for plan in self.plans {
+            let mut batches = plan.execute(self.part, Arc::clone(&self.task)).map_err(failed)?;
+            while let Some(batch) = batches.next().await {
+                let batch = conform(&batch.map_err(failed)?, &self.schema)?;
+                if batch.num_rows() == 0 {
+                    continue;
+                }
+                self.running.count(&batch)?;
+                if self.sender.send(Ok(batch)).await.is_err() {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+}
