@@ -83,15 +83,25 @@ impl Source {
 pub struct Problems<'s> {
     pub source: &'s Source,
     found: RefCell<Vec<Diagnostic>>,
+    hides_values: bool,
 }
 
 impl<'s> Problems<'s> {
     pub fn new(source: &'s Source) -> Self {
-        Self { source, found: RefCell::default() }
+        Self { source, found: RefCell::default(), hides_values: false }
+    }
+
+    /// For a file that holds secrets: problems say where, and show no line and no value.
+    pub fn hiding_values(source: &'s Source) -> Self {
+        Self { hides_values: true, ..Self::new(source) }
+    }
+
+    pub fn hides_values(&self) -> bool {
+        self.hides_values
     }
 
     pub fn report(&self, position: Position, message: impl Into<String>) {
-        self.found.borrow_mut().push(self.source.diagnostic(position, message, None));
+        self.push(position, message, None);
     }
 
     pub fn report_hint(
@@ -100,13 +110,19 @@ impl<'s> Problems<'s> {
         message: impl Into<String>,
         hint: impl Into<String>,
     ) {
-        let diagnostic = self.source.diagnostic(position, message, Some(hint.into()));
-        self.found.borrow_mut().push(diagnostic);
+        self.push(position, message, Some(hint.into()));
     }
 
     /// An error of a leaf that knew no position.
     pub fn report_error(&self, position: Position, error: crate::error::Error) {
-        let diagnostic = self.source.diagnostic(position, error.message, error.hint);
+        self.push(position, error.message, error.hint);
+    }
+
+    fn push(&self, position: Position, message: impl Into<String>, hint: Option<String>) {
+        let mut diagnostic = self.source.diagnostic(position, message, hint);
+        if self.hides_values {
+            diagnostic.text.clear();
+        }
         self.found.borrow_mut().push(diagnostic);
     }
 

@@ -199,10 +199,11 @@ fn key_of(
 impl Node {
     /// What a reader would call it: decides types by the core schema of YAML 1.2, where `no` is
     /// text and `1` is a number. <https://yaml.org/spec/1.2.2/#103-core-schema>
-    fn described(&self) -> String {
+    fn described(&self, problems: &Problems<'_>) -> String {
         match &self.kind {
             NodeKind::List(_) => "a list".into(),
             NodeKind::Mapping(_) => "a mapping".into(),
+            NodeKind::Scalar { .. } if problems.hides_values() => "something else".into(),
             NodeKind::Scalar { text, is_plain } => match scalar_type(text, *is_plain) {
                 ScalarType::Null => "nothing".into(),
                 ScalarType::Bool => format!("`{text}`"),
@@ -224,7 +225,8 @@ impl Node {
                 problems,
             }),
             _ => {
-                let message = format!("{what} must be a mapping, found {}", self.described());
+                let message =
+                    format!("{what} must be a mapping, found {}", self.described(problems));
                 problems.report(self.position, message);
                 None
             }
@@ -335,8 +337,8 @@ impl<'a> Value<'a> {
     }
 
     fn mistyped<T>(&self, expected: &str, hint: Option<&str>) -> Option<T> {
-        let message =
-            format!("`{}` must be {expected}, found {}", self.key.value, self.node.described());
+        let found = self.node.described(self.problems);
+        let message = format!("`{}` must be {expected}, found {found}", self.key.value);
         match hint {
             Some(hint) => self.problems.report_hint(self.node.position, message, hint),
             None => self.problems.report(self.node.position, message),
@@ -351,6 +353,7 @@ impl<'a> Value<'a> {
                     Some(Spanned { value: text.clone(), position: self.node.position })
                 }
                 ScalarType::Null => self.mistyped("text", None),
+                _ if self.problems.hides_values() => self.mistyped("text", Some("quote it")),
                 _ => self.mistyped("text", Some(&format!("quote it: \"{text}\""))),
             },
             _ => self.mistyped("text", None),
@@ -391,7 +394,7 @@ impl<'a> Value<'a> {
     pub fn strings(&self) -> Option<Vec<Spanned<String>>> {
         match &self.node.kind {
             NodeKind::List(_) => Some(self.list()?.iter().filter_map(Value::string).collect()),
-            NodeKind::Scalar { text, .. } if !text.is_empty() => {
+            NodeKind::Scalar { text, .. } if !text.is_empty() && !self.problems.hides_values() => {
                 self.mistyped("a list", Some(&format!("write [{text}]")))
             }
             _ => self.mistyped("a list", None),
@@ -512,6 +515,25 @@ a.yaml:7:3: unknown key `evry` in `inner`
 a.yaml:8:1: key `name` is already given on line 1
     name: twice
     ^^^^"#,
+        );
+    }
+
+    #[test]
+    fn a_file_of_secrets_shows_no_line_and_no_value() {
+        let source = Source::new("a.yaml", "name: 12\ntags: planted\ninner: planted\n");
+        let problems = Problems::hiding_values(&source);
+        let node =
+            parse(Embedded { text: &source.text, lines_before: 0, columns_before: 0 }, &problems);
+        let node = node.unwrap();
+        let map = node.mapping("the file", &problems).unwrap();
+        assert_eq!(map.optional("name").unwrap().string(), None);
+        assert_eq!(map.optional("tags").unwrap().strings(), None);
+        assert!(map.optional("inner").unwrap().mapping("`inner`").is_none());
+        assert_eq!(
+            printed(&problems.into_diagnostics()),
+            "a.yaml:1:7: `name` must be text, found something else\n    hint: quote it\n\
+             a.yaml:2:7: `tags` must be a list, found something else\n\
+             a.yaml:3:8: `inner` must be a mapping, found something else"
         );
     }
 

@@ -37,6 +37,7 @@ pub struct Config {
     pub kafka: Kafka,
     pub ingest: Ingest,
     pub engine: Engine,
+    pub server: Server,
     pub log: Log,
     effective: Vec<Effective>,
 }
@@ -78,6 +79,31 @@ pub struct Engine {
     /// 0: all cores.
     pub threads: u64,
     pub parallel_models_max: u64,
+}
+
+/// Paths are absolute.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// `host:port`, as is the next.
+    pub flight_address: String,
+    pub http_address: String,
+    /// Set exactly if the key is.
+    pub tls_certificate: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
+    /// Set only with a certificate.
+    pub tls_client_ca: Option<PathBuf>,
+    pub users_file: PathBuf,
+    /// The text of a users file; the file is then not read.
+    pub users: Option<Secret>,
+    pub statement_log: Option<PathBuf>,
+    pub running_statements_max: u64,
+    pub running_statements_per_user_max: u64,
+    pub waiting_statements_max: u64,
+    pub statement_wait_ms_max: u64,
+    pub statement_run_ms_max: u64,
+    pub statement_memory_bytes_max: u64,
+    pub statement_spill_bytes_max: u64,
+    pub statement_rows_max: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -148,6 +174,11 @@ impl Config {
         Ok(config)
     }
 
+    /// Whether somebody set `key`, even to its default.
+    pub fn is_given(&self, key: &str) -> bool {
+        self.effective.iter().any(|line| line.key == key && line.origin != "default")
+    }
+
     /// Every setting with its value and origin, in the order of [`settings::SETTINGS`].
     pub fn effective(&self) -> &[Effective] {
         &self.effective
@@ -207,9 +238,10 @@ impl Reader<'_> {
             threads: self.number("engine.threads"),
             parallel_models_max: self.number("engine.parallel_models_max"),
         };
+        let server = self.server(&project);
         let log = Log { level: self.needed("log.level"), format: self.log_format() };
         let mut config =
-            Config { project, lake, s3, kafka, ingest, engine, log, effective: Vec::new() };
+            Config { project, lake, s3, kafka, ingest, engine, server, log, effective: Vec::new() };
         config.effective = self.effective(&config, file);
         config
     }
@@ -302,15 +334,7 @@ impl Reader<'_> {
         });
         let access_key_id = self.secret("s3.access_key_id");
         let secret_access_key = self.secret("s3.secret_access_key");
-        let (given, missing) = match (&access_key_id, &secret_access_key) {
-            (Some(_), None) => ("s3.access_key_id", "s3.secret_access_key"),
-            (None, Some(_)) => ("s3.secret_access_key", "s3.access_key_id"),
-            _ => ("", ""),
-        };
-        if !given.is_empty() {
-            let message = format!("`{given}` is set without `{missing}`");
-            self.layers.report(given, message, Some("set both or neither".into()));
-        }
+        self.both_or_neither("s3.access_key_id", "s3.secret_access_key");
         let path_style = self.flag("s3.path_style").unwrap_or(endpoint.is_some());
         S3 {
             endpoint,
@@ -321,6 +345,58 @@ impl Reader<'_> {
             path_style,
             allow_http,
         }
+    }
+
+    fn both_or_neither(&mut self, one: &'static str, other: &'static str) {
+        let (given, missing) = match (self.text(one), self.text(other)) {
+            (Some(_), None) => (one, other),
+            (None, Some(_)) => (other, one),
+            _ => return,
+        };
+        let message = format!("`{given}` is set without `{missing}`");
+        self.layers.report(given, message, Some("set both or neither".into()));
+    }
+
+    fn server(&mut self, project: &Path) -> Server {
+        self.both_or_neither("server.tls_certificate", "server.tls_key");
+        let path = |text: Option<String>| text.map(|path| project.join(path));
+        let tls_certificate = path(self.text("server.tls_certificate"));
+        let tls_client_ca = path(self.text("server.tls_client_ca"));
+        if tls_client_ca.is_some() && tls_certificate.is_none() {
+            let key = "server.tls_client_ca";
+            let message = format!("`{key}` is set without `server.tls_certificate`");
+            let hint = "clients show certificates over TLS only: set server.tls_certificate and server.tls_key";
+            self.layers.report(key, message, Some(hint.into()));
+        }
+        Server {
+            flight_address: self.address("server.flight_address"),
+            http_address: self.address("server.http_address"),
+            tls_certificate,
+            tls_key: path(self.text("server.tls_key")),
+            tls_client_ca,
+            users_file: project.join(self.needed("server.users_file")),
+            users: self.secret("server.users"),
+            statement_log: path(self.text("server.statement_log")),
+            running_statements_max: self.number("server.running_statements_max"),
+            running_statements_per_user_max: self.number("server.running_statements_per_user_max"),
+            waiting_statements_max: self.number("server.waiting_statements_max"),
+            statement_wait_ms_max: self.number("server.statement_wait_ms_max"),
+            statement_run_ms_max: self.number("server.statement_run_ms_max"),
+            statement_memory_bytes_max: self.number("server.statement_memory_bytes_max"),
+            statement_spill_bytes_max: self.number("server.statement_spill_bytes_max"),
+            statement_rows_max: self.number("server.statement_rows_max"),
+        }
+    }
+
+    fn address(&mut self, key: &'static str) -> String {
+        let text = self.needed(key);
+        // An empty text is reported already.
+        if !text.is_empty()
+            && let Err(error) = value::address(&text)
+        {
+            self.layers.report(key, format!("`{key}` {}", error.message), error.hint);
+        }
+        text
     }
 
     fn options(&mut self) -> BTreeMap<String, Secret> {

@@ -66,7 +66,7 @@ const fn secret(key: &'static str, doc: &'static str) -> Setting {
     Setting { key, form: Form::Text, default: None, is_secret: true, doc }
 }
 
-pub static SETTINGS: [Setting; 24] = [
+pub static SETTINGS: [Setting; 40] = [
     setting(
         "lake",
         Form::Text,
@@ -168,6 +168,97 @@ pub static SETTINGS: [Setting; 24] = [
         Form::Count(1),
         Some("2"),
         "models built at the same time",
+    ),
+    setting(
+        "server.flight_address",
+        Form::Text,
+        Some("127.0.0.1:31337"),
+        "host:port for Flight SQL; other than loopback needs TLS and users",
+    ),
+    setting(
+        "server.http_address",
+        Form::Text,
+        Some("127.0.0.1:8080"),
+        "host:port for HTTP; other than loopback needs TLS and users",
+    ),
+    setting(
+        "server.tls_certificate",
+        Form::Text,
+        None,
+        "file of the server's certificate chain, PEM; set together with server.tls_key",
+    ),
+    setting(
+        "server.tls_key",
+        Form::Text,
+        None,
+        "file of the certificate's private key, PEM; set together with server.tls_certificate",
+    ),
+    setting(
+        "server.tls_client_ca",
+        Form::Text,
+        None,
+        "file of authorities, PEM; clients must then show a certificate signed by one of them",
+    ),
+    setting(
+        "server.users_file",
+        Form::Text,
+        Some("users.yaml"),
+        "file of users, relative to the project; without the file nobody is asked who they are",
+    ),
+    secret("server.users", "the users themselves, as the text of such a file; instead of the file"),
+    setting(
+        "server.statement_log",
+        Form::Text,
+        Some(".flowguard/log/statements.jsonl"),
+        "file that notes who ran what, relative to the project; empty means none",
+    ),
+    setting(
+        "server.running_statements_max",
+        Form::Count(1),
+        Some("8"),
+        "statements that run at the same time",
+    ),
+    setting(
+        "server.running_statements_per_user_max",
+        Form::Count(1),
+        Some("4"),
+        "statements of one user that run at the same time",
+    ),
+    setting(
+        "server.waiting_statements_max",
+        Form::Count(0),
+        Some("256"),
+        "statements that wait for others; more are refused",
+    ),
+    setting(
+        "server.statement_wait_ms_max",
+        Form::Millis,
+        Some("30s"),
+        "wait after which a statement is refused",
+    ),
+    setting(
+        "server.statement_run_ms_max",
+        Form::Millis,
+        Some("10m"),
+        "time after which a running statement is stopped",
+    ),
+    setting(
+        "server.statement_memory_bytes_max",
+        Form::Bytes,
+        Some("512MiB"),
+        "memory of one statement; beyond it, it spills to disk",
+    ),
+    setting(
+        "server.statement_spill_bytes_max",
+        Form::Bytes,
+        Some("16GiB"),
+        "disk that one statement may spill to",
+    ),
+    setting(
+        "server.statement_rows_max",
+        Form::Count(1),
+        Some("1000000000"),
+        "rows of one statement's result",
     ),
     setting(
         "log.level",

@@ -179,6 +179,84 @@ environment: `FLOWGUARD_ENGINE_THREADS`: `engine.threads` cannot be `many`
 }
 
 #[test]
+fn a_server_is_described_whole() {
+    let file = r#"[server]
+flight_address = "0.0.0.0:443"
+tls_certificate = "tls/cert.pem"
+tls_key = "/etc/tls/key.pem"
+tls_client_ca = "tls/ca.pem"
+users = "hunter2"
+statement_log = ""
+waiting_statements_max = 0
+statement_run_ms_max = "90s"
+statement_spill_bytes_max = "1GiB"
+"#;
+    let config = load(file, &[("FLOWGUARD_SERVER_USERS_FILE", "/run/users.yaml")], &[]).unwrap();
+    assert_eq!(
+        changed(&config),
+        "server.flight_address = 0.0.0.0:443 (flowguard.toml:2)
+server.tls_certificate = tls/cert.pem (flowguard.toml:3)
+server.tls_key = /etc/tls/key.pem (flowguard.toml:4)
+server.tls_client_ca = tls/ca.pem (flowguard.toml:5)
+server.users_file = /run/users.yaml (env FLOWGUARD_SERVER_USERS_FILE)
+server.users = ******** (flowguard.toml:6)
+server.statement_log =  (flowguard.toml:7)
+server.waiting_statements_max = 0 (flowguard.toml:8)
+server.statement_run_ms_max = 90s (flowguard.toml:9)
+server.statement_spill_bytes_max = 1GiB (flowguard.toml:10)
+"
+    );
+    let server = &config.server;
+    assert_eq!(server.tls_certificate, Some(config.project.join("tls/cert.pem")));
+    assert_eq!(server.tls_key, Some(PathBuf::from("/etc/tls/key.pem")));
+    assert_eq!(server.users_file, PathBuf::from("/run/users.yaml"));
+    assert_eq!(server.statement_log, None);
+    assert_eq!((server.statement_wait_ms_max, server.statement_run_ms_max), (30_000, 90_000));
+    assert_eq!(server.statement_spill_bytes_max, 1 << 30);
+    assert!(!format!("{config:?}").contains("hunter"));
+    assert!(config.is_given("server.users") && !config.is_given("server.http_address"));
+}
+
+#[test]
+fn a_server_that_cannot_listen_is_refused() {
+    check(
+        r#"[server]
+flight_address = "localhost"
+http_address = "http://a:80"
+tls_key = "key.pem"
+tls_client_ca = "ca.pem"
+users_file = ""
+running_statements_max = 0
+"#,
+        &[],
+        &[],
+        r#"
+flowguard.toml:2:18: `server.flight_address` cannot be `localhost`
+    flight_address = "localhost"
+                     ^^^^^^^^^^^
+    hint: write host:port, such as 127.0.0.1:8080, [::1]:8080 or 0.0.0.0:8080
+flowguard.toml:3:16: `server.http_address` cannot be `http://a:80`
+    http_address = "http://a:80"
+                   ^^^^^^^^^^^^^
+    hint: write host:port, such as 127.0.0.1:8080, [::1]:8080 or 0.0.0.0:8080
+flowguard.toml:4:11: `server.tls_key` is set without `server.tls_certificate`
+    tls_key = "key.pem"
+              ^^^^^^^^^
+    hint: set both or neither
+flowguard.toml:5:17: `server.tls_client_ca` is set without `server.tls_certificate`
+    tls_client_ca = "ca.pem"
+                    ^^^^^^^^
+    hint: clients show certificates over TLS only: set server.tls_certificate and server.tls_key
+flowguard.toml:6:14: `server.users_file` is empty
+    users_file = ""
+                 ^^
+flowguard.toml:7:26: `server.running_statements_max` is 0, but must be at least 1
+    running_statements_max = 0
+                             ^"#,
+    );
+}
+
+#[test]
 fn bad_toml_is_reported_without_its_line() {
     let error =
         load("[s3]\nsecret_access_key = \"hunter2\nregion = \"a\"\n", &[], &[]).unwrap_err();

@@ -84,6 +84,23 @@ pub fn lake(text: &str, project: &Path) -> Result<Url> {
     Ok(url)
 }
 
+/// An address to listen at. The message continues a key.
+pub fn address(text: &str) -> Result<()> {
+    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+    let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_host = match inner {
+        Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || ".-".contains(c))
+        }
+    };
+    if !is_host || port.parse::<u16>().is_err() {
+        return Err(Error::invalid(format!("cannot be `{text}`"))
+            .hint("write host:port, such as 127.0.0.1:8080, [::1]:8080 or 0.0.0.0:8080"));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +116,16 @@ mod tests {
         assert_eq!(read("5M", Form::Bytes), Err("cannot be `5M`".into()));
         assert_eq!(read("-1", Form::Count(0)), Err("cannot be `-1`".into()));
         assert_eq!(read("99999999TiB", Form::Bytes), Err("cannot be `99999999TiB`".into()));
+    }
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        for text in ["127.0.0.1:8080", "[::1]:0", "localhost:31337", "lake-1.example:443"] {
+            assert!(address(text).is_ok(), "{text}");
+        }
+        for text in ["", ":8080", "localhost", "a:70000", "::1:80", "[::x]:80", "http://a:80"] {
+            assert_eq!(address(text).unwrap_err().message, format!("cannot be `{text}`"));
+        }
     }
 
     #[test]
