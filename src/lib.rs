@@ -3,6 +3,7 @@
 
 #![cfg_attr(test, allow(clippy::too_many_lines))]
 
+pub mod access;
 pub mod app;
 pub mod audit;
 pub mod cli;
@@ -18,7 +19,9 @@ pub mod lake;
 pub mod lineage;
 pub mod model;
 pub mod runner;
+pub mod server;
 pub mod source;
+pub mod statements;
 pub mod table;
 pub mod typecheck;
 pub mod yaml;

@@ -7,7 +7,7 @@ use futures::future::LocalBoxFuture;
 
 use super::{
     Global, Process, Session, audit, check, completions, config, demo, dlq, ingest, lineage,
-    output, query, run, schema,
+    output, query, run, schema, serve, statements, user,
 };
 use crate::error::{Error, Result};
 
@@ -18,6 +18,7 @@ Examples:
   flowguard ingest --once                     drain the topics into bronze
   flowguard run +gold.daily_metrics           build a table and everything it needs
   flowguard query \"SELECT * FROM gold.daily_metrics\"
+  flowguard serve                             answer SQL over Flight SQL and HTTP
   flowguard dlq list                          see which messages bronze refused, and why
   flowguard audit                             prove that every offset is accounted for
 
@@ -47,6 +48,9 @@ enum Command {
     Query(query::Arguments),
     Run(run::Arguments),
     Schema(schema::Arguments),
+    Serve(serve::Arguments),
+    Statements(statements::Arguments),
+    User(user::Arguments),
 }
 
 /// Parses and runs one command line. Boxed, so that the program's code is generated once, in this
@@ -74,6 +78,9 @@ async fn dispatch(arguments: Vec<OsString>, process: Process) -> Result<()> {
         Command::Query(arguments) => query::execute(&session, &arguments).await,
         Command::Run(arguments) => run::execute(&session, &arguments).await,
         Command::Schema(arguments) => schema::execute(&arguments),
+        Command::Serve(arguments) => serve::execute(&session, &arguments).await,
+        Command::Statements(arguments) => statements::execute(&session, &arguments),
+        Command::User(arguments) => user::execute(&session, &arguments),
     }
 }
 

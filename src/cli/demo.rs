@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::run::Progress;
 use super::{Session, audit, interrupted, output, query};
+use crate::app::serve::{Door, Ingestion, Server, Wanted};
 use crate::app::{self, App};
 use crate::dag::select;
 use crate::demo::events::{Options, Topic, history};
@@ -27,6 +28,8 @@ use crate::table::{Layer, TableName};
 const AHEAD_BYTES_MAX: u64 = MockBroker::PARTITION_BYTES_MAX / 2;
 /// Rows of each gold table that are printed.
 const ROWS_SHOWN: usize = 7;
+/// What the clients are shown to ask.
+const SHOWN: &str = "SELECT * FROM gold.daily_metrics ORDER BY order_date";
 /// The object that marks a lake as made by this command.
 const MARK: &str = "flowguard-demo.json";
 
@@ -38,6 +41,7 @@ const MARK: &str = "flowguard-demo.json";
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   flowguard demo
+  flowguard demo --serve
   flowguard demo --orders 100000 --clicks 1000000 --fresh
   flowguard demo --lake /tmp/lake && flowguard query --lake /tmp/lake \"SHOW TABLES\"")]
 pub struct Arguments {
@@ -56,6 +60,9 @@ pub struct Arguments {
     /// Remove the tables of an earlier demo first
     #[arg(long)]
     fresh: bool,
+    /// Then answer SQL over the demo's lake, or over that of an earlier demo
+    #[arg(long)]
+    serve: bool,
 }
 
 pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
@@ -64,7 +71,13 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     config.ingest.flush_rows_max = 30_000;
     config.ingest.flush_age_ms_max = 500;
     let app = App::open(config)?;
-    prepare(&app, arguments.fresh).await?;
+    if prepare(&app, arguments).await? == Found::Nothing {
+        play(session, &app, arguments).await?;
+    }
+    if arguments.serve { serve(session, app).await } else { Ok(()) }
+}
+
+async fn play(session: &Session, app: &App, arguments: &Arguments) -> Result<()> {
     let options = Options {
         days: arguments.days,
         orders: arguments.orders,
@@ -75,7 +88,7 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     let mut timings: Vec<(&str, Duration)> = Vec::new();
     let began = Clock::now();
     let broker = MockBroker::start(&Topic::ALL.map(|topic| (topic.name(), topic.partitions())))?;
-    let produced = ingest(session, &app, &broker, options).await?;
+    let produced = ingest(session, app, &broker, options).await?;
     timings.push(("produce and ingest", began.elapsed()));
 
     let building = Clock::now();
@@ -89,19 +102,25 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     timings.push(("build silver and gold", building.elapsed()));
 
     for model in app.models.iter().filter(|model| model.name.layer == Layer::Gold) {
-        show(&app, &model.name).await?;
+        show(app, &model.name).await?;
     }
     let auditing = Clock::now();
-    let audits = audit::run(&app, &[], Some(&broker.access())).await?;
+    let audits = audit::run(app, &[], Some(&broker.access())).await?;
     output::write_text(&format!("\naudit\n{}", audit::table(&audits)))?;
     audit::verdict(&audits)?;
     timings.push(("audit", auditing.elapsed()));
     timings.push(("total", began.elapsed()));
-    finish(&app, produced, &timings)
+    finish(app, produced, &timings)
 }
 
-/// Refuses a lake that is not empty, unless it is an earlier demo's and may go.
-async fn prepare(app: &App, fresh: bool) -> Result<()> {
+#[derive(PartialEq)]
+enum Found {
+    Nothing,
+    EarlierDemo,
+}
+
+/// Refuses a lake that is not empty, unless it is an earlier demo's and may go or is to be served.
+async fn prepare(app: &App, arguments: &Arguments) -> Result<Found> {
     let tables = app.lake.tables().await?;
     let is_demo = app.lake.has_object(MARK).await?;
     if !tables.is_empty() && !is_demo {
@@ -111,14 +130,18 @@ async fn prepare(app: &App, fresh: bool) -> Result<()> {
         ))
         .hint("choose another place: flowguard demo --lake ./demo-lake"));
     }
-    if is_demo && !fresh {
+    if is_demo && !arguments.fresh && arguments.serve {
+        return Ok(Found::EarlierDemo);
+    }
+    if is_demo && !arguments.fresh {
         return Err(Error::invalid(format!("the lake `{}` already holds a demo", app.lake.root()))
-            .hint("query it, or start over: flowguard demo --fresh"));
+            .hint("query it, serve it: flowguard demo --serve, or start over: --fresh"));
     }
     for table in &tables {
         app.lake.remove_table(table).await?;
     }
-    app.lake.put_object(MARK, b"{}\n").await
+    app.lake.put_object(MARK, b"{}\n").await?;
+    Ok(Found::Nothing)
 }
 
 /// Messages and their bytes.
@@ -288,10 +311,7 @@ fn finish(app: &App, produced: Produced, timings: &[(&str, Duration)]) -> Result
         .map(|(stage, took)| vec![(*stage).to_owned(), format!("{:.2}", took.as_secs_f64())])
         .collect();
     output::write_text(&format!("\n{}", output::columns(&["stage", "seconds"], &rows)))?;
-    let lake = app.lake.root();
-    let default = app.config.project.join(".flowguard");
-    let is_default = lake.to_file_path().is_ok_and(|path| path.as_path() == Path::new(&default));
-    let flag = if is_default { String::new() } else { format!(" --lake {lake}") };
+    let (lake, flag) = (app.lake.root(), lake_flag(app));
     output::write_text(&format!(
         "\n{} messages ({}) went through. The lake is in {lake}. Try next:
   flowguard query{flag} \"SELECT * FROM gold.daily_metrics ORDER BY order_date\"
@@ -302,4 +322,35 @@ fn finish(app: &App, produced: Produced, timings: &[(&str, Duration)]) -> Result
         output::thousands(produced.messages),
         output::bytes(produced.bytes),
     ))
+}
+
+/// How the lake is named on the command line; empty for the default.
+fn lake_flag(app: &App) -> String {
+    let lake = app.lake.root();
+    let default = app.config.project.join(".flowguard");
+    let is_default = lake.to_file_path().is_ok_and(|path| path.as_path() == Path::new(&default));
+    if is_default { String::new() } else { format!(" --lake {lake}") }
+}
+
+/// Answers SQL for everybody on this machine until stopped.
+async fn serve(session: &Session, app: App) -> Result<()> {
+    let flag = lake_flag(&app);
+    let wanted = Wanted { ingest: Ingestion::No, flight: true, http: true };
+    let server = Server::open(app, wanted, Door::local()).await?;
+    let (Some(flight), Some(http)) = (server.flight, server.http) else {
+        return Err(Error::internal("the servers have no address"));
+    };
+    output::write_text(&format!(
+        "\nServing until Ctrl-C, for this machine only. A line to paste for each client:
+
+Python, after pip install adbc-driver-flightsql pyarrow:
+  python3 -c \"import adbc_driver_flightsql.dbapi as flight; cursor = flight.connect('grpc://{flight}', autocommit=True).cursor(); cursor.execute('{SHOWN}'); print(*cursor.fetchall(), sep='\\n')\"
+JDBC, such as DBeaver with the Arrow Flight SQL driver:
+  jdbc:arrow-flight-sql://{flight}/?useEncryption=false
+curl:
+  curl -G http://{http}/api/v1/query --data-urlencode \"sql={SHOWN}\"
+flowguard:
+  flowguard query{flag} \"{SHOWN}\"\n"
+    ))?;
+    server.run(&session.process.stop).await
 }

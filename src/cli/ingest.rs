@@ -131,12 +131,13 @@ async fn show_status(app: &App, tables: &[TableName], form: Output) -> Result<()
 fn row(status: &PartitionStatus) -> Vec<String> {
     let shown =
         |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
+    let position = &status.position;
     vec![
-        status.table.clone(),
-        status.partition.to_string(),
-        status.next_offset.map_or_else(|| "-".to_owned(), |next| next.to_string()),
-        status.end_offset.to_string(),
-        status.lag.to_string(),
+        position.table.clone(),
+        position.partition.to_string(),
+        position.next_offset.map_or_else(|| "-".to_owned(), |next| next.to_string()),
+        position.end_offset.to_string(),
+        position.lag.to_string(),
         status.rows.to_string(),
         status.rejects.to_string(),
         shown(status.last_commit_ms),

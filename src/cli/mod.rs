@@ -14,6 +14,9 @@ mod output;
 mod query;
 mod run;
 mod schema;
+mod serve;
+mod statements;
+mod user;
 
 pub use commands::execute;
 
@@ -98,8 +101,7 @@ impl Session {
 /// Logs go to stderr, as lines or as JSON. A second call changes nothing.
 fn start_logging(config: &Config, reports: bool) -> Result<()> {
     use tracing_subscriber::EnvFilter;
-    let is_set = |key| config.effective().iter().any(|e| e.key == key && e.origin != "default");
-    let level = if reports && !is_set("log.level") { "warn" } else { &config.log.level };
+    let level = if reports && !config.is_given("log.level") { "warn" } else { &config.log.level };
     // Libraries below are only heard when they warn; their conflicts and retries are our values.
     let filter =
         format!("warn,flowguard={level},deltalake_core=off,buoyant_kernel=off,object_store=error");

@@ -1,6 +1,8 @@
 //! The one place that wires the parts together: project folder and configuration in, lake, engine
 //! and pipelines out. Decides nothing of its own.
 
+pub mod serve;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -177,21 +179,24 @@ fn s3_access(config: &Config) -> S3Access {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one clock, handed to whoever needs it")]
-fn now_micros() -> i64 {
+pub fn now_micros() -> i64 {
     chrono::Utc::now().timestamp_micros()
 }
 
 /// The engine as configured; needs no lake.
 pub fn engine(config: &Config) -> Result<Engine> {
-    let threads = match usize::try_from(config.engine.threads).unwrap_or(0) {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
-    };
     Engine::new(&EngineOptions {
         memory_bytes_max: usize::try_from(config.engine.memory_bytes_max).unwrap_or(usize::MAX),
         spill_dir: config.engine.spill_dir.as_deref().map(Path::to_path_buf),
-        threads,
+        threads: threads_of(config),
     })
+}
+
+fn threads_of(config: &Config) -> usize {
+    match usize::try_from(config.engine.threads).unwrap_or(0) {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    }
 }
 
 /// The project folder: as given, or found by walking up from `current`.

@@ -1,0 +1,437 @@
+//! Where the servers listen: which addresses they may take, TLS, and the connections that come in.
+//! Knows no protocol above TLS, and nobody's name.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::Stream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::Sleep;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{DEFAULT_VERSIONS, RootCertStore, ServerConfig};
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Connections of one listener at once; more wait in the system's queue.
+const CONNECTIONS_MAX: usize = 1024;
+/// TLS handshakes under way at once, of those.
+const HANDSHAKES_MAX: usize = 64;
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+/// What a client has for its first bytes. They are those of HTTP/2's preface; no request that is worth
+/// waiting for is shorter.
+const OPENING_TIME_MAX: Duration = Duration::from_secs(30);
+const OPENING_BYTES: usize = 24;
+/// Wait after the system refused a connection, for want of file handles say.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// A certificate and its key, ready for handshakes. Cheap to clone.
+#[derive(Clone)]
+pub struct Tls(TlsAcceptor);
+
+impl Tls {
+    /// Reads PEM files. With `client_ca`, clients must show a certificate that it signed.
+    pub fn read(certificate: &Path, key: &Path, client_ca: Option<&Path>) -> Result<Self> {
+        let provider = Arc::new(ring::default_provider());
+        let failed = |what: &str| format!("cannot use `{what}` for TLS");
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(DEFAULT_VERSIONS)
+            .map_err(|source| Error::internal("TLS has no version").source(source))?;
+        let builder = match client_ca {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let mut roots = RootCertStore::empty();
+                for root in certificates(path)? {
+                    roots.add(root).map_err(|source| {
+                        Error::invalid(failed("server.tls_client_ca")).source(source)
+                    })?;
+                }
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+                builder.with_client_cert_verifier(verifier.map_err(|source| {
+                    Error::invalid(failed("server.tls_client_ca")).source(source)
+                })?)
+            }
+        };
+        let chain = certificates(certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(&content(key)?)
+            .map_err(|source| not_pem(key, "private key").source(source))?;
+        let mut config = builder.with_single_cert(chain, key).map_err(|source| {
+            Error::invalid(failed("server.tls_certificate"))
+                .hint("the key must be that of the first certificate in the file")
+                .source(source)
+        })?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let found: Vec<CertificateDer> = CertificateDer::pem_slice_iter(&content(path)?)
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|source| not_pem(path, "certificate").source(source))?;
+    if found.is_empty() {
+        return Err(not_pem(path, "certificate"));
+    }
+    Ok(found)
+}
+
+fn content(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|source| {
+        Error::invalid(format!("cannot read `{}`", path.display())).source(source)
+    })
+}
+
+fn not_pem(path: &Path, what: &str) -> Error {
+    Error::invalid(format!("`{}` holds no {what} in PEM form", path.display()))
+}
+
+/// A bound socket.
+pub struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+    tls: Option<Tls>,
+    places: Arc<Semaphore>,
+    open: OpenConnections,
+}
+
+impl Listener {
+    /// Binds `address`, a `host:port`, as the setting named `setting` says.
+    pub async fn bind(
+        setting: &str,
+        address: &str,
+        tls: Option<Tls>,
+        asks_users: bool,
+    ) -> Result<Self> {
+        let resolved: Vec<SocketAddr> = tokio::net::lookup_host(address)
+            .await
+            .map_err(|source| {
+                Error::invalid(format!("`{setting}` is `{address}`, which is no address"))
+                    .hint("write host:port, such as 127.0.0.1:8080")
+                    .source(source)
+            })?
+            .collect();
+        refuse_strangers(setting, address, &resolved, tls.is_some(), asks_users)?;
+        let failed = |source: io::Error| {
+            Error::new(ErrorKind::Unavailable, format!("cannot listen on `{address}`"))
+                .hint(format!("another program may have the port; set `{setting}`"))
+                .source(source)
+        };
+        let socket = TcpListener::bind(resolved.as_slice()).await.map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        Ok(Self { socket, address, tls, places, open: OpenConnections::default() })
+    }
+
+    /// With the port that the system chose, if 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn open_connections(&self) -> OpenConnections {
+        self.open.clone()
+    }
+
+    /// Connections as they become ready; dropping the stream stops listening. One whose handshake
+    /// fails is never seen here.
+    pub fn incoming(self) -> impl Stream<Item = io::Result<Connection>> + Send + 'static {
+        futures::stream::unfold((self, JoinSet::new()), |(listener, mut handshakes)| async move {
+            let connection = listener.next(&mut handshakes).await;
+            Some((Ok(connection), (listener, handshakes)))
+        })
+    }
+
+    async fn next(&self, handshakes: &mut JoinSet<io::Result<Connection>>) -> Connection {
+        loop {
+            tokio::select! {
+                Some(ended) = handshakes.join_next() => match ended {
+                    Ok(Ok(connection)) => return connection,
+                    // Strangers do this; it must not fill the log.
+                    Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                    Err(error) => tracing::warn!(%error, "a TLS handshake ended abnormally"),
+                },
+                accepted = self.accept(), if handshakes.len() < HANDSHAKES_MAX => {
+                    match (accepted, &self.tls) {
+                        (Ok(plain), None) => return plain.connection(Io::Plain),
+                        (Ok(plain), Some(tls)) => drop(handshakes.spawn(plain.secure(tls.clone()))),
+                        (Err(error), _) => {
+                            tracing::warn!(%error, "a connection was not accepted");
+                            tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Accepted> {
+        let place = Arc::clone(&self.places).acquire_owned().await.map_err(io::Error::other)?;
+        let (stream, peer) = self.socket.accept().await?;
+        stream.set_nodelay(true)?;
+        let place = Place::taken(&self.open, place);
+        Ok(Accepted { stream, peer, local: self.address, place })
+    }
+}
+
+/// Without TLS and users, only this machine may be able to reach a server.
+fn refuse_strangers(
+    setting: &str,
+    address: &str,
+    resolved: &[SocketAddr],
+    has_tls: bool,
+    asks_users: bool,
+) -> Result<()> {
+    let is_local = resolved.iter().all(|address| address.ip().to_canonical().is_loopback());
+    let missing = match (has_tls, asks_users) {
+        _ if is_local => return Ok(()),
+        (true, true) => return Ok(()),
+        (false, true) => "without TLS",
+        (true, false) => "without users",
+        (false, false) => "without TLS and without users",
+    };
+    Err(Error::invalid(format!(
+        "`{setting}` is `{address}`, which other machines can reach, {missing}"
+    ))
+    .hint(
+        "set server.tls_certificate and server.tls_key, and add users: flowguard user add NAME; \
+         or listen on 127.0.0.1",
+    ))
+}
+
+/// How many connections a listener has open. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct OpenConnections(Arc<AtomicUsize>);
+
+impl OpenConnections {
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Held by a connection while it is open.
+struct Place {
+    open: OpenConnections,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn taken(open: &OpenConnections, permit: OwnedSemaphorePermit) -> Self {
+        open.0.fetch_add(1, Ordering::Relaxed);
+        Self { open: open.clone(), _permit: permit }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+struct Accepted {
+    stream: TcpStream,
+    peer: SocketAddr,
+    local: SocketAddr,
+    place: Place,
+}
+
+impl Accepted {
+    fn connection(self, io: impl FnOnce(TcpStream) -> Io) -> Connection {
+        let Self { stream, peer, local, place } = self;
+        Connection {
+            io: io(stream),
+            peer,
+            local,
+            opening: Opening::within(OPENING_TIME_MAX),
+            _place: place,
+        }
+    }
+
+    async fn secure(self, tls: Tls) -> io::Result<Connection> {
+        let Self { stream, peer, local, place } = self;
+        let stream = tokio::time::timeout(HANDSHAKE_TIME_MAX, tls.0.accept(stream)).await??;
+        let opening = Opening::within(OPENING_TIME_MAX);
+        Ok(Connection { io: Io::Tls(Box::new(stream)), peer, local, opening, _place: place })
+    }
+}
+
+/// One client's connection, plain or under TLS.
+pub struct Connection {
+    io: Io,
+    peer: SocketAddr,
+    local: SocketAddr,
+    /// Until it has said its first bytes.
+    opening: Option<Opening>,
+    _place: Place,
+}
+
+enum Io {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A connection that says nothing holds a place that others wait for.
+struct Opening {
+    deadline: Pin<Box<Sleep>>,
+    bytes: usize,
+}
+
+impl Opening {
+    fn within(time_max: Duration) -> Option<Self> {
+        Some(Self { deadline: Box::pin(tokio::time::sleep(time_max)), bytes: 0 })
+    }
+}
+
+impl Connection {
+    pub fn peer(&self) -> IpAddr {
+        self.peer.ip().to_canonical()
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        TcpConnectInfo { local_addr: Some(self.local), remote_addr: Some(self.peer) }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Io::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        };
+        if let Some(opening) = &mut self.opening {
+            opening.bytes += buffer.filled().len() - before;
+            if opening.bytes >= OPENING_BYTES {
+                self.opening = None;
+            } else if read.is_pending() && opening.deadline.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Io::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.io {
+            Io::Plain(stream) => stream.is_write_vectored(),
+            Io::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Io::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Io::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[test]
+    fn only_this_machine_may_reach_what_asks_nobody() {
+        let may = |address: &str, has_tls, asks_users| {
+            let resolved = [address.parse().unwrap()];
+            let refused = refuse_strangers("server.a", address, &resolved, has_tls, asks_users);
+            refused.err().map(|error| error.message)
+        };
+        for local in ["127.0.0.1:1", "127.8.8.8:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert_eq!(may(local, false, false), None, "{local}");
+        }
+        for (has_tls, asks_users, missing) in [
+            (false, false, "without TLS and without users"),
+            (true, false, "without users"),
+            (false, true, "without TLS"),
+        ] {
+            for far in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "[::ffff:10.0.0.1]:1"] {
+                assert_eq!(
+                    may(far, has_tls, asks_users),
+                    Some(format!(
+                        "`server.a` is `{far}`, which other machines can reach, {missing}"
+                    ))
+                );
+            }
+        }
+        assert_eq!(may("0.0.0.0:1", true, true), None);
+    }
+
+    #[tokio::test]
+    async fn a_silent_connection_is_given_up_and_one_that_spoke_is_not() {
+        let listener = Listener::bind("server.a", "127.0.0.1:0", None, false).await.unwrap();
+        let (address, open) = (listener.address(), listener.open_connections());
+        let mut incoming = Box::pin(listener.incoming());
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let mut connection = incoming.next().await.unwrap().unwrap();
+        assert_eq!((connection.peer(), open.count()), (address.ip(), 1));
+        client.write_all(&[b'a'; OPENING_BYTES - 1]).await.unwrap();
+        let mut buffer = [0; 1024];
+        assert_eq!(connection.read(&mut buffer).await.unwrap(), OPENING_BYTES - 1);
+        let opening = connection.opening.as_mut().unwrap();
+        opening.deadline.as_mut().reset(tokio::time::Instant::now());
+        let silent = connection.read(&mut buffer).await.unwrap_err();
+        assert_eq!(silent.kind(), io::ErrorKind::TimedOut);
+        client.write_all(b"a").await.unwrap();
+        client.flush().await.unwrap();
+        while connection.opening.is_some() {
+            let _ = connection.read(&mut buffer).await;
+        }
+        drop(connection);
+        assert_eq!(open.count(), 0);
+    }
+}
