@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use flowguard::config::settings::SETTINGS;
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 14] = [
     "audit",
     "check",
     "completions",
@@ -18,6 +18,9 @@ const COMMANDS: [&str; 11] = [
     "query",
     "run",
     "schema",
+    "serve",
+    "statements",
+    "user",
 ];
 
 /// Runs the program in `folder` with exactly the environment given.

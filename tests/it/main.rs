@@ -9,12 +9,16 @@
     clippy::unwrap_used
 )]
 
+mod access;
 mod check;
 mod checker;
 mod cli;
+mod clients;
+mod clients_in_rust;
 mod dlq;
 mod expected;
 mod faulty_store;
+mod flight;
 mod gold;
 mod ingest_faults;
 mod kill9;
@@ -25,6 +29,8 @@ mod policies;
 mod program;
 mod query;
 mod runs;
+mod serve;
+mod served;
 mod services;
 mod spark;
 mod store_errors;

@@ -32,7 +32,7 @@ columns:
 const DAILY: &str = "kind: interval\nevery: 1d\ntime: at\npartition_by: day";
 const IN_RANGE: &str = "FROM bronze.events WHERE at >= $start AND at < $end";
 
-fn project(models: &[(&str, &str)]) -> Project {
+pub fn project(models: &[(&str, &str)]) -> Project {
     let events = model(EVENTS, "SELECT * FROM kafka.events");
     Project::of_models(&[&[("bronze/events", events.as_str())], models].concat())
 }
@@ -51,7 +51,7 @@ fn lake(project: &Project) -> Lake {
 }
 
 /// Adds events as ingestion would: id, time and number.
-async fn add(project: &Project, events: &[(&str, &str, &str)]) {
+pub async fn add(project: &Project, events: &[(&str, &str, &str)]) {
     let name: TableName = "bronze.events".parse().unwrap();
     let models = ModelSet::read(project.folder()).unwrap();
     let columns: Vec<_> = models.get(&name).unwrap().columns.iter().map(|c| c.0.clone()).collect();
