@@ -289,6 +289,10 @@ pub async fn take_over(
     partitions: &[i32],
     beginning: impl Fn(i32) -> i64,
 ) -> Result<Vec<(i32, Progress)>> {
+    // A group has members without partitions as soon as it has more members than those.
+    if partitions.is_empty() {
+        return Ok(Vec::new());
+    }
     let epochs = fence(pipeline, partitions).await?;
     // The dead letters first, and that look at them alone: a replay deletes what lies before the
     // next offset of bronze, which a late commit of the former owner may still raise.

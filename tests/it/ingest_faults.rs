@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use flowguard::error::Result;
 use flowguard::ingest::Pipeline;
-use flowguard::ingest::batch::{Batch, BatchReport, Written, write};
+use flowguard::ingest::batch::{Batch, BatchReport, Written, take_over, write};
 use flowguard::ingest::kafka::{KafkaAccess, MockBroker, Producer, Record};
 use flowguard::ingest::worker::{self, Until, WorkerReport};
 use tokio_util::sync::CancellationToken;
 
 use crate::faulty_store::{Fault, FaultyStore, Reply, Verb, death_at, mixed};
 use crate::topic_in_memory::{
-    End, Header, Random, Reader, Slot, TOPIC, World, ensure_tables, slots, topic,
+    End, Header, Random, Reader, Slot, TOPIC, World, ensure_tables, slots, table, topic,
 };
 
 const NO_FAULT: fn(&crate::faulty_store::Operation<'_>) -> Fault = |_| Fault::None;
@@ -272,6 +272,21 @@ async fn the_checker_sees_a_batch_that_was_skipped() {
     );
     let audits = world.audit().await;
     assert_eq!((audits[0].duplicates, &audits[0].unaccounted_ranges), (0, &vec![[2, 4]]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_of_the_group_without_partitions_commits_nothing() {
+    let world = World::new(slots(&["g"])).await;
+    let worker = world.worker(world.store(NO_FAULT), Header::Wide);
+    ensure_tables(&worker).await.unwrap();
+    let taken = take_over(&worker, &[], |_| 0).await.unwrap();
+    assert_eq!((taken.len(), newest_version(&world).await), (0, 0));
+    take_over(&worker, &[0], |_| 0).await.unwrap();
+    assert_eq!(newest_version(&world).await, 1);
+}
+
+async fn newest_version(world: &World) -> u64 {
+    world.lake().snapshot(&table()).await.unwrap().unwrap().version()
 }
 
 /// The worker itself, with its batch in flight, its rebalances and its restarts.

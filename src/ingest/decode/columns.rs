@@ -349,7 +349,10 @@ impl Spans {
     }
 
     fn drain(&mut self) -> Result<(OffsetBuffer<i32>, Buffer)> {
-        let spans = std::mem::take(self);
+        let mut next = Self::default();
+        next.data.reserve(self.data.len());
+        next.offsets.reserve(self.offsets.len());
+        let spans = std::mem::replace(self, next);
         check_32_bits(spans.data.len())?;
         Ok((OffsetBuffer::new(spans.offsets.into()), Buffer::from_vec(spans.data)))
     }
@@ -364,9 +367,11 @@ pub(super) fn check_32_bits(len: usize) -> Result<()> {
         .hint("flush smaller batches"))
 }
 
-/// Takes the values out as an Arrow buffer, without a copy.
+/// Takes the values out as an Arrow buffer, without a copy. The next batch will be about as large,
+/// and growing to it step by step would move its values again and again.
 pub(super) fn drain<T: arrow::datatypes::ArrowNativeType>(values: &mut Vec<T>) -> ScalarBuffer<T> {
-    std::mem::take(values).into()
+    let next = Vec::with_capacity(values.len());
+    std::mem::replace(values, next).into()
 }
 
 pub(super) fn primitive<T: ArrowPrimitiveType>(values: &mut Vec<T::Native>) -> ArrayRef {
