@@ -349,10 +349,7 @@ impl Spans {
     }
 
     fn drain(&mut self) -> Result<(OffsetBuffer<i32>, Buffer)> {
-        let mut next = Self::default();
-        next.data.reserve(self.data.len());
-        next.offsets.reserve(self.offsets.len());
-        let spans = std::mem::replace(self, next);
+        let spans = std::mem::take(self);
         check_32_bits(spans.data.len())?;
         Ok((OffsetBuffer::new(spans.offsets.into()), Buffer::from_vec(spans.data)))
     }
@@ -367,11 +364,9 @@ pub(super) fn check_32_bits(len: usize) -> Result<()> {
         .hint("flush smaller batches"))
 }
 
-/// Takes the values out as an Arrow buffer, without a copy. The next batch will be about as large,
-/// and growing to it step by step would move its values again and again.
+/// Takes the values out as an Arrow buffer, without a copy.
 pub(super) fn drain<T: arrow::datatypes::ArrowNativeType>(values: &mut Vec<T>) -> ScalarBuffer<T> {
-    let next = Vec::with_capacity(values.len());
-    std::mem::replace(values, next).into()
+    std::mem::take(values).into()
 }
 
 pub(super) fn primitive<T: ArrowPrimitiveType>(values: &mut Vec<T::Native>) -> ArrayRef {
