@@ -7,6 +7,7 @@ use datafusion::common::TableReference;
 use datafusion::datasource::ViewTable;
 use datafusion::prelude::SessionContext;
 use futures::future::BoxFuture;
+use futures::{StreamExt, TryStreamExt};
 
 use super::fault::engine_error;
 use super::{CATALOG, Engine};
@@ -14,6 +15,9 @@ use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::lake::{Lake, Snapshot};
 use crate::model::{Kind, ModelSet, dead_letters};
 use crate::table::{Layer, TableName};
+
+/// Tables looked up at once.
+const LOOKUPS_MAX: usize = 16;
 
 /// The versions that one statement or run sees, from planning to its last row.
 pub type Pins = BTreeMap<TableName, Snapshot>;
@@ -31,11 +35,26 @@ pub async fn register(
     models: &ModelSet,
     names: impl IntoIterator<Item = TableName>,
 ) -> Result<Pins> {
-    let mut pins = Pins::new();
-    for name in names {
-        register_one(session, engine, lake, models, &name, &mut pins).await?;
+    let names: Vec<TableName> = names.into_iter().collect();
+    let mut pins = newest(lake, models, &names).await?;
+    for name in &names {
+        register_one(session, engine, lake, models, name, &mut pins).await?;
     }
     Ok(pins)
+}
+
+/// Those of `names` that are tables, looked up side by side.
+async fn newest(lake: &Lake, models: &ModelSet, names: &[TableName]) -> Result<Pins> {
+    let is_view =
+        |name: &TableName| models.get(name).is_some_and(|model| matches!(model.kind, Kind::View));
+    let tables: Vec<TableName> = names.iter().filter(|name| !is_view(name)).cloned().collect();
+    let lookups = tables.into_iter().map(|name| {
+        let lake = lake.clone();
+        async move { lake.snapshot(&name).await }
+    });
+    let found: Vec<Option<Snapshot>> =
+        futures::stream::iter(lookups).buffer_unordered(LOOKUPS_MAX).try_collect().await?;
+    Ok(found.into_iter().flatten().map(|table| (table.name().clone(), table)).collect())
 }
 
 fn register_one<'a>(

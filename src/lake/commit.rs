@@ -13,7 +13,7 @@ use std::time::Duration;
 use arrow::datatypes::{DataType, Field, Schema};
 use deltalake::DeltaTableError;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
-use deltalake::kernel::transaction::{CommitBuilder, TransactionError};
+use deltalake::kernel::transaction::{CommitBuilder, TableReference, TransactionError};
 use deltalake::kernel::{Action, MetadataExt, Protocol, StructType, Transaction, new_metadata};
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use serde_json::json;
@@ -185,7 +185,6 @@ async fn found_advances(
     Ok(found)
 }
 
-/// Writes the log entry for exactly the version after `snapshot`.
 async fn attempt_commit(
     lake: &Lake,
     snapshot: Option<&Snapshot>,
@@ -203,8 +202,6 @@ async fn attempt_commit(
             _ => store_error(&doing, source),
         }
     };
-    let ledger = serde_json::to_value(&commit.ledger)
-        .map_err(|source| Error::internal("cannot write the ledger").source(source))?;
     let transactions =
         commit.advances.iter().map(|a| Action::Txn(Transaction::new(&a.app_id, a.next)));
     let mut actions = schema_actions(snapshot, commit)?;
@@ -217,19 +214,32 @@ async fn attempt_commit(
         partition_by: None,
         predicate: None,
     };
-    let table_data =
-        snapshot.map(|s| s.eager() as &dyn deltalake::kernel::transaction::TableReference);
+    put_entry(lake, name, snapshot, actions, operation, &commit.ledger).await.map_err(failed)?;
+    Ok(snapshot.map_or(0, |snapshot| snapshot.version() + 1))
+}
+
+/// Writes one log entry, for exactly the version after `snapshot`. Nothing else writes any.
+async fn put_entry(
+    lake: &Lake,
+    name: &TableName,
+    snapshot: Option<&Snapshot>,
+    actions: Vec<Action>,
+    operation: DeltaOperation,
+    ledger: &Ledger,
+) -> std::result::Result<(), DeltaTableError> {
+    let ledger = serde_json::to_value(ledger).expect("a ledger is plain data");
+    let log_store =
+        lake.log_store(name).map_err(|error| DeltaTableError::generic(error.to_string()))?;
+    let table = snapshot.map(|s| s.eager() as &dyn TableReference);
     CommitBuilder::default()
         .with_actions(actions)
         .with_app_metadata(HashMap::from([(LEDGER_KEY.to_owned(), ledger)]))
         .with_max_retries(0)
-        .build(table_data, lake.log_store(name)?, operation)
+        .build(table, log_store, operation)
         .into_prepared_commit_future()
-        .await
-        .map_err(failed)?
-        .await
-        .map_err(failed)?;
-    Ok(snapshot.map_or(0, |snapshot| snapshot.version() + 1))
+        .await?
+        .await?;
+    Ok(())
 }
 
 /// Protocol and metadata where the table is new, or where a full replacement changes its columns.
@@ -354,22 +364,7 @@ async fn change_table(
                 Error::new(ErrorKind::NotFound, format!("there is no table `{name}` in the lake"))
             });
         };
-        let table_data = snapshot
-            .as_ref()
-            .map(|s| s.eager() as &dyn deltalake::kernel::transaction::TableReference);
-        let ledger_value = serde_json::to_value(ledger)
-            .map_err(|source| Error::internal("cannot write the ledger").source(source))?;
-        let prepared = CommitBuilder::default()
-            .with_actions(actions)
-            .with_app_metadata(HashMap::from([(LEDGER_KEY.to_owned(), ledger_value)]))
-            .with_max_retries(0)
-            .build(table_data, lake.log_store(name)?, operation)
-            .into_prepared_commit_future()
-            .await;
-        let outcome = match prepared {
-            Ok(prepared) => prepared.await.map(drop),
-            Err(error) => Err(error),
-        };
+        let outcome = put_entry(lake, name, snapshot.as_ref(), actions, operation, ledger).await;
         // Whether it landed or another worker was first, the next look decides; an error that
         // no retry can cure ends it.
         if let Err(source) = outcome {

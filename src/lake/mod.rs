@@ -5,6 +5,7 @@
 pub mod commit;
 mod durable;
 pub mod ledger;
+mod loaded;
 pub mod replace;
 pub mod spec;
 pub mod stage;
@@ -26,6 +27,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
 use self::ledger::{LEDGER_KEY, Ledger};
+use self::loaded::Loaded;
 use self::store::{S3Access, store_error};
 use self::transactions::{At, Transactions};
 use crate::error::{Error, ErrorKind, Result};
@@ -36,7 +38,7 @@ use crate::table::{Layer, TableName};
 pub struct Lake {
     root: Url,
     store: Arc<dyn ObjectStore>,
-    loaded: Arc<Mutex<HashMap<TableName, DeltaTable>>>,
+    loaded: Arc<Mutex<HashMap<TableName, Loaded>>>,
     transactions: Arc<Mutex<HashMap<TableName, Transactions>>>,
 }
 
@@ -73,18 +75,25 @@ impl Lake {
         Ok(default_logstore(prefixed, Arc::clone(&self.store), &url, &StorageConfig::default()))
     }
 
+    fn log_of(&self, name: &TableName) -> Result<Path> {
+        Ok(self.path_of(&self.url_of(name))?.join("_delta_log"))
+    }
+
     /// The newest version of a table, or `None` if there is no such table.
     pub async fn snapshot(&self, name: &TableName) -> Result<Option<Snapshot>> {
         let mut is_first_look = true;
         loop {
             let cached = self.cache().get(name).cloned();
             let mut table = match cached {
-                Some(table) => table,
+                Some(loaded) if loaded.is_newest(&self.store, &self.log_of(name)?).await => {
+                    return self.snapshot_of(name, loaded.table).map(Some);
+                }
+                Some(loaded) => loaded.table,
                 None => DeltaTable::new(self.log_store(name)?),
             };
             let source = match table.update_state().await {
                 Ok(()) => {
-                    self.cache().insert(name.clone(), table.clone());
+                    self.cache().insert(name.clone(), Loaded::new(table.clone()));
                     return self.snapshot_of(name, table).map(Some);
                 }
                 Err(source) => source,
@@ -128,7 +137,7 @@ impl Lake {
         self.cache().remove(name);
     }
 
-    fn cache(&self) -> std::sync::MutexGuard<'_, HashMap<TableName, DeltaTable>> {
+    fn cache(&self) -> std::sync::MutexGuard<'_, HashMap<TableName, Loaded>> {
         self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
@@ -162,14 +171,21 @@ impl Lake {
                     ));
                 }
             };
-            for folder in listed.common_prefixes {
-                if let Some(Ok(name)) =
-                    folder.filename().map(|folder| TableName::new(layer, folder))
-                    && self.log_store(&name)?.is_delta_table_location().await.unwrap_or(false)
-                {
-                    found.push(name);
+            let names: Vec<TableName> = listed
+                .common_prefixes
+                .iter()
+                .filter_map(|folder| TableName::new(layer, folder.filename()?).ok())
+                .collect();
+            let looks = names.into_iter().map(|name| {
+                let lake = self.clone();
+                async move {
+                    let is_table = lake.log_store(&name)?.is_delta_table_location().await;
+                    Ok::<_, Error>(is_table.unwrap_or(false).then_some(name))
                 }
-            }
+            });
+            let tables: Vec<Option<TableName>> =
+                futures::stream::iter(looks).buffered(LOGS_READ_MAX).try_collect().await?;
+            found.extend(tables.into_iter().flatten());
         }
         Ok(found)
     }
@@ -313,7 +329,7 @@ impl Snapshot {
             async move { (version, log_store.read_commit_entry(version).await) }
         };
         let mut entries =
-            futures::stream::iter(since..=self.version).map(read).buffer_unordered(LOG_READS_MAX);
+            futures::stream::iter(since..=self.version).map(read).buffer_unordered(LOGS_READ_MAX);
         let mut ledgers = BTreeMap::new();
         while let Some((version, entry)) = entries.next().await {
             let entry = entry.map_err(|source| {
@@ -327,8 +343,8 @@ impl Snapshot {
     }
 }
 
-/// Log entries read at once.
-const LOG_READS_MAX: usize = 16;
+/// Logs, or entries of one, read at once.
+const LOGS_READ_MAX: usize = 16;
 
 /// The ledger inside one commit file, if FlowGuard wrote it.
 fn ledger_of(entry: &[u8]) -> Option<Ledger> {

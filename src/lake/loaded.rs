@@ -1,0 +1,45 @@
+//! A table as it was last loaded, and the cheap question whether that is still its newest version:
+//! two small requests, where loading anew lists the log.
+
+use std::sync::{Arc, OnceLock};
+
+use deltalake::DeltaTable;
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+
+#[derive(Clone)]
+pub struct Loaded {
+    pub table: DeltaTable,
+    /// The newest log entry, as first asked for.
+    entry: Arc<OnceLock<ObjectMeta>>,
+}
+
+impl Loaded {
+    pub fn new(table: DeltaTable) -> Self {
+        Self { table, entry: Arc::default() }
+    }
+
+    /// Whether the log in `folder` ends at this version, and with the same entry: a table that was
+    /// dropped and made again has another. False where the store doesn't say.
+    pub async fn is_newest(&self, store: &dyn ObjectStore, folder: &Path) -> bool {
+        let Some(version) = self.table.version() else { return false };
+        let entry = |version: u64| folder.clone().join(format!("{version:020}.json"));
+        let (own, next) = (entry(version), entry(version + 1));
+        let (own, next) = tokio::join!(store.head(&own), store.head(&next));
+        let is_last = matches!(next, Err(object_store::Error::NotFound { .. }));
+        own.is_ok_and(|own| is_last && self.was_read_from(own, version))
+    }
+
+    fn was_read_from(&self, entry: ObjectMeta, version: u64) -> bool {
+        if let Some(known) = self.entry.get() {
+            return known.e_tag == entry.e_tag && known.last_modified == entry.last_modified;
+        }
+        let listed =
+            self.table.snapshot().ok().and_then(|s| s.snapshot().version_timestamp(version));
+        let found = entry.last_modified.timestamp_millis();
+        // Listings may be finer than single answers, which HTTP dates to the second. A log that is
+        // read from a checkpoint of this very version lists no entry.
+        let is_same = listed.is_none_or(|listed| listed == found || listed / 1000 * 1000 == found);
+        is_same && self.entry.set(entry).is_ok()
+    }
+}
