@@ -65,15 +65,29 @@ impl Source {
         message: impl Into<String>,
         hint: Option<String>,
     ) -> Diagnostic {
+        let Position { line, column, width } = self.inside(position);
         Diagnostic {
             file: self.file.clone(),
-            line: position.line,
-            column: position.column,
+            line,
+            column,
             message: message.into(),
-            text: self.line(position.line).trim_start_matches('\u{feff}').to_owned(),
-            width: position.width,
+            text: self.line(line).trim_start_matches('\u{feff}').to_owned(),
+            width,
             hint,
         }
+    }
+
+    /// The nearest place that the text has: parsers report what is missing at its end a line, or
+    /// some columns, behind it.
+    fn inside(&self, position: Position) -> Position {
+        if position.line == 0 {
+            return position;
+        }
+        let line = position.line.min(self.text.split('\n').count());
+        let text = self.line(line).trim_start_matches('\u{feff}');
+        let end = text.chars().count() + 1;
+        let column = if line < position.line { end } else { position.column.clamp(1, end) };
+        Position { line, column, width: position.width.min((end - column).max(1)) }
     }
 }
 
@@ -173,5 +187,20 @@ mod tests {
             source.diagnostic(position, "unknown key `ünder`", None).to_string(),
             "a.toml:2:3: unknown key `ünder`\n      ünder = 2\n      ^^^^^"
         );
+    }
+
+    #[test]
+    fn a_place_behind_the_end_becomes_the_end() {
+        let source = Source::new("a.yaml", "a: [\nbc");
+        let shown = |line, column, width| {
+            let position = Position { line, column, width };
+            let shown = source.diagnostic(position, "", None);
+            (shown.line, shown.column, shown.width)
+        };
+        assert_eq!(shown(3, 1, 1), (2, 3, 1));
+        assert_eq!(shown(1, 9, 2), (1, 5, 1));
+        assert_eq!(shown(2, 1, 7), (2, 1, 2));
+        assert_eq!(shown(2, 1, 2), (2, 1, 2));
+        assert_eq!(shown(0, 0, 0), (0, 0, 0));
     }
 }

@@ -44,6 +44,11 @@ pub fn parse(embedded: Embedded<'_>, problems: &Problems<'_>) -> Option<Node> {
         problems.report(Position::FILE, format!("more than {BYTES_MAX} bytes of YAML"));
         return None;
     }
+    if let Some(position) = lone_carriage_return(embedded) {
+        let hint = "save the file with Unix or Windows line ends";
+        problems.report_hint(position, "a carriage return that ends no line", hint);
+        return None;
+    }
     let mut builder = Builder { embedded, problems, open: Vec::new(), root: None, documents: 0 };
     for event in Parser::new_from_str(embedded.text) {
         let (event, span) = match event {
@@ -68,6 +73,18 @@ pub fn parse(embedded: Embedded<'_>, problems: &Problems<'_>) -> Option<Node> {
         problems.report(position, "expected a mapping, found nothing");
     }
     builder.root
+}
+
+/// YAML takes it for the end of a line, and nothing else here does: places would be wrong.
+fn lone_carriage_return(embedded: Embedded<'_>) -> Option<Position> {
+    embedded.text.split('\n').enumerate().find_map(|(index, line)| {
+        let at = line.strip_suffix('\r').unwrap_or(line).find('\r')?;
+        Some(Position {
+            line: index + 1 + embedded.lines_before,
+            column: line[..at].chars().count() + 1 + embedded.columns_before,
+            width: 1,
+        })
+    })
 }
 
 /// Builds the tree from events; an open mapping remembers the key that waits for its value.
@@ -561,6 +578,21 @@ a.yaml:3:24: YAML tags are not read
     inner: {<<: {}, every: !!str 1d}
                            ^^^^^^^^
     hint: write the plain value"#,
+        );
+    }
+
+    #[test]
+    fn what_is_missing_at_the_end_is_reported_at_the_end() {
+        let missing = "bad YAML: while parsing a node, did not find expected node content";
+        check("[", &format!("a.yaml:1:2: {missing}\n    [\n     ^"));
+    }
+
+    #[test]
+    fn a_lone_carriage_return_is_refused_at_its_place() {
+        check(
+            "name: a\r\nzone: b\rflag: true\r\n",
+            "a.yaml:2:8: a carriage return that ends no line\n    zone: b\rflag: true\n           ^\n    \
+             hint: save the file with Unix or Windows line ends",
         );
     }
 

@@ -195,12 +195,12 @@ impl Access {
         format!("{BEARER_PREFIX}{}", URL_SAFE_NO_PAD.encode(sealed))
     }
 
-    /// The user as the file says now; `None` once disabled or gone.
-    pub fn current(&self, user: &str) -> Option<Arc<Principal>> {
+    /// The user as the file says, but for the last second; `None` once disabled or gone.
+    pub fn current(&self, user: &str, now: i64) -> Option<Arc<Principal>> {
         let Some(people) = &self.shared.people else {
             return (user == self.shared.local.user).then(|| self.local());
         };
-        let members = people.roster.last();
+        let members = people.roster.at(now);
         members.get(user).and_then(|member| enabled(member).ok())
     }
 

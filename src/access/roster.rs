@@ -80,11 +80,6 @@ impl Roster {
         if let Some(path) = &self.path {
             self.look(path, now);
         }
-        self.last()
-    }
-
-    /// The users as they were last read.
-    pub fn last(&self) -> Arc<Members> {
         Arc::clone(&self.members.read().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -24,8 +24,9 @@ use crate::ingest::status::positions;
 use crate::ingest::worker::Until;
 use crate::server::flight;
 use crate::server::http::{self, Readiness, Site};
-use crate::server::listen::{Listener, OpenConnections, Tls};
+use crate::server::listen::{Listener, OpenConnections};
 use crate::server::metrics::{IngestFigures, Metrics};
+use crate::server::tls::Tls;
 use crate::statements::log::StatementLog;
 use crate::statements::{AdmissionLimits, Parts, StatementLimits, Statements};
 use crate::table::TableName;
@@ -34,6 +35,8 @@ use crate::table::TableName;
 const STREAMS_GRACE: Duration = Duration::from_secs(5);
 /// What statements that were cut off get to be noted in the log.
 const NOTES_GRACE: Duration = Duration::from_secs(1);
+/// How often users and certificates are looked at again.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often the broker is asked how far behind the lake is.
 const POSITIONS_EVERY: Duration = Duration::from_secs(15);
 
@@ -52,7 +55,8 @@ pub enum Ingestion {
     Yes,
 }
 
-/// Who may come in, and how.
+/// Who may come in, and how. Cheap to clone.
+#[derive(Clone)]
 pub struct Door {
     access: Access,
     tls: Option<Tls>,
@@ -77,6 +81,25 @@ impl Door {
 
     async fn listen(&self, setting: &str, address: &str) -> Result<Listener> {
         Listener::bind(setting, address, self.tls.clone(), !self.access.is_open()).await
+    }
+
+    /// Ends what runs for users who may not run it any more, and shows renewed certificates.
+    async fn watch(self, statements: Statements, stop: CancellationToken) -> Result<()> {
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+            statements.cancel_unless(|principal| {
+                let current = self.access.current(&principal.user, now_micros());
+                current.is_some_and(|current| *current == *principal)
+            });
+            if let Some(tls) = &self.tls {
+                tls.look_again();
+            }
+        }
     }
 }
 
@@ -127,6 +150,8 @@ impl Server {
             false => None,
         };
         let execution = Execution::start(&app)?;
+        let (watcher, statements) = (door.clone(), execution.statements.clone());
+        server.parts.push(Part::new("watch", move |stop| watcher.watch(statements, stop)));
         let mut connections = Vec::new();
         if let Some(listener) = flight {
             server.flight = Some(listener.address());

@@ -56,7 +56,11 @@ impl Dags {
         std::fs::File::open(project.join(FILE_NAME))
             .and_then(|file| file.take(yaml::BYTES_MAX as u64 + 1).read_to_string(&mut text))
             .map_err(failed)?;
-        let source = Source::new(FILE_NAME, text);
+        Self::of_text(Source::new(FILE_NAME, text))
+    }
+
+    /// The same of a text.
+    pub fn of_text(source: Source) -> Result<Dags> {
         let (dags, problems) = read_text(&source);
         if !problems.is_empty() {
             let message = match problems.len() {

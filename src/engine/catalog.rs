@@ -13,7 +13,7 @@ use super::fault::engine_error;
 use super::{CATALOG, Engine};
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::lake::{Lake, Snapshot};
-use crate::model::{Kind, ModelSet, dead_letters};
+use crate::model::{Kind, Model, ModelSet, dead_letters};
 use crate::table::{Layer, TableName};
 
 /// Tables looked up at once.
@@ -26,30 +26,38 @@ pub fn reference(name: &TableName) -> TableReference {
     TableReference::full(CATALOG, name.layer.as_str(), name.name())
 }
 
+/// Where tables come from, and what exists for whoever asks.
+#[derive(Clone, Copy)]
+pub struct Tables<'a> {
+    pub engine: &'a Engine,
+    pub lake: &'a Lake,
+    pub models: &'a ModelSet,
+    pub may_read: &'a (dyn Fn(&TableName) -> bool + Send + Sync),
+}
+
 /// Registers `names` at their newest versions and returns what was pinned; views are expanded
 /// down to the tables they read. Names that are neither are an error with the closest match.
 pub async fn register(
     session: &SessionContext,
-    engine: &Engine,
-    lake: &Lake,
-    models: &ModelSet,
+    tables: Tables<'_>,
     names: impl IntoIterator<Item = TableName>,
 ) -> Result<Pins> {
     let names: Vec<TableName> = names.into_iter().collect();
-    let mut pins = newest(lake, models, &names).await?;
+    let mut pins = newest(tables, &names).await?;
     for name in &names {
-        register_one(session, engine, lake, models, name, &mut pins).await?;
+        register_one(session, tables, name, &mut pins).await?;
     }
     Ok(pins)
 }
 
 /// Those of `names` that are tables, looked up side by side.
-async fn newest(lake: &Lake, models: &ModelSet, names: &[TableName]) -> Result<Pins> {
-    let is_view =
-        |name: &TableName| models.get(name).is_some_and(|model| matches!(model.kind, Kind::View));
-    let tables: Vec<TableName> = names.iter().filter(|name| !is_view(name)).cloned().collect();
-    let lookups = tables.into_iter().map(|name| {
-        let lake = lake.clone();
+async fn newest(tables: Tables<'_>, names: &[TableName]) -> Result<Pins> {
+    let is_view = |name: &TableName| {
+        tables.models.get(name).is_some_and(|model| matches!(model.kind, Kind::View))
+    };
+    let stored: Vec<TableName> = names.iter().filter(|name| !is_view(name)).cloned().collect();
+    let lookups = stored.into_iter().map(|name| {
+        let lake = tables.lake.clone();
         async move { lake.snapshot(&name).await }
     });
     let found: Vec<Option<Snapshot>> =
@@ -59,9 +67,7 @@ async fn newest(lake: &Lake, models: &ModelSet, names: &[TableName]) -> Result<P
 
 fn register_one<'a>(
     session: &'a SessionContext,
-    engine: &'a Engine,
-    lake: &'a Lake,
-    models: &'a ModelSet,
+    tables: Tables<'a>,
     name: &'a TableName,
     pins: &'a mut Pins,
 ) -> BoxFuture<'a, Result<()>> {
@@ -69,32 +75,46 @@ fn register_one<'a>(
         if session.table_exist(reference(name)).unwrap_or(false) {
             return Ok(());
         }
-        if let Some(view) = models.get(name).filter(|model| matches!(model.kind, Kind::View)) {
-            // In a session of its own: who may read a view need not know what it reads.
-            let inner = engine.session();
-            for input in &view.inputs {
-                register_one(&inner, engine, lake, models, input, pins).await?;
-            }
-            let doing = format!("cannot plan the view `{name}`");
-            let plan = inner
-                .state()
-                .create_logical_plan(&view.sql)
-                .await
-                .map_err(|error| engine_error(&doing, error))?;
-            let table = ViewTable::new(plan, Some(view.sql.clone()));
-            return add(session, name, Arc::new(table));
+        let model = tables.models.get(name);
+        if let Some(view) = model.filter(|model| matches!(model.kind, Kind::View)) {
+            let planned = expanded(view, tables, pins).await;
+            // Who may read a view need not know what it reads, nor hear of it in an error.
+            let is_open = view.inputs.iter().all(|input| (tables.may_read)(input));
+            let table = planned.map_err(|error| if is_open { error } else { veiled(name, error) });
+            return add(session, name, Arc::new(table?));
         }
         let snapshot = match pins.get(name) {
             Some(pinned) => pinned.clone(),
-            None => match lake.snapshot(name).await? {
+            None => match tables.lake.snapshot(name).await? {
                 Some(newest) => newest,
-                None => return Err(missing(lake, models, &|_| true, name).await),
+                None => {
+                    let Tables { lake, models, may_read, .. } = tables;
+                    return Err(missing(lake, models, may_read, name).await);
+                }
             },
         };
         add(session, name, snapshot.provider().await?)?;
         pins.insert(name.clone(), snapshot);
         Ok(())
     })
+}
+
+/// Planned in a session of its own: what a view reads is not there for the statement around it.
+async fn expanded(view: &Model, tables: Tables<'_>, pins: &mut Pins) -> Result<ViewTable> {
+    let inner = tables.engine.session();
+    for input in &view.inputs {
+        register_one(&inner, tables, input, pins).await?;
+    }
+    let doing = format!("cannot plan the view `{}`", view.name);
+    let planned = inner.state().create_logical_plan(&view.sql).await;
+    let plan = planned.map_err(|error| engine_error(&doing, error))?;
+    Ok(ViewTable::new(plan, Some(view.sql.clone())))
+}
+
+fn veiled(view: &TableName, error: Error) -> Error {
+    tracing::warn!(%view, %error, "a view cannot be read");
+    let message = format!("the view `{view}` cannot be read: something is wrong with its inputs");
+    Error::new(error.kind, message).hint("ask whoever runs the models of this lake")
 }
 
 fn add(

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::config::Dialect;
 use datafusion::common::{DataFusionError, plan_err};
@@ -19,7 +20,7 @@ use datafusion::sql::sqlparser::ast::{
     Visit, VisitMut, Visitor, VisitorMut,
 };
 
-use super::catalog::{Pins, missing, register};
+use super::catalog::{Pins, Tables, missing, register};
 use super::fault::{engine_error, sql_problem};
 use super::turns::taking_turns;
 use super::{Engine, interval_parameters, read_only};
@@ -40,6 +41,8 @@ pub struct Query {
     pub pins: Pins,
     /// Whether it reads which tables there are.
     pub is_listing: bool,
+    /// The lake's folder, if the result is a plan and names files below it.
+    root: String,
 }
 
 /// Whose statements are planned, and over what.
@@ -92,7 +95,9 @@ impl Planner<'_> {
                 return Err(missing(self.lake, self.models, self.may_read, name).await);
             }
         }
-        let pins = register(&session, self.engine, self.lake, self.models, names).await?;
+        let Planner { engine, lake, models, may_read, .. } = *self;
+        let tables = Tables { engine, lake, models, may_read };
+        let pins = register(&session, tables, names).await?;
         register_travels(&session, self.lake, &travels).await?;
         let plan = session.state().statement_to_plan(statement).await;
         let plan = match plan {
@@ -104,7 +109,9 @@ impl Planner<'_> {
             }
         };
         read_only().verify_plan(&plan).map_err(|_| refusal())?;
-        Ok(Query { session, plan, pins, is_listing })
+        let shows_plan = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
+        let root = if shows_plan { self.lake.folder()? } else { String::new() };
+        Ok(Query { session, plan, pins, is_listing, root })
     }
 
     /// Every table that exists here, and views over them.
@@ -183,6 +190,21 @@ impl Query {
 
     pub fn task(&self) -> Arc<TaskContext> {
         self.session.task_ctx()
+    }
+
+    /// A batch as somebody else than the lake's owner may see it: plans name files as they lie in
+    /// the lake, and not where the lake is.
+    pub fn shown(&self, batch: RecordBatch) -> Result<RecordBatch> {
+        if self.root.is_empty() {
+            return Ok(batch);
+        }
+        let columns = batch.columns().iter().map(|column| {
+            let Some(texts) = column.as_string_opt::<i32>() else { return Arc::clone(column) };
+            let texts = texts.iter().map(|text| Some(text?.replace(&self.root, "")));
+            Arc::new(texts.collect::<StringArray>()) as ArrayRef
+        });
+        RecordBatch::try_new(batch.schema(), columns.collect())
+            .map_err(|source| Error::internal("a plan cannot be shown").source(source))
     }
 
     /// The first rows when ordered by all columns.

@@ -62,6 +62,13 @@ impl Lake {
         &self.root
     }
 
+    /// What paths of its files begin with in the store, with a `/` at the end; empty where the lake
+    /// is all of the store.
+    pub fn folder(&self) -> Result<String> {
+        let path = self.path_of(&self.root)?;
+        Ok(if path.is_root() { String::new() } else { format!("{path}/") })
+    }
+
     fn url_of(&self, name: &TableName) -> Url {
         self.root
             .join(&format!("{}/{}/", name.layer, name.name()))

@@ -79,20 +79,29 @@ pub struct Reading {
 impl Reading {
     /// Fails only where the folder itself cannot be read.
     pub fn read(project: &Path) -> Result<Reading> {
-        let (files, mut diagnostics) = folder::list(project)?;
-        let mut known: BTreeSet<TableName> = files.iter().map(|file| file.table.clone()).collect();
+        let (files, problems) = folder::list(project)?;
+        let texts = files.into_iter().map(|file| (file.table, folder::read(project, &file.path)));
+        Ok(Self::of_texts(texts.collect(), problems))
+    }
+
+    /// The same of texts, or of what is wrong instead of one; `diagnostics` were found before.
+    pub fn of_texts(
+        files: Vec<(TableName, Result<Source, Diagnostic>)>,
+        mut diagnostics: Vec<Diagnostic>,
+    ) -> Reading {
+        let mut known: BTreeSet<TableName> = files.iter().map(|(table, _)| table.clone()).collect();
         known.insert(dead_letters());
         let mut drafts = Vec::new();
         let mut broken = BTreeSet::new();
         let mut are_all_drafted = diagnostics.is_empty();
-        for file in files {
-            let (draft, problems) = match folder::read(project, &file.path) {
-                Ok(source) => read_model(source, &file.table, &known),
+        for (table, text) in files {
+            let (draft, problems) = match text {
+                Ok(source) => read_model(source, &table, &known),
                 Err(problem) => (None, vec![problem]),
             };
             are_all_drafted &= draft.is_some();
             if !problems.is_empty() {
-                broken.insert(file.table);
+                broken.insert(table);
             }
             diagnostics.extend(problems);
             drafts.extend(draft);
@@ -103,7 +112,7 @@ impl Reading {
         let models = || drafts.iter().map(|draft| draft.model.clone());
         let good = ModelSet::new(models().filter(|model| !broken.contains(&model.name)), &order);
         let all = are_all_drafted.then(|| ModelSet::new(models(), &order));
-        Ok(Reading { good, all, diagnostics })
+        Reading { good, all, diagnostics }
     }
 }
 

@@ -13,7 +13,7 @@ use datafusion::scalar::ScalarValue;
 use futures::StreamExt;
 use uuid::Uuid;
 
-use crate::engine::catalog::{Pins, reference, register};
+use crate::engine::catalog::{Pins, Tables, reference, register};
 use crate::engine::fault::engine_error;
 use crate::engine::hash::RowsHash;
 use crate::engine::storable::conform;
@@ -62,7 +62,13 @@ pub async fn build(context: &RunContext, name: &TableName) -> Result<Built> {
     };
     let session = context.engine.session();
     let inputs = model.inputs.iter().cloned();
-    let pins = register(&session, &context.engine, &context.lake, &context.models, inputs).await?;
+    let tables = Tables {
+        engine: &context.engine,
+        lake: &context.lake,
+        models: &context.models,
+        may_read: &|_| true,
+    };
+    let pins = register(&session, tables, inputs).await?;
     let range = match &model.kind {
         Kind::Interval { every } => Some(range_of(context, &session, model, *every).await?),
         _ => None,

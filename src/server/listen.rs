@@ -1,9 +1,8 @@
-//! Where the servers listen: which addresses they may take, TLS, and the connections that come in.
+//! Where the servers listen: which addresses they may take, and the connections that come in.
 //! Knows no protocol above TLS, and nobody's name.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,14 +16,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{DEFAULT_VERSIONS, RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use super::tls::Tls;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Connections of one listener at once; more wait in the system's queue.
@@ -38,67 +33,6 @@ const OPENING_TIME_MAX: Duration = Duration::from_secs(30);
 const OPENING_BYTES: usize = 24;
 /// Wait after the system refused a connection, for want of file handles say.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
-
-/// A certificate and its key, ready for handshakes. Cheap to clone.
-#[derive(Clone)]
-pub struct Tls(TlsAcceptor);
-
-impl Tls {
-    /// Reads PEM files. With `client_ca`, clients must show a certificate that it signed.
-    pub fn read(certificate: &Path, key: &Path, client_ca: Option<&Path>) -> Result<Self> {
-        let provider = Arc::new(ring::default_provider());
-        let failed = |what: &str| format!("cannot use `{what}` for TLS");
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(DEFAULT_VERSIONS)
-            .map_err(|source| Error::internal("TLS has no version").source(source))?;
-        let builder = match client_ca {
-            None => builder.with_no_client_auth(),
-            Some(path) => {
-                let mut roots = RootCertStore::empty();
-                for root in certificates(path)? {
-                    roots.add(root).map_err(|source| {
-                        Error::invalid(failed("server.tls_client_ca")).source(source)
-                    })?;
-                }
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-                builder.with_client_cert_verifier(verifier.map_err(|source| {
-                    Error::invalid(failed("server.tls_client_ca")).source(source)
-                })?)
-            }
-        };
-        let chain = certificates(certificate)?;
-        let key = PrivateKeyDer::from_pem_slice(&content(key)?)
-            .map_err(|source| not_pem(key, "private key").source(source))?;
-        let mut config = builder.with_single_cert(chain, key).map_err(|source| {
-            Error::invalid(failed("server.tls_certificate"))
-                .hint("the key must be that of the first certificate in the file")
-                .source(source)
-        })?;
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self(TlsAcceptor::from(Arc::new(config))))
-    }
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let found: Vec<CertificateDer> = CertificateDer::pem_slice_iter(&content(path)?)
-        .collect::<std::result::Result<_, _>>()
-        .map_err(|source| not_pem(path, "certificate").source(source))?;
-    if found.is_empty() {
-        return Err(not_pem(path, "certificate"));
-    }
-    Ok(found)
-}
-
-fn content(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|source| {
-        Error::invalid(format!("cannot read `{}`", path.display())).source(source)
-    })
-}
-
-fn not_pem(path: &Path, what: &str) -> Error {
-    Error::invalid(format!("`{}` holds no {what} in PEM form", path.display()))
-}
 
 /// A bound socket.
 pub struct Listener {
@@ -167,7 +101,7 @@ impl Listener {
                 accepted = self.accept(), if handshakes.len() < HANDSHAKES_MAX => {
                     match (accepted, &self.tls) {
                         (Ok(plain), None) => return plain.connection(Io::Plain),
-                        (Ok(plain), Some(tls)) => drop(handshakes.spawn(plain.secure(tls.clone()))),
+                        (Ok(plain), Some(tls)) => drop(handshakes.spawn(plain.secure(tls.acceptor()))),
                         (Err(error), _) => {
                             tracing::warn!(%error, "a connection was not accepted");
                             tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
@@ -260,9 +194,9 @@ impl Accepted {
         }
     }
 
-    async fn secure(self, tls: Tls) -> io::Result<Connection> {
+    async fn secure(self, tls: TlsAcceptor) -> io::Result<Connection> {
         let Self { stream, peer, local, place } = self;
-        let stream = tokio::time::timeout(HANDSHAKE_TIME_MAX, tls.0.accept(stream)).await??;
+        let stream = tokio::time::timeout(HANDSHAKE_TIME_MAX, tls.accept(stream)).await??;
         let opening = Opening::within(OPENING_TIME_MAX);
         Ok(Connection { io: Io::Tls(Box::new(stream)), peer, local, opening, _place: place })
     }

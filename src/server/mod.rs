@@ -6,3 +6,4 @@ pub mod flight;
 pub mod http;
 pub mod listen;
 pub mod metrics;
+pub mod tls;

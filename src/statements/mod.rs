@@ -9,12 +9,13 @@ mod rows;
 mod statement;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use chrono_tz::Tz;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use admission::AdmissionLimits;
@@ -92,10 +93,18 @@ struct Shared {
     admission: Admission,
     figures: Figures,
     log: StatementLog,
+    /// Statements that run, with whose they are and what ends them.
+    under_way: Mutex<HashMap<Uuid, (Arc<Principal>, CancellationToken)>>,
     /// Where plans run, apart from the threads that serve connections.
     executor: Handle,
     /// Microseconds since 1970 UTC.
     clock: fn() -> i64,
+}
+
+impl Shared {
+    fn under_way(&self) -> MutexGuard<'_, HashMap<Uuid, (Arc<Principal>, CancellationToken)>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What statements are run over and with.
@@ -114,8 +123,19 @@ impl Statements {
         let Parts { lake, engine, models, limits, log, executor, clock } = parts;
         let admission = Admission::new(limits.admission.clone());
         let figures = Figures::default();
-        let shared =
-            Shared { lake, engine, models, limits, admission, figures, log, executor, clock };
+        let under_way = Mutex::default();
+        let shared = Shared {
+            lake,
+            engine,
+            models,
+            limits,
+            admission,
+            figures,
+            log,
+            under_way,
+            executor,
+            clock,
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -235,6 +255,19 @@ impl Statements {
             field
         });
         Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
+    }
+
+    /// Cancels what runs for everybody who may not go on.
+    pub fn cancel_unless(&self, may_go_on: impl Fn(&Principal) -> bool) {
+        for (principal, stop) in self.shared.under_way().values() {
+            if !may_go_on(principal) && !stop.is_cancelled() {
+                tracing::info!(
+                    user = principal.user,
+                    "a statement is cancelled with its user's rights"
+                );
+                stop.cancel();
+            }
+        }
     }
 
     pub fn figures(&self) -> &Figures {

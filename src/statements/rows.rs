@@ -10,7 +10,6 @@ use std::time::{Duration, Instant as Clock};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
@@ -20,7 +19,9 @@ use uuid::Uuid;
 use super::Statements;
 use super::admission::Permit;
 use super::log::{Outcome, Record};
+use crate::access::Principal;
 use crate::engine::fault::engine_error;
+use crate::engine::query::Query;
 use crate::engine::storable::conform;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -31,7 +32,7 @@ const BATCHES_AHEAD: usize = 2;
 pub(super) struct Running {
     statements: Statements,
     id: Uuid,
-    user: String,
+    principal: Arc<Principal>,
     sql: String,
     /// Microseconds since 1970 UTC.
     started: i64,
@@ -60,17 +61,19 @@ struct Ending {
 impl Running {
     pub(super) fn new(
         statements: Statements,
-        user: String,
+        principal: Arc<Principal>,
         sql: String,
         permit: Permit,
         bounds: Bounds,
         stop: CancellationToken,
     ) -> Self {
+        let id = Uuid::now_v7();
+        statements.shared.under_way().insert(id, (Arc::clone(&principal), stop.clone()));
         Self {
             started: (statements.shared.clock)(),
             statements,
-            id: Uuid::now_v7(),
-            user,
+            id,
+            principal,
             sql,
             began: Clock::now(),
             _permit: permit,
@@ -112,7 +115,7 @@ impl Drop for Running {
         };
         let record = Record {
             id: self.id,
-            user: std::mem::take(&mut self.user),
+            user: self.principal.user.clone(),
             sql: std::mem::take(&mut self.sql),
             started: self.started,
             seconds: self.began.elapsed().as_secs_f64(),
@@ -122,6 +125,7 @@ impl Drop for Running {
             error: ending.error.map(|(_, message)| message),
         };
         let shared = &self.statements.shared;
+        shared.under_way().remove(&self.id);
         shared.figures.add(outcome, record.seconds, record.rows, record.bytes);
         shared.log.write(&record);
     }
@@ -142,12 +146,12 @@ impl Rows {
         plans: Vec<Arc<dyn ExecutionPlan>>,
         part: usize,
         schema: &SchemaRef,
-        task: Arc<TaskContext>,
+        query: Arc<Query>,
     ) -> Self {
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
         let executor = running.statements.shared.executor.clone();
         let execution =
-            Execution { running, plans, part, schema: Arc::clone(schema), task, sender };
+            Execution { running, plans, part, schema: Arc::clone(schema), query, sender };
         let task = executor.spawn(execution.run());
         Self { schema: Arc::clone(schema), receiver, task, has_ended: false }
     }
@@ -193,7 +197,7 @@ struct Execution {
     plans: Vec<Arc<dyn ExecutionPlan>>,
     part: usize,
     schema: SchemaRef,
-    task: Arc<TaskContext>,
+    query: Arc<Query>,
     sender: mpsc::Sender<Result<RecordBatch>>,
 }
 
@@ -245,9 +249,9 @@ impl Execution {
     async fn execute(self) -> Result<bool> {
         let failed = |error| engine_error("the statement failed", error);
         for plan in self.plans {
-            let mut batches = plan.execute(self.part, Arc::clone(&self.task)).map_err(failed)?;
+            let mut batches = plan.execute(self.part, self.query.task()).map_err(failed)?;
             while let Some(batch) = batches.next().await {
-                let batch = conform(&batch.map_err(failed)?, &self.schema)?;
+                let batch = self.query.shown(conform(&batch.map_err(failed)?, &self.schema)?)?;
                 if batch.num_rows() == 0 {
                     continue;
                 }

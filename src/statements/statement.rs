@@ -249,7 +249,8 @@ impl Statement {
         for plan in self.0.plans.iter().skip(plans.len()) {
             plans.push(whole(self.0.query.physical(plan).await?));
         }
-        Ok(Rows::start(running, plans, part, &self.0.schema, self.0.query.task()))
+        let query = Arc::clone(&self.0.query);
+        Ok(Rows::start(running, plans, part, &self.0.schema, query))
     }
 
     async fn running(&self) -> Result<Arc<Running>> {
@@ -273,7 +274,7 @@ impl Statement {
         }
         let started = Arc::new(Running::new(
             self.0.statements.clone(),
-            self.0.principal.user.clone(),
+            Arc::clone(&self.0.principal),
             self.0.source.text.clone(),
             permit,
             Bounds {

@@ -19,7 +19,7 @@ const REST_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// Where the clients are installed, or `None` after a loud word that `test` is skipped. With
 /// `FLOWGUARD_TEST_REQUIRED=1` a failing installation is a failure.
-fn installed(test: &str) -> Option<PathBuf> {
+pub fn installed(test: &str) -> Option<PathBuf> {
     let required = std::env::var("FLOWGUARD_TEST_REQUIRED").is_ok_and(|value| value == "1");
     static HOME: OnceLock<Option<PathBuf>> = OnceLock::new();
     let home = HOME.get_or_init(|| match required || complete() {
@@ -110,7 +110,7 @@ fn demo() -> Project {
 
 /// Runs a client's script and says how many of its checks passed.
 #[track_caller]
-fn run(name: &str, command: &mut Command) {
+pub fn run(name: &str, command: &mut Command) {
     let finished = finish(command);
     let last = finished.stdout.lines().last().unwrap_or_default();
     assert_eq!(finished.code, Some(0), "{name}:\n{}\n{}", finished.stdout, finished.stderr);
@@ -118,7 +118,7 @@ fn run(name: &str, command: &mut Command) {
     say(&format!("{name}: {last}"));
 }
 
-fn python(home: &Path, script: &str, url: &str) -> Command {
+pub fn python(home: &Path, script: &str, url: &str) -> Command {
     let mut command = Command::new(home.join("python/bin/python"));
     command.arg("-B").arg(scripts().join(script)).arg(url);
     command

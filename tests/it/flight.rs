@@ -988,6 +988,12 @@ async fn headers_of_64_kib_are_taken_and_a_handshake_gives_a_token() {
     let token = client.handshake("ann", "any").await.unwrap();
     assert_eq!(client.token().unwrap().as_bytes(), &*token);
     assert_eq!(ask(&mut client, METRICS).await, METRICS_TABLE);
+    // HTTP's own answer to headers that are too large, on a connection that goes on.
+    client.set_header("x-trace", "x".repeat(96 << 10));
+    let refused = failure(&mut client, METRICS).await;
+    assert!(refused.message().contains("431"), "{refused:?}");
+    client.set_header("x-trace", "x");
+    assert_eq!(ask(&mut client, METRICS).await, METRICS_TABLE);
 }
 
 static USERS_TIME: AtomicI64 = AtomicI64::new(1_767_571_200_000_000);

@@ -23,7 +23,7 @@ use tokio_rustls::rustls::{
     ClientConfig, ClientConnection, DEFAULT_VERSIONS, RootCertStore, StreamOwned,
 };
 
-use crate::program::Project;
+use crate::program::{Project, model};
 use crate::served::{PATIENCE, Reply, Request, Served};
 use crate::services::{User, services};
 use crate::traffic::produce_history;
@@ -49,6 +49,8 @@ fn a_small_lake_is_served() {
     failures_have_a_status_and_a_hint(&served);
     a_failure_after_the_first_rows_cuts_the_answer_off(&served);
     foreign_pages_are_refused(&served);
+    plans_do_not_say_where_the_lake_is(&served, lake.path());
+    nothing_but_the_lake_is_reached(&served, project.folder());
     measurements_are_there(&served);
     who_asked_what_is_noted(&project);
     open_streams_come_to_their_end(served);
@@ -175,6 +177,69 @@ fn foreign_pages_are_refused(served: &Served) {
     }
 }
 
+fn plans_do_not_say_where_the_lake_is(served: &Served, lake: &Path) {
+    // Stores know no slash at the beginning.
+    let lake = lake.to_str().unwrap().trim_start_matches('/');
+    for explain in [
+        "EXPLAIN",
+        "EXPLAIN VERBOSE",
+        "EXPLAIN ANALYZE",
+        "EXPLAIN ANALYZE VERBOSE",
+        "EXPLAIN FORMAT TREE",
+        "EXPLAIN FORMAT PGJSON",
+        "EXPLAIN FORMAT GRAPHVIZ",
+    ] {
+        let plan = sql(served, "*/*", &format!("{explain} {METRICS}")).succeeded();
+        assert!(!plan.contains(lake), "{explain}: {plan}");
+        assert!(
+            explain.contains("FORMAT") || plan.contains("[[gold/daily_metrics/part-"),
+            "{plan}"
+        );
+    }
+}
+
+fn nothing_but_the_lake_is_reached(served: &Served, folder: &Path) {
+    let file = folder.join("planted.csv");
+    std::fs::write(&file, "planted\nplanted\n").unwrap();
+    let out = folder.join("out.csv");
+    let web = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    web.set_nonblocking(true).unwrap();
+    let url = format!("http://{}/planted.csv", web.local_addr().unwrap());
+    let (file, out, folder) = (file.display(), out.display(), folder.display());
+    for statement in [
+        format!("COPY (SELECT 1) TO '{out}' STORED AS CSV"),
+        format!("EXPLAIN ANALYZE COPY (SELECT 1) TO '{out}' STORED AS CSV"),
+        format!("CREATE EXTERNAL TABLE p STORED AS CSV LOCATION '{file}'"),
+        format!("CREATE EXTERNAL TABLE p STORED AS CSV LOCATION '{url}'"),
+        format!("SET datafusion.runtime.temp_directory = '{folder}'"),
+        "RESET datafusion.execution.batch_size".to_owned(),
+        "SHOW ALL".to_owned(),
+        "PREPARE p AS SELECT 1".to_owned(),
+        "CREATE FUNCTION f() RETURNS INT RETURN 1".to_owned(),
+        format!("SELECT * FROM '{file}'"),
+        format!("SELECT * FROM \"{file}\""),
+        format!("SELECT * FROM 'file://{file}'"),
+        format!("SELECT * FROM '{folder}/*.csv'"),
+        format!("SELECT * FROM \"{folder}/*.csv\""),
+        format!("SELECT * FROM '{url}'"),
+        format!("SELECT * FROM \"{url}\""),
+        format!("SELECT * FROM gold.\"{url}\""),
+        "SELECT * FROM 's3://bucket/planted.csv'".to_owned(),
+        format!("SELECT * FROM read_csv('{file}')"),
+        format!("SELECT * FROM read_parquet('{folder}/*')"),
+        format!("SELECT * FROM parquet_metadata('{file}')"),
+        format!("SELECT * FROM delta_scan('{folder}')"),
+        format!("SELECT * FROM table_at('{file}', 0)"),
+        "SELECT * FROM table_at('gold.../../planted', 0)".to_owned(),
+    ] {
+        let reply = sql(served, "*/*", &statement);
+        assert!([400, 404].contains(&reply.status), "{statement}: {}", reply.text());
+    }
+    assert!(!Path::new(&out.to_string()).exists());
+    let asked = web.accept().map_err(|error| error.kind());
+    assert_eq!(asked.map(drop), Err(std::io::ErrorKind::WouldBlock), "a URL was asked for");
+}
+
 fn measurements_are_there(served: &Served) {
     let before = served.get("/metrics").succeeded();
     sql(served, "*/*", "SELECT * FROM gold.daily_metrics").succeeded();
@@ -233,6 +298,15 @@ fn users_ask_within_their_rights(project: &Project) {
         let arguments = ["user", "add", user, "--role", role, "--password-stdin"];
         project.run_with_input(&arguments, &format!("sesame of {user}")).succeeded();
     }
+    let [never, view] = [
+        ("bronze/never_was", "kind: append\nsource: {topic: raw.never.v1, format: json}\ncolumns:\n  id: {type: string}", "SELECT * FROM kafka.never_was"),
+        ("gold/later", "kind: view", "SELECT id FROM bronze.never_was"),
+    ]
+    .map(|(name, header, sql)| {
+        let path = format!("sql/{name}.sql");
+        project.write(&path, &model(header, sql));
+        project.folder().join(path)
+    });
     let served = Served::start(project, &[]);
     assert_eq!(served.described["users"], json!(true));
     assert_eq!(served.get("/healthz").succeeded(), "ok\n");
@@ -257,8 +331,39 @@ fn users_ask_within_their_rights(project: &Project) {
     let absent = ask("ana", "sesame of ana", &count("bronze.absent_raw"));
     assert_eq!((hidden.status, absent.status), (404, 404));
     assert_eq!(hidden.text().replace("orders_raw", "absent_raw"), absent.text());
+    // What a view lacks is named to those who may read it.
+    let later = count("gold.later");
+    let (told, untold) = (ask("eve", "sesame of eve", &later), ask("ana", "sesame of ana", &later));
+    assert_eq!((told.status, untold.status), (404, 404));
+    assert!(told.text().contains("bronze.never_was"), "{}", told.text());
+    assert!(!untold.text().contains("never_was"), "{}", untold.text());
+    std::fs::remove_file(never).and_then(|()| std::fs::remove_file(view)).unwrap();
+    who_is_disabled_reads_no_further(project, &served);
     assert!(!served.said().contains("sesame"), "{}", served.said());
     assert_eq!(served.stop(), Some(0));
+}
+
+fn who_is_disabled_reads_no_further(project: &Project, served: &Served) {
+    let proof = format!("Basic {}", STANDARD.encode("ana:sesame of ana"));
+    let headers = [("authorization", proof.as_str()), ("content-type", "text/plain")];
+    let mut stream = served.connect();
+    post(&headers, MANY).write(&mut stream);
+    let mut first = [0];
+    stream.read_exact(&mut first).unwrap();
+    project.run(&["user", "disable", "ana"]).succeeded();
+    let disabled = Instant::now();
+    let proof = format!("Basic {}", STANDARD.encode("eve:sesame of eve"));
+    let headers = [("authorization", proof.as_str())];
+    let metrics = Request { path: "/metrics", headers: &headers, ..Request::default() };
+    while !served.ask(&metrics).succeeded().contains("flowguard_statements_running 0\n") {
+        assert!(disabled.elapsed() < PATIENCE, "it runs on: {}", served.said());
+        std::thread::sleep(LOOK_EVERY);
+    }
+    // Half a second between two looks, and what a busy machine adds.
+    assert!(disabled.elapsed() < Duration::from_secs(5), "{:?}", disabled.elapsed());
+    let reply = Reply::read(first.as_slice().chain(stream));
+    assert_eq!((reply.status, reply.is_whole), (200, false));
+    project.run(&["user", "enable", "ana"]).succeeded();
 }
 
 fn the_demo_is_served_again(project: &Project) {
@@ -432,21 +537,25 @@ fn what_cannot_be_served_is_refused_with_what_to_set() {
 }
 
 /// An authority, and certificates that it signed, made by `openssl`.
-struct Certificates(TempDir);
+pub struct Certificates(TempDir);
 
 impl Certificates {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let made = Self(TempDir::new().unwrap());
         made.openssl("ca", &[]);
-        for name in ["server", "client"] {
-            let (ca, key) = (made.path("ca.pem"), made.path("ca.key"));
-            let signed = ["-CA", &ca, "-CAkey", &key, "-addext", "basicConstraints=CA:FALSE"];
-            made.openssl(name, &signed);
-        }
+        made.sign("server");
+        made.sign("client");
         made
     }
 
-    fn path(&self, name: &str) -> String {
+    /// A new certificate of that name, and its key.
+    fn sign(&self, name: &str) {
+        let (ca, key) = (self.path("ca.pem"), self.path("ca.key"));
+        let signed = ["-CA", &ca, "-CAkey", &key, "-addext", "basicConstraints=CA:FALSE"];
+        self.openssl(name, &signed);
+    }
+
+    pub fn path(&self, name: &str) -> String {
         self.0.path().join(name).to_str().unwrap().to_owned()
     }
 
@@ -466,7 +575,7 @@ impl Certificates {
     }
 
     /// A client that trusts the authority, and shows a certificate if it has one.
-    fn connect(
+    pub fn connect(
         &self,
         served: &Served,
         own: Option<&str>,
@@ -508,6 +617,7 @@ fn tls_is_spoken_and_client_certificates_are_asked_for() {
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer);
     assert!(!answer.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&answer));
+    a_renewed_certificate_is_shown(&certificates, &served);
     assert_eq!(served.stop(), Some(0));
 
     let project = project.with("FLOWGUARD_SERVER_TLS_CLIENT_CA", &certificates.path("ca.pem"));
@@ -519,4 +629,32 @@ fn tls_is_spoken_and_client_certificates_are_asked_for() {
     let mut answer = Vec::new();
     assert!(unknown.read_to_end(&mut answer).is_err() && answer.is_empty());
     assert_eq!(served.stop(), Some(0));
+}
+
+fn a_renewed_certificate_is_shown(certificates: &Certificates, served: &Served) {
+    let health = Request { path: "/healthz", ..Request::default() };
+    let shown = || {
+        let mut stream = certificates.connect(served, None);
+        health.write(&mut stream);
+        let shown = stream.conn.peer_certificates().map(|chain| chain[0].clone().into_owned());
+        assert_eq!(Reply::read(stream).succeeded(), "ok\n");
+        shown.expect("a certificate was shown")
+    };
+    let before = certificates.certificate("server");
+    assert_eq!(shown(), before);
+    certificates.sign("server");
+    let renewed = certificates.certificate("server");
+    assert_ne!(renewed, before);
+    let deadline = Instant::now() + PATIENCE;
+    while shown() != renewed {
+        assert!(Instant::now() < deadline, "the old one is shown: {}", served.said());
+        std::thread::sleep(LOOK_EVERY);
+    }
+    std::fs::write(certificates.path("server.pem"), "no certificate").unwrap();
+    while !served.said().contains("the certificate cannot be renewed; the one before stays") {
+        assert!(Instant::now() < deadline, "nothing is said: {}", served.said());
+        std::thread::sleep(LOOK_EVERY);
+    }
+    assert_eq!(shown(), renewed);
+    certificates.sign("server");
 }

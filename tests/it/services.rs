@@ -168,6 +168,18 @@ impl Services {
         paths
     }
 
+    /// All objects under a folder of the bucket, with what they hold.
+    pub async fn contents(&self, folder: &str) -> Vec<(String, Vec<u8>)> {
+        use object_store::ObjectStoreExt;
+        let store = self.bucket();
+        let mut contents = Vec::new();
+        for path in self.objects(folder).await {
+            let object = store.get(&path.as_str().into()).await.expect("the object is there");
+            contents.push((path, object.bytes().await.expect("it can be read").to_vec()));
+        }
+        contents
+    }
+
     /// Deletes everything under a folder of the bucket.
     pub async fn remove_objects(&self, folder: &str) {
         use object_store::ObjectStoreExt;

@@ -139,8 +139,8 @@ fn an_open_server_asks_nobody() {
         assert_eq!(*access.authorize(header, peer, 0).unwrap(), Principal::local());
     }
     assert_eq!(*access.password("ana", "", peer, 0).unwrap(), Principal::local());
-    assert_eq!(*access.current("local").unwrap(), Principal::local());
-    assert_eq!(access.current("ana"), None);
+    assert_eq!(*access.current("local", 0).unwrap(), Principal::local());
+    assert_eq!(access.current("ana", 0), None);
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn a_token_is_good_until_it_expires_or_is_revoked() {
 #[test]
 fn a_bearer_is_good_for_its_time_at_its_server_and_as_it_was_given() {
     let house = House::new();
-    let ana = house.access.current("ana").unwrap();
+    let ana = house.access.current("ana", 0).unwrap();
     let bearer = format!("Bearer {}", house.access.bearer(&ana, 0));
     let last = BEARER_LIFETIME_MICROS - 1;
     assert_eq!(house.ask(&bearer, last), "ok ana analyst");
@@ -232,7 +232,7 @@ fn a_bearer_ends_with_any_credential_of_its_user_and_not_with_a_new_one() {
     let house = House::new();
     let token = house.token(None);
     assert_eq!(house.ask(&format!("Bearer {token}"), SECOND), "ok ana analyst");
-    let ana = house.access.current("ana").unwrap();
+    let ana = house.access.current("ana", 0).unwrap();
     let bearer = format!("Bearer {}", house.access.bearer(&ana, SECOND));
     house.token(None);
     assert_eq!(house.ask(&bearer, 3 * SECOND), "ok ana analyst");
@@ -256,7 +256,7 @@ fn the_most_tokens_fit_into_a_bearer() {
     house.change(|ana| {
         ana.tokens = (0..TOKENS_PER_USER_MAX).map(|_| Token::generate("ci", None).0).collect();
     });
-    let ana = house.access.current("ana").unwrap();
+    let ana = house.access.current("ana", 0).unwrap();
     let bearer = format!("Bearer {}", house.access.bearer(&ana, 0));
     assert!(bearer.len() < 600, "{}", bearer.len());
     assert_eq!(house.ask(&bearer, 0), "ok ana analyst");
@@ -266,7 +266,7 @@ fn the_most_tokens_fit_into_a_bearer() {
 fn a_disabled_user_is_out_within_a_second() {
     let house = House::new();
     let token = house.token(None);
-    let ana = house.access.current("ana").unwrap();
+    let ana = house.access.current("ana", 0).unwrap();
     let headers = [
         basic_of("ana", PASSWORD),
         format!("Bearer {token}"),
@@ -283,7 +283,7 @@ fn a_disabled_user_is_out_within_a_second() {
             "Denied: user `ana` is disabled (an administrator may run: flowguard user enable ana)"
         );
     }
-    assert_eq!(house.access.current("ana"), None);
+    assert_eq!(house.access.current("ana", 0), None);
     assert_eq!(house.ask(&basic_of("ana", "wrong"), 3 * SECOND), WRONG, "nobody else learns of it");
     house.change(|ana| {
         ana.disabled = false;
@@ -291,7 +291,7 @@ fn a_disabled_user_is_out_within_a_second() {
         ana.grants.push(Grant::Layer(crate::table::Layer::Bronze));
     });
     assert_eq!(house.ask(&headers[2], 5 * SECOND), "ok ana engineer");
-    assert_eq!(house.access.current("ana").unwrap().grants.len(), 1);
+    assert_eq!(house.access.current("ana", 0).unwrap().grants.len(), 1);
 }
 
 #[test]
@@ -335,10 +335,10 @@ fn users_come_from_the_setting_the_file_or_nowhere() {
     let named = configured(&[("FLOWGUARD_SERVER_USERS_FILE", "users.yaml")]).unwrap_err();
     assert_eq!(named.kind, ErrorKind::NotFound, "a file that was named must be there");
     edit(&folder.path().join("users.yaml"), "ana", Some(User::new(Role::Analyst)));
-    assert!(configured(&[]).unwrap().current("ana").is_some());
+    assert!(configured(&[]).unwrap().current("ana", 0).is_some());
     let text = "version: 1\nusers: {bob: {role: admin}}\n";
     let access = configured(&[("FLOWGUARD_SERVER_USERS", text)]).unwrap();
-    assert!(access.current("bob").is_some() && access.current("ana").is_none());
+    assert!(access.current("bob", 0).is_some() && access.current("ana", 0).is_none());
     let error = configured(&[("FLOWGUARD_SERVER_USERS", "planted")]).unwrap_err();
     assert_eq!(error.message, "1 problem in `server.users`");
     assert!(!format!("{error:?}").contains("planted"));
@@ -348,7 +348,7 @@ fn users_come_from_the_setting_the_file_or_nowhere() {
 fn nothing_that_strangers_send_ends_the_server() {
     let house = House::new();
     let token = house.token(None);
-    let ana = house.access.current("ana").unwrap();
+    let ana = house.access.current("ana", 0).unwrap();
     let bearer = house.access.bearer(&ana, 0);
     let headers =
         [basic_of("ana", PASSWORD), format!("Bearer {token}"), format!("Bearer {bearer}")];

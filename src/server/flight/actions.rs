@@ -26,6 +26,8 @@ use super::state::{Server, command_in, message_in, not_flight_sql, unpack};
 use crate::access::Principal;
 use crate::error::{Error, Result};
 
+/// Of an action that there is not.
+const NAME_CHARS_SHOWN: usize = 64;
 const ACTIONS: [(&str, &str); 8] = [
     ("CreatePreparedStatement", "plans a statement, to be bound and executed later"),
     ("ClosePreparedStatement", "forgets a prepared statement"),
@@ -114,7 +116,11 @@ impl Server {
                 return Ok(Answer { body: Some(body), cookie });
             }
             name if UNSUPPORTED.contains(&name) => return Err(unsupported()),
-            name => return Err(Status::unimplemented(format!("there is no action `{name}`"))),
+            name => {
+                // It goes back in a header.
+                let name: String = name.chars().take(NAME_CHARS_SHOWN).collect();
+                return Err(Status::unimplemented(format!("there is no action `{name}`")));
+            }
         };
         Ok(Answer { body: Some(body), cookie: None })
     }

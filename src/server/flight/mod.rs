@@ -22,7 +22,7 @@ mod status;
 use std::io;
 use std::time::Duration;
 
-use arrow_flight::flight_service_server::FlightServiceServer;
+use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -80,12 +80,24 @@ fn router(server: Server) -> Router {
     let service = FlightServiceServer::new(server)
         .max_decoding_message_size(RECEIVED_BYTES_MAX)
         .max_encoding_message_size(SENT_BYTES_MAX);
+    transport(KEEPALIVE, KEEPALIVE_WAIT).add_service(service)
+}
+
+fn transport(keepalive: Duration, keepalive_wait: Duration) -> tonic::transport::Server {
     tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE_WAIT))
+        .http2_keepalive_interval(Some(keepalive))
+        .http2_keepalive_timeout(Some(keepalive_wait))
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .max_concurrent_streams(CALLS_MAX)
-        .add_service(service)
+}
+
+/// The calls alone, for whoever brings a transport of their own.
+pub fn calls(
+    statements: Statements,
+    access: Access,
+    clock: fn() -> i64,
+) -> Result<impl FlightService> {
+    Server::new(statements, access, clock)
 }
 
 async fn sweep(server: Server) {
@@ -93,5 +105,56 @@ async fn sweep(server: Server) {
     loop {
         ticks.tick().await;
         server.sweep();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tonic::service::Routes;
+
+    use super::*;
+
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const PING: u8 = 6;
+    const ACKNOWLEDGED: u8 = 1;
+
+    /// One frame's type, flags and payload; `None` once the connection is closed.
+    async fn frame(stream: &mut TcpStream) -> Option<(u8, u8, Vec<u8>)> {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.ok()?;
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        stream.read_exact(&mut payload).await.ok()?;
+        Some((head[3], head[4], payload))
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_lives_as_long_as_it_answers_pings() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let incoming = futures::stream::unfold(listener, |listener| async {
+            Some((listener.accept().await.map(|(stream, _)| stream), listener))
+        });
+        let (interval, wait) = (Duration::from_millis(20), Duration::from_millis(200));
+        let server = transport(interval, wait).add_routes(Routes::default());
+        let served = tokio::spawn(server.serve_with_incoming(incoming));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        client.write_all(&[PREFACE, &settings].concat()).await.unwrap();
+        let mut answered = 0;
+        // Longer than an unanswered one would be borne.
+        while answered < 20 {
+            let (kind, flags, payload) = frame(&mut client).await.expect("it is kept open");
+            if kind == PING && flags == 0 {
+                let head = [0, 0, 8, PING, ACKNOWLEDGED, 0, 0, 0, 0];
+                client.write_all(&[&head, payload.as_slice()].concat()).await.unwrap();
+                answered += 1;
+            }
+        }
+        // And now it is silent.
+        let closed = async { while frame(&mut client).await.is_some() {} };
+        tokio::time::timeout(Duration::from_secs(30), closed).await.expect("it is given up");
+        served.abort();
     }
 }
