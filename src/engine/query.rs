@@ -22,7 +22,7 @@ use datafusion::sql::sqlparser::ast::{
 use super::catalog::{Pins, missing, register};
 use super::fault::{engine_error, sql_problem};
 use super::turns::taking_turns;
-use super::{Engine, interval_parameters, read_only};
+use super::{Engine, interval_parameters, read_only, task_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::Range;
 use crate::lake::{Lake, Snapshot};
@@ -93,9 +93,14 @@ impl Planner<'_> {
             }
         }
         let pins = register(&session, self.engine, self.lake, self.models, names).await?;
-        register_travels(&session, self.lake, &travels).await?;
-        let plan = session.state().statement_to_plan(statement).await;
-        let plan = match plan {
+        let state = match travels.is_empty() {
+            true => state,
+            false => {
+                register_travels(&session, self.lake, &travels).await?;
+                session.state()
+            }
+        };
+        let plan = match state.statement_to_plan(statement).await {
             Ok(plan) => plan,
             Err(error) => {
                 let known = self.tables().await.unwrap_or_default();
@@ -182,7 +187,7 @@ impl Query {
     }
 
     pub fn task(&self) -> Arc<TaskContext> {
-        self.session.task_ctx()
+        task_of(&self.session)
     }
 
     /// The first rows when ordered by all columns.
