@@ -9,17 +9,21 @@ pub mod query;
 pub mod storable;
 mod turns;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono_tz::Tz;
-use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemorySchemaProvider};
+use datafusion::catalog::{
+    CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
+    MemorySchemaProvider,
+};
 use datafusion::common::ParamValues;
 use datafusion::common::metadata::ScalarAndMetadata;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
-use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
 use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
 use datafusion::scalar::ScalarValue;
 
@@ -33,6 +37,8 @@ use crate::table::Layer;
 pub const CATALOG: &str = "lake";
 /// How many of the largest memory users an out-of-memory error names.
 const MEMORY_CONSUMERS_SHOWN: usize = 3;
+/// Pairs of layer and time zone whose sessions begin as copies.
+const BEGUN_MAX: usize = 32;
 
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
@@ -50,6 +56,7 @@ pub struct Engine {
     runtime: Arc<RuntimeEnv>,
     spill_dir: Option<PathBuf>,
     threads: usize,
+    begun: Arc<Mutex<HashMap<(Layer, Tz), SessionState>>>,
 }
 
 /// What one statement may take, and how it reads names and times.
@@ -75,15 +82,21 @@ impl Engine {
         }
         let runtime =
             builder.build_arc().map_err(|error| engine_error("cannot start the engine", error))?;
-        Ok(Self { runtime, spill_dir: options.spill_dir.clone(), threads: options.threads.max(1) })
+        Ok(Self {
+            runtime,
+            spill_dir: options.spill_dir.clone(),
+            threads: options.threads.max(1),
+            begun: Arc::default(),
+        })
     }
 
     /// A session with the three layers as empty schemas.
     pub fn session(&self) -> SessionContext {
-        self.session_on(self.config(Layer::Silver), Arc::clone(&self.runtime))
+        on_own_tables(self.state(self.config(Layer::Silver)))
     }
 
-    /// A session of one statement, with limits of its own inside those of all.
+    /// A session of one statement, with limits of its own inside those of all: its plans are
+    /// executed with [`task_of`].
     pub fn session_within(&self, limits: &SessionLimits) -> Result<SessionContext> {
         let mut runtime = (*self.runtime).clone();
         runtime.memory_pool =
@@ -95,11 +108,28 @@ impl Engine {
         }
         let disk = disk.build().map_err(|error| engine_error("cannot spill", error))?;
         runtime.disk_manager = Arc::new(disk);
-        let mut config = self.config(limits.layer);
-        config.options_mut().execution.time_zone = Some(limits.timezone.name().to_owned());
+        let mut state = self.begun(limits.layer, limits.timezone);
+        state.config_mut().set_extension(Arc::new(runtime));
+        Ok(on_own_tables(state))
+    }
+
+    /// A copy of what such sessions begin with: filling the tables of functions takes longer than
+    /// planning a small statement.
+    fn begun(&self, layer: Layer, timezone: Tz) -> SessionState {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = begun.get(&(layer, timezone)) {
+            return state.clone();
+        }
+        let mut config = self.config(layer);
+        config.options_mut().execution.time_zone = Some(timezone.name().to_owned());
         // Each partition of a scan may be streamed by itself, by another client and again.
         config.options_mut().execution.enable_file_stream_work_stealing = false;
-        Ok(self.session_on(config, Arc::new(runtime)))
+        let state = self.state(config);
+        if begun.len() >= BEGUN_MAX {
+            begun.clear();
+        }
+        begun.insert((layer, timezone), state.clone());
+        state
     }
 
     /// Memory that all plans hold now.
@@ -122,22 +152,35 @@ impl Engine {
         config
     }
 
-    fn session_on(&self, config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionContext {
-        let catalog = MemoryCatalogProvider::new();
-        for layer in Layer::ALL {
-            catalog
-                .register_schema(layer.as_str(), Arc::new(MemorySchemaProvider::new()))
-                .expect("a memory catalog takes any schema");
-        }
-        let state: SessionState = SessionStateBuilder::new()
+    fn state(&self, config: SessionConfig) -> SessionState {
+        SessionStateBuilder::new()
             .with_config(config)
-            .with_runtime_env(runtime)
+            .with_runtime_env(Arc::clone(&self.runtime))
             .with_default_features()
-            .build();
-        let session = SessionContext::new_with_state(state);
-        session.register_catalog(CATALOG, Arc::new(catalog));
-        session
+            .build()
     }
+}
+
+/// What a plan of `session` is executed with: the limits of its statement, if it has any.
+pub fn task_of(session: &SessionContext) -> Arc<TaskContext> {
+    let task = TaskContext::from(session);
+    Arc::new(match task.session_config().get_extension::<RuntimeEnv>() {
+        Some(runtime) => task.with_runtime(runtime),
+        None => task,
+    })
+}
+
+fn on_own_tables(mut state: SessionState) -> SessionContext {
+    let catalog = MemoryCatalogProvider::new();
+    for layer in Layer::ALL {
+        catalog
+            .register_schema(layer.as_str(), Arc::new(MemorySchemaProvider::new()))
+            .expect("a memory catalog takes any schema");
+    }
+    let catalogs = MemoryCatalogProviderList::new();
+    catalogs.register_catalog(CATALOG.to_owned(), Arc::new(catalog));
+    state.register_catalog_list(Arc::new(catalogs));
+    SessionContext::new_with_state(state)
 }
 
 /// What interactive and model SQL may be: queries. No DDL, DML or session statements.
@@ -154,4 +197,33 @@ pub fn interval_parameters(range: Range) -> ParamValues {
         [("start".to_owned(), instant(range.start.0)), ("end".to_owned(), instant(range.end.0))]
             .into(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datafusion::common::Result;
+    use datafusion::physical_plan::collect;
+
+    /// Joins in a statement of its own; how many rows that gives.
+    async fn join(engine: &Engine, memory_bytes_max: usize) -> Result<usize> {
+        let (layer, timezone) = (Layer::Silver, Tz::UTC);
+        let limits = SessionLimits { memory_bytes_max, spill_bytes_max: 0, layer, timezone };
+        let session = engine.session_within(&limits).unwrap();
+        let sql = "SELECT value FROM generate_series(1, 300000) \
+                   JOIN generate_series(1, 300000) AS b USING (value)";
+        let plan = session.sql(sql).await?.create_physical_plan().await?;
+        let batches = collect(plan, task_of(&session)).await?;
+        Ok(batches.iter().map(|batch| batch.num_rows()).sum())
+    }
+
+    #[tokio::test]
+    async fn a_statement_is_executed_within_its_own_limits() {
+        let options = EngineOptions { memory_bytes_max: 256 << 20, spill_dir: None, threads: 2 };
+        let engine = Engine::new(&options).unwrap();
+        let refused = join(&engine, 1 << 20).await.unwrap_err().to_string();
+        assert!(refused.contains("the statement holds"), "{refused}");
+        assert_eq!(join(&engine, 128 << 20).await.unwrap(), 300_000);
+        assert_eq!(engine.memory_bytes(), 0);
+    }
 }

@@ -23,7 +23,7 @@ use datafusion::sql::sqlparser::ast::{
 use super::catalog::{Pins, Tables, missing, register};
 use super::fault::{engine_error, sql_problem};
 use super::turns::taking_turns;
-use super::{Engine, interval_parameters, read_only};
+use super::{Engine, interval_parameters, read_only, task_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::Range;
 use crate::lake::{Lake, Snapshot};
@@ -98,9 +98,14 @@ impl Planner<'_> {
         let Planner { engine, lake, models, may_read, .. } = *self;
         let tables = Tables { engine, lake, models, may_read };
         let pins = register(&session, tables, names).await?;
-        register_travels(&session, self.lake, &travels).await?;
-        let plan = session.state().statement_to_plan(statement).await;
-        let plan = match plan {
+        let state = match travels.is_empty() {
+            true => state,
+            false => {
+                register_travels(&session, self.lake, &travels).await?;
+                session.state()
+            }
+        };
+        let plan = match state.statement_to_plan(statement).await {
             Ok(plan) => plan,
             Err(error) => {
                 let known = self.tables().await.unwrap_or_default();
@@ -189,7 +194,7 @@ impl Query {
     }
 
     pub fn task(&self) -> Arc<TaskContext> {
-        self.session.task_ctx()
+        task_of(&self.session)
     }
 
     /// A batch as somebody else than the lake's owner may see it: plans name files as they lie in

@@ -24,6 +24,7 @@ mod ingest_faults;
 mod kill9;
 mod lake;
 mod licences;
+mod load;
 mod planted;
 mod policies;
 mod program;

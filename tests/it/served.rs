@@ -68,6 +68,15 @@ impl Served {
         self.ask(&Request { path, ..Request::default() })
     }
 
+    /// `VmRSS` now, or `VmHWM` at most.
+    pub fn memory_mib(&self, field: &str) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("Linux tells");
+        let line = status.lines().find(|line| line.starts_with(field)).expect("a known field");
+        let kib = line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok());
+        kib.expect("a number") / 1024.0
+    }
+
     pub fn terminate(&self) {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args(["-TERM", &id]).status();
