@@ -1,10 +1,10 @@
-//! Entry point: reads the process, starts the runtime, prints the error. Nothing else prints one.
+//! Entry point: reads the process, starts the runtime, prints the error that ends it.
 
 #![allow(clippy::print_stderr, clippy::disallowed_methods)]
 
 use std::process::ExitCode;
 
-use flowguard::cli::{Process, execute};
+use flowguard::cli::{Interrupts, Process, execute};
 use flowguard::error::Error;
 use flowguard::lake::stage::is_caught_panic;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            report(&error);
+            eprintln!("{}", error.report());
             ExitCode::from(error.kind.exit_code())
         }
     }
@@ -37,48 +37,35 @@ fn start() -> Result<(), Error> {
         environment: std::env::vars().collect(),
         current_folder,
         stop: CancellationToken::new(),
+        interrupts: Interrupts::default(),
     };
-    let stop = process.stop.clone();
+    let (stop, interrupts) = (process.stop.clone(), process.interrupts.clone());
     runtime.block_on(async {
-        tokio::spawn(stop_on_signal(stop));
+        tokio::spawn(stop_on_signal(stop, interrupts));
         execute(std::env::args_os().collect(), process).await
     })
 }
 
-/// The first signal asks for an orderly end, the second does not wait for it.
-async fn stop_on_signal(stop: CancellationToken) {
+/// The first signal asks for an orderly end, the second does not wait for it. A Ctrl-C may be a
+/// statement's, and then ends no more than that.
+async fn stop_on_signal(stop: CancellationToken, interrupts: Interrupts) {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
         return;
     };
-    for _ in 0..2 {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+    loop {
+        let is_interrupt = tokio::select! {
+            _ = interrupt.recv() => true,
+            _ = terminate.recv() => false,
+        };
+        if is_interrupt && interrupts.is_taken() {
+            continue;
         }
         if stop.is_cancelled() {
             std::process::exit(130);
         }
         stop.cancel();
-    }
-}
-
-fn report(error: &Error) {
-    for diagnostic in &error.diagnostics {
-        eprintln!("{diagnostic}\n");
-    }
-    eprintln!("error: {error}");
-    let mut source = std::error::Error::source(error);
-    // The deepest cause says most; the layers between repeat it.
-    while let Some(deeper) = source.and_then(std::error::Error::source) {
-        source = Some(deeper);
-    }
-    if let Some(cause) = source {
-        eprintln!("cause: {}", cause.to_string().lines().next().unwrap_or_default());
-    }
-    if let Some(hint) = &error.hint {
-        eprintln!("hint: {hint}");
     }
 }

@@ -15,13 +15,17 @@ mod query;
 mod run;
 mod schema;
 mod serve;
+mod sink;
+mod sql;
 mod statements;
+mod target;
 mod user;
 
 pub use commands::execute;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
@@ -56,6 +60,24 @@ pub struct Process {
     pub current_folder: PathBuf,
     /// Cancelled by the first SIGINT or SIGTERM.
     pub stop: CancellationToken,
+    pub interrupts: Interrupts,
+}
+
+/// Whose a SIGINT is: the process's, or a statement's that a shell runs.
+#[derive(Clone, Default)]
+pub struct Interrupts(Arc<Mutex<Option<CancellationToken>>>);
+
+impl Interrupts {
+    /// From now on a SIGINT cancels `statement`, and nothing else.
+    pub fn divert(&self, statement: CancellationToken) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(statement);
+    }
+
+    /// Hands a SIGINT over; false if nobody but the process takes it.
+    pub fn is_taken(&self) -> bool {
+        let statement = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        statement.as_ref().map(CancellationToken::cancel).is_some()
+    }
 }
 
 /// The global flags and the process, as commands use them.
@@ -77,7 +99,11 @@ impl Session {
 
     /// The configuration of the project in `folder`, and logging as it says.
     pub fn config_of(&self, folder: &Path) -> Result<Config> {
-        let mut flags: Vec<(String, String)> = Vec::new();
+        self.config_with(folder, Vec::new())
+    }
+
+    /// The same, with settings that have flags of their own.
+    pub fn config_with(&self, folder: &Path, mut flags: Vec<(String, String)>) -> Result<Config> {
         for setting in &self.global.set {
             let (key, value) = setting.split_once('=').ok_or_else(|| {
                 Error::invalid(format!("`--set {setting}` has no `=`"))

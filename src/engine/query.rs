@@ -11,7 +11,7 @@ use datafusion::common::config::Dialect;
 use datafusion::common::{DataFusionError, plan_err};
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::{Expr, LogicalPlan};
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::Statement;
@@ -229,9 +229,8 @@ impl Query {
 
     /// Starts the statement; rows arrive as they are made.
     pub async fn stream(&self) -> Result<SendableRecordBatchStream> {
-        let failed = |error| engine_error("the query failed", error);
-        let frame = self.session.execute_logical_plan(self.plan.clone()).await.map_err(failed)?;
-        frame.execute_stream().await.map_err(failed)
+        let plan = self.physical(&self.plan).await?;
+        execute_stream(plan, self.task()).map_err(|error| engine_error("the query failed", error))
     }
 }
 

@@ -10,6 +10,7 @@
 )]
 
 mod access;
+mod certificates;
 mod check;
 mod checker;
 mod cli;
@@ -29,13 +30,16 @@ mod planted;
 mod policies;
 mod program;
 mod query;
+mod remote;
 mod runs;
 mod secrets;
 mod serve;
 mod served;
 mod services;
+mod shell;
 mod spark;
 mod store_errors;
+mod terminal;
 mod three_roles;
 mod tidy;
 mod topic_in_memory;

@@ -2,7 +2,8 @@
 //! catalog, and everything that is refused, through the real program.
 
 use std::io::Read;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use arrow::ipc::reader::StreamReader;
 use arrow::util::pretty::pretty_format_batches;
@@ -28,6 +29,7 @@ fn a_small_lake_answers_and_refuses() {
     writes_are_refused(&project);
     mistakes_have_a_place_and_a_hint(&project);
     a_reader_that_leaves_is_no_error(&project);
+    an_interrupt_ends_a_join_at_once(&project);
 }
 
 fn bytes(project: &Project, arguments: &[&str]) -> Vec<u8> {
@@ -256,4 +258,30 @@ fn a_reader_that_leaves_is_no_error(project: &Project) {
     let output = child.wait_with_output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""));
+}
+
+/// One that gives no row for ten seconds and more, and has been at work when the signal comes.
+fn an_interrupt_ends_a_join_at_once(project: &Project) {
+    let sql = "SELECT count(*), min(a.price + d.price) FROM silver.orders_cleaned a \
+               CROSS JOIN silver.orders_cleaned b CROSS JOIN silver.orders_cleaned c \
+               CROSS JOIN silver.orders_cleaned d";
+    let mut command = project.command(&["query", sql]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Hundredths of a second of a processor: the fields after the name, which may hold anything.
+    let worked = || -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        let (_, fields) = text.rsplit_once(')').unwrap();
+        fields.split(' ').nth(12).unwrap().parse().unwrap()
+    };
+    while worked() < 100 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let sent = Instant::now();
+    let output = child.wait_with_output().unwrap();
+    assert!(sent.elapsed() < Duration::from_secs(3), "after {:?}", sent.elapsed());
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let expected = (Some(130), "error: interrupted: the query was cancelled\n");
+    assert_eq!((output.status.code(), stderr.as_str()), expected);
 }

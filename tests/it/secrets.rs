@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use crate::program::Project;
-use crate::serve::Certificates;
+use crate::certificates::Certificates;
 use crate::served::{Request, Served};
 use crate::services::{User, services};
 
