@@ -75,22 +75,21 @@ async fn export(session: &Session, arguments: &RunArguments) -> Result<()> {
     let mut lines = Vec::new();
     let mut failed = 0;
     for (target, tables) in app.exports(&selected.selectors, selected.target.as_deref())? {
-        let mut to = connect(session, &app, target).await?;
+        let mut connected = None;
         for name in &tables {
-            let began = std::time::Instant::now();
-            let work = async {
-                let done = app.export_source().export(&mut to, name, arguments.full).await?;
-                Ok::<Exported, Error>(done)
+            let mut to = match connected.take() {
+                Some(connected) => connected,
+                None => connect(session, &app, target).await?,
             };
-            let outcome = stoppable(session, work).await?;
+            let began = std::time::Instant::now();
+            let source = app.export_source();
+            let outcome = stoppable(session, source.export(&mut to, name, arguments.full)).await?;
             failed += usize::from(outcome.is_err());
             let seconds = began.elapsed().as_secs_f64();
             output::say(&exported_line(name, target, &outcome, seconds));
             lines.push(exported_json(name, target, &outcome, seconds));
-            if outcome.is_err() {
-                // The connection may be in the middle of something.
-                to = connect(session, &app, target).await?;
-            }
+            // After a failure the connection may be in the middle of something.
+            connected = outcome.is_ok().then_some(to);
         }
     }
     if selected.output == Output::Json {

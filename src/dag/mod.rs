@@ -1,7 +1,7 @@
 //! `dags.yaml`: which models run together and when. Reading, schedules and selection; pure apart
 //! from reading the one file, and without a clock.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
@@ -20,12 +20,12 @@ pub use schedule::Schedule;
 pub use select::select;
 pub use targets::{DriverKind, Export, Target};
 
+use targets::{KeysRead, NAME_HINT, SELECTORS_HINT};
+
 /// JSON Schema of `dags.yaml`.
 pub const DAGS_SCHEMA: &str = include_str!("dags.schema.json");
 pub const FILE_NAME: &str = "dags.yaml";
 const VERSION: i64 = 1;
-const NAME_HINT: &str = "use lowercase letters, digits and underscores, starting with a letter";
-const MODEL_SELECTORS_HINT: &str = "such as [+gold.daily_metrics]";
 
 /// The content of `dags.yaml`.
 #[derive(Debug, Clone)]
@@ -99,8 +99,6 @@ fn read_text(source: &Source) -> (Content, Vec<Diagnostic>) {
     (content, problems.into_diagnostics())
 }
 
-type KeysRead = BTreeSet<&'static str>;
-
 /// Also returns the keys that were asked for at the top.
 fn read_file(map: Mapping<'_>, problems: &Problems<'_>) -> (Content, KeysRead) {
     if let Some(version) = map.required("version")
@@ -152,7 +150,7 @@ fn read_dag(name: &str, map: Mapping<'_>, default_timezone: Tz) -> (Dag, KeysRea
     let select = map.required("select").and_then(|value| {
         let selectors = value.strings()?;
         if selectors.is_empty() {
-            value.report("`select` names nothing", MODEL_SELECTORS_HINT);
+            value.report("`select` names nothing", SELECTORS_HINT);
         }
         Some(selectors)
     });

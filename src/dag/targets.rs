@@ -1,12 +1,18 @@
 //! `targets:` and `exports:` of `dags.yaml`: which warehouses there are, and which tables each
 //! keeps. Variables in connections are left as they stand; `app` replaces them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{KeysRead, MODEL_SELECTORS_HINT};
 use crate::source::{Problems, Spanned};
 use crate::table::{Layer, is_identifier};
 use crate::yaml::{Mapping, Value};
+
+pub(super) const NAME_HINT: &str =
+    "use lowercase letters, digits and underscores, starting with a letter";
+pub(super) const SELECTORS_HINT: &str = "such as [+gold.daily_metrics]";
+
+/// Keys that were asked for.
+pub(super) type KeysRead = BTreeSet<&'static str>;
 
 /// A warehouse that tables are exported to.
 #[derive(Debug, Clone)]
@@ -130,7 +136,7 @@ pub(super) fn read_export(name: &str, map: Mapping<'_>) -> (Option<Export>, Keys
     let select = map.required("select").and_then(|value| {
         let selectors = value.strings()?;
         if selectors.is_empty() {
-            value.report("`select` names nothing", MODEL_SELECTORS_HINT);
+            value.report("`select` names nothing", SELECTORS_HINT);
         }
         Some(selectors)
     });
@@ -147,6 +153,6 @@ fn check_name(entry: &Value<'_>, what: &str, problems: &Problems<'_>) {
     if !is_identifier(name) {
         let article = if what.starts_with('e') { "an" } else { "a" };
         let message = format!("`{name}` is not a name of {article} {what}");
-        problems.report_hint(entry.key.position, message, super::NAME_HINT);
+        problems.report_hint(entry.key.position, message, NAME_HINT);
     }
 }

@@ -4,8 +4,9 @@ use arrow::datatypes::{DataType, SchemaRef};
 use futures::StreamExt;
 
 use super::canonical::Proof;
+use super::destination::Destination;
+use super::pair::Source;
 use super::rows::RowSource;
-use super::{Destination, Source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::TableName;
 
@@ -22,7 +23,7 @@ pub struct Parity {
 impl Source {
     /// Compares `name` in the target with the lake, at the version that the target's ledger names.
     pub async fn parity(&self, to: &mut Destination, name: &TableName) -> Result<Parity> {
-        let newest = self.pair(to, name, None).await?;
+        let newest = self.pair(&to.target, to.dialect, name, None).await?;
         to.prepare().await?;
         let held = to.held(&newest).await?.ok_or_else(|| {
             Error::new(
@@ -38,7 +39,7 @@ impl Source {
             ))
             .hint(format!("flowguard export run {name} --full")));
         }
-        let pair = self.pair(to, name, Some(held.version)).await?;
+        let pair = self.pair(&to.target, to.dialect, name, Some(held.version)).await?;
         let found = to.texts(to.dialect.columns_of(&pair.schema, name.name())).await?;
         let mut differences = form_differences(to, &pair.columns, &found);
         let own = self.scan(to, name, held.version).await?;
@@ -51,7 +52,7 @@ impl Source {
     }
 
     async fn scan(&self, to: &Destination, name: &TableName, version: u64) -> Result<Proof> {
-        let pair = self.pair(to, name, Some(version)).await?;
+        let pair = self.pair(&to.target, to.dialect, name, Some(version)).await?;
         let mut rows = RowSource::open(self, &pair, None, to.dialect).await?;
         let mut stream = std::pin::pin!(rows.stream());
         while let Some(batch) = stream.next().await {

@@ -13,7 +13,7 @@ use futures::{Stream, StreamExt};
 
 use super::canonical::Proof;
 use super::dialect::{Dialect, date, quoted};
-use super::{Pair, Source};
+use super::pair::{Pair, Source};
 use crate::engine::fault::engine_error;
 use crate::engine::storable::conform;
 use crate::error::{Error, Result};

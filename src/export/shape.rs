@@ -1,44 +1,16 @@
 //! A table's form in a target: which columns it has, how it is made, and what may be changed without
 //! asking. Builds statements, runs none.
 
-use std::sync::Arc;
-
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{Field, SchemaRef};
 use uuid::Uuid;
 
-use super::Pair;
-use super::canonical::{Floats, Proof, is_comparable, is_float};
+use super::canonical::{Floats, Proof, is_float};
 use super::dialect::{Dialect, quoted};
+use super::pair::Pair;
 use crate::error::{Error, Result};
-use crate::lake::spec::DAY_COLUMN;
 use crate::table::TableName;
 
 const STAGE_PREFIX: &str = "stage_";
-
-/// The columns that are exported: all but the lake's own layout.
-pub fn exported_columns(
-    name: &TableName,
-    schema: &SchemaRef,
-    dialect: &dyn Dialect,
-) -> Result<SchemaRef> {
-    let fields = schema.fields().iter().filter(|field| field.name() != DAY_COLUMN);
-    let fields: Result<Vec<Field>> = fields
-        .map(|field| {
-            let stored = crate::engine::storable::storable_type(field.data_type())
-                .unwrap_or_else(|_| field.data_type().clone());
-            if is_comparable(&stored) && dialect.column_type(&stored).is_some() {
-                return Ok(Field::new(field.name(), stored, field.is_nullable()));
-            }
-            Err(Error::invalid(format!(
-                "`{}` of `{name}` has the type {}, which cannot be exported",
-                field.name(),
-                field.data_type()
-            ))
-            .hint("leave it out in a model of its own, or cast it to text"))
-        })
-        .collect();
-    Ok(Arc::new(Schema::new(fields?)))
-}
 
 pub fn create(dialect: &dyn Dialect, table: &str, columns: &SchemaRef) -> Result<String> {
     let columns: Result<Vec<String>> =

@@ -6,20 +6,23 @@ use std::process::{Command, Output};
 
 use flowguard::config::settings::SETTINGS;
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 17] = [
     "audit",
     "check",
     "completions",
     "config",
     "demo",
     "dlq",
+    "export",
     "ingest",
     "lineage",
+    "parity",
     "query",
     "run",
     "schema",
     "serve",
     "statements",
+    "target",
     "user",
 ];
 

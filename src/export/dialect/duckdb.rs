@@ -2,7 +2,7 @@
 
 use arrow::datatypes::{DataType, TimeUnit};
 
-use super::{Dialect, literal};
+use super::words::{Dialect, literal};
 use crate::warehouse::libraries::{DUCKDB, Library};
 
 pub struct Duckdb;
