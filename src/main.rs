@@ -33,7 +33,10 @@ fn start() -> Result<(), Error> {
         .map_err(|source| Error::internal("cannot start the runtime").source(source))?;
     let current_folder = std::env::current_dir()
         .map_err(|source| Error::invalid("the current folder is gone").source(source))?;
+    let program = std::env::current_exe()
+        .map_err(|source| Error::internal("this program has no file").source(source))?;
     let process = Process {
+        program,
         environment: std::env::vars().collect(),
         current_folder,
         stop: CancellationToken::new(),

@@ -1,6 +1,7 @@
 //! The one place that wires the parts together: project folder and configuration in, lake, engine
 //! and pipelines out. Decides nothing of its own.
 
+pub mod export;
 pub mod serve;
 
 use std::collections::BTreeMap;

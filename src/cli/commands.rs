@@ -6,8 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use futures::future::LocalBoxFuture;
 
 use super::{
-    Global, Process, Session, audit, check, completions, config, demo, dlq, ingest, lineage,
-    output, query, run, schema, serve, sql, statements, user,
+    Global, Process, Session, audit, check, completions, config, demo, dlq, export, ingest,
+    lineage, output, query, run, schema, serve, sql, statements, user,
 };
 use crate::error::{Error, Result};
 
@@ -21,6 +21,8 @@ Examples:
   flowguard sql                               ask one statement after the other
   flowguard serve                             answer SQL over Flight SQL and HTTP
   flowguard dlq list                          see which messages bronze refused, and why
+  flowguard export run                        bring warehouses to the newest versions
+  flowguard parity                            prove that they hold what the lake holds
   flowguard audit                             prove that every offset is accounted for
 
 Exit codes: 0 done; 1 wrong input, or something was found; 2 a run failed; 3 the store, the broker
@@ -44,15 +46,21 @@ enum Command {
     Config(config::Arguments),
     Demo(demo::Arguments),
     Dlq(dlq::Arguments),
+    Export(export::Arguments),
     Ingest(ingest::Arguments),
     Lineage(lineage::Arguments),
+    Parity(export::ParityArguments),
     Query(query::Arguments),
     Run(run::Arguments),
     Schema(schema::Arguments),
     Serve(serve::Arguments),
     Sql(sql::Arguments),
     Statements(statements::Arguments),
+    Target(export::TargetArguments),
     User(user::Arguments),
+    /// Holds a driver for another process of this program
+    #[command(hide = true)]
+    WarehouseDriver,
 }
 
 /// Parses and runs one command line. Boxed, so that the program's code is generated once, in this
@@ -75,15 +83,19 @@ async fn dispatch(arguments: Vec<OsString>, process: Process) -> Result<()> {
         Command::Config(arguments) => config::execute(&session, &arguments),
         Command::Demo(arguments) => demo::execute(&session, &arguments).await,
         Command::Dlq(arguments) => dlq::execute(&session, &arguments).await,
+        Command::Export(arguments) => export::execute(&session, &arguments).await,
         Command::Ingest(arguments) => ingest::execute(&session, &arguments).await,
         Command::Lineage(arguments) => lineage::execute(&session, &arguments),
+        Command::Parity(arguments) => export::parity(&session, &arguments).await,
         Command::Query(arguments) => query::execute(&session, &arguments).await,
         Command::Run(arguments) => run::execute(&session, &arguments).await,
         Command::Schema(arguments) => schema::execute(&arguments),
         Command::Serve(arguments) => serve::execute(&session, &arguments).await,
         Command::Sql(arguments) => sql::execute(&session, &arguments).await,
         Command::Statements(arguments) => statements::execute(&session, &arguments),
+        Command::Target(arguments) => export::target(&session, &arguments).await,
         Command::User(arguments) => user::execute(&session, &arguments),
+        Command::WarehouseDriver => export::drive().await,
     }
 }
 

@@ -8,6 +8,7 @@ mod completions;
 mod config;
 mod demo;
 mod dlq;
+mod export;
 mod ingest;
 mod lineage;
 mod output;
@@ -56,6 +57,8 @@ pub enum Output {
 
 /// What the process was started with; nothing below reads the environment by itself.
 pub struct Process {
+    /// The file of this program.
+    pub program: PathBuf,
     pub environment: BTreeMap<String, String>,
     pub current_folder: PathBuf,
     /// Cancelled by the first SIGINT or SIGTERM.

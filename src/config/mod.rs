@@ -16,6 +16,13 @@ mod value;
 
 pub use secret::Secret;
 
+/// `text` with `${VAR}` and `${VAR:-default}` replaced, for texts outside of `flowguard.toml`.
+pub fn expanded(text: &str, variables: &BTreeMap<String, String>) -> Result<String> {
+    raw::expand(text, variables).map_err(|raw::Unexpanded { reference, message, hint }| {
+        Error::invalid(format!("`{reference}`: {message}")).hint(hint)
+    })
+}
+
 use raw::{Layers, Origin};
 use settings::{OPTIONS_KEY, OWNED_OPTIONS, SETTINGS, Setting};
 

@@ -304,15 +304,18 @@ fn described(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-struct Unexpanded {
-    reference: String,
-    message: String,
-    hint: String,
+pub(super) struct Unexpanded {
+    pub reference: String,
+    pub message: String,
+    pub hint: String,
 }
 
 /// Replaces `${VAR}` and `${VAR:-default}`; `$${` stands for `${`. A default holds no `}`, and what
 /// a variable holds is not expanded again.
-fn expand(text: &str, variables: &BTreeMap<String, String>) -> Result<String, Unexpanded> {
+pub(super) fn expand(
+    text: &str,
+    variables: &BTreeMap<String, String>,
+) -> Result<String, Unexpanded> {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("${") {

@@ -1,22 +1,26 @@
 //! `dags.yaml`: which models run together and when. Reading, schedules and selection; pure apart
 //! from reading the one file, and without a clock.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
 use chrono_tz::Tz;
 
 use crate::error::{Diagnostic, Error, ErrorKind, Result};
-use crate::source::{Problems, Source, Spanned};
+use crate::source::{Problems, Source, Spanned, choice_hint};
 use crate::table::is_identifier;
 use crate::yaml::{self, Embedded, Mapping, Value};
 
 mod schedule;
 mod select;
+mod targets;
 
 pub use schedule::Schedule;
 pub use select::select;
+pub use targets::{DriverKind, Export, Target};
+
+use targets::{KeysRead, NAME_HINT, SELECTORS_HINT};
 
 /// JSON Schema of `dags.yaml`.
 pub const DAGS_SCHEMA: &str = include_str!("dags.schema.json");
@@ -28,6 +32,16 @@ const VERSION: i64 = 1;
 pub struct Dags {
     pub source: Source,
     pub dags: BTreeMap<String, Dag>,
+    pub targets: BTreeMap<String, Target>,
+    pub exports: BTreeMap<String, Export>,
+}
+
+/// What the file says, before it has a place.
+#[derive(Default)]
+struct Content {
+    dags: BTreeMap<String, Dag>,
+    targets: BTreeMap<String, Target>,
+    exports: BTreeMap<String, Export>,
 }
 
 /// Models that run together.
@@ -61,7 +75,7 @@ impl Dags {
 
     /// The same of a text.
     pub fn of_text(source: Source) -> Result<Dags> {
-        let (dags, problems) = read_text(&source);
+        let (Content { dags, targets, exports }, problems) = read_text(&source);
         if !problems.is_empty() {
             let message = match problems.len() {
                 1 => format!("1 problem in `{FILE_NAME}`"),
@@ -69,30 +83,28 @@ impl Dags {
             };
             return Err(Error::diagnosed(message, problems));
         }
-        Ok(Dags { dags, source })
+        Ok(Dags { source, dags, targets, exports })
     }
 }
 
-fn read_text(source: &Source) -> (BTreeMap<String, Dag>, Vec<Diagnostic>) {
+fn read_text(source: &Source) -> (Content, Vec<Diagnostic>) {
     let problems = Problems::new(source);
     let embedded = Embedded {
         text: source.text.strip_prefix('\u{feff}').unwrap_or(&source.text),
         lines_before: 0,
         columns_before: 0,
     };
-    let mut dags = BTreeMap::new();
+    let mut content = Content::default();
     if let Some(node) = yaml::parse(embedded, &problems)
         && let Some(map) = node.mapping("the file", &problems)
     {
-        dags = read_file(map, &problems).0;
+        content = read_file(map, &problems).0;
     }
-    (dags, problems.into_diagnostics())
+    (content, problems.into_diagnostics())
 }
 
-type KeysRead = BTreeSet<&'static str>;
-
 /// Also returns the keys that were asked for at the top.
-fn read_file(map: Mapping<'_>, problems: &Problems<'_>) -> (BTreeMap<String, Dag>, KeysRead) {
+fn read_file(map: Mapping<'_>, problems: &Problems<'_>) -> (Content, KeysRead) {
     if let Some(version) = map.required("version")
         && let Some(number) = version.int()
         && number != VERSION
@@ -112,8 +124,7 @@ fn read_file(map: Mapping<'_>, problems: &Problems<'_>) -> (BTreeMap<String, Dag
         let name = &entry.key.value;
         if !is_identifier(name) {
             let message = format!("`{name}` is not a name of a DAG");
-            let hint = "use lowercase letters, digits and underscores, starting with a letter";
-            problems.report_hint(entry.key.position, message, hint);
+            problems.report_hint(entry.key.position, message, NAME_HINT);
         }
         let what = format!("DAG `{name}`");
         if let Some(map) = entry.mapping(&what) {
@@ -121,7 +132,19 @@ fn read_file(map: Mapping<'_>, problems: &Problems<'_>) -> (BTreeMap<String, Dag
             dags.insert(name.clone(), dag);
         }
     }
-    (dags, map.finish())
+    let listed = map.optional("targets").and_then(|value| value.mapping("`targets`"));
+    let targets = targets::read_targets(listed.as_ref(), problems);
+    let listed = map.optional("exports").and_then(|value| value.mapping("`exports`"));
+    let exports = targets::read_exports(listed.as_ref(), problems);
+    for export in exports.values() {
+        if !targets.contains_key(&export.target.value) {
+            let message = format!("there is no target `{}`", export.target.value);
+            let names = targets.keys().map(String::as_str);
+            let hint = choice_hint(&export.target.value, names, "targets are");
+            problems.report_hint(export.target.position, message, hint);
+        }
+    }
+    (Content { dags, targets, exports }, map.finish())
 }
 
 fn read_dag(name: &str, map: Mapping<'_>, default_timezone: Tz) -> (Dag, KeysRead) {
@@ -131,7 +154,7 @@ fn read_dag(name: &str, map: Mapping<'_>, default_timezone: Tz) -> (Dag, KeysRea
     let select = map.required("select").and_then(|value| {
         let selectors = value.strings()?;
         if selectors.is_empty() {
-            value.report("`select` names nothing", "such as [+gold.daily_metrics]");
+            value.report("`select` names nothing", SELECTORS_HINT);
         }
         Some(selectors)
     });
@@ -170,9 +193,9 @@ mod tests {
     #[test]
     fn a_dag_takes_the_default_time_zone() {
         let text = "version: 1\ndefaults: {timezone: Europe/Rome}\ndags:\n  nightly:\n    schedule: 30 2 * * *\n    select: [gold.*]\n";
-        let (dags, problems) = read_text(&Source::new(FILE_NAME, text));
+        let (content, problems) = read_text(&Source::new(FILE_NAME, text));
         assert_eq!(printed(&problems), "");
-        let dag = &dags["nightly"];
+        let dag = &content.dags["nightly"];
         assert_eq!(dag.timezone, Tz::Europe__Rome);
         assert_eq!(dag.schedule.as_ref().unwrap().to_string(), "30 2 * * *");
         assert_eq!(dag.select[0].value, "gold.*");
@@ -222,7 +245,30 @@ dags.yaml:7:33: `select` names nothing
 dags.yaml:8:1: unknown key `pools` in the file
     pools: {}
     ^^^^^
-    hint: keys are: `dags`, `defaults`, `version`"#,
+    hint: keys are: `dags`, `defaults`, `exports`, `targets`, `version`"#,
+        );
+    }
+
+    #[test]
+    fn targets_and_exports_are_checked() {
+        check(
+            "version: 1
+targets:
+  local: {driver: duckdb, uri: a}
+  far: {driver: postgresql, uri: \"postgresql://me:geheim@host/db\"}
+  near: {driver: postgres, uri: \"postgresql://me:${PW}@host/db\", schemas: {golden: a}}
+exports:
+  nightly: {target: locale, select: [gold.*]}
+",
+            r#"
+dags.yaml:3:32: a DuckDB target is a file
+      local: {driver: duckdb, uri: a}
+                                   ^
+    hint: write path: warehouse.duckdb
+dags.yaml:4:35: the password stands in the file
+      far: {driver: postgresql, uri: "postgresql://me:geheim@host/db"}
+                                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+    hint: write ${VAR} in its place"#,
         );
     }
 
@@ -237,9 +283,14 @@ dags.yaml:8:1: unknown key `pools` in the file
         let embedded = Embedded { text: "{}", lines_before: 0, columns_before: 0 };
         let node = yaml::parse(embedded, &problems).unwrap();
         let (_, top) = read_file(node.mapping("the file", &problems).unwrap(), &problems);
-        let (_, dag) = read_dag("a", node.mapping("a DAG", &problems).unwrap(), Tz::UTC);
+        let empty = || node.mapping("the part", &problems).unwrap();
+        let (_, dag) = read_dag("a", empty(), Tz::UTC);
+        let (_, target) = targets::read_target("a", empty());
+        let (_, export) = targets::read_export("a", empty());
         assert_eq!(listed(&schema), top.into_iter().collect::<Vec<_>>());
-        let of_dag = &schema["properties"]["dags"]["additionalProperties"];
-        assert_eq!(listed(of_dag), dag.into_iter().collect::<Vec<_>>());
+        for (part, keys) in [("dags", dag), ("targets", target), ("exports", export)] {
+            let of_part = &schema["properties"][part]["additionalProperties"];
+            assert_eq!(listed(of_part), keys.into_iter().collect::<Vec<_>>(), "{part}");
+        }
     }
 }

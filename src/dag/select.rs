@@ -14,7 +14,8 @@ use crate::table::TableName;
 impl Dags {
     /// Selectors that name nothing in `models`, at their places in the file.
     pub fn check(&self, models: &ModelSet) -> Vec<Diagnostic> {
-        let selectors = self.dags.values().flat_map(|dag| &dag.select);
+        let exported = self.exports.values().flat_map(|export| &export.select);
+        let selectors = self.dags.values().flat_map(|dag| &dag.select).chain(exported);
         let mut problems: Vec<Diagnostic> = selectors
             .filter_map(|selector| {
                 let error = tables(models, &selector.value).err()?;

@@ -6,21 +6,24 @@ use std::process::{Command, Output};
 
 use flowguard::config::settings::SETTINGS;
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 18] = [
     "audit",
     "check",
     "completions",
     "config",
     "demo",
     "dlq",
+    "export",
     "ingest",
     "lineage",
+    "parity",
     "query",
     "run",
     "schema",
     "serve",
     "sql",
     "statements",
+    "target",
     "user",
 ];
 

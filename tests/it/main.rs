@@ -18,6 +18,7 @@ mod clients;
 mod clients_in_rust;
 mod dlq;
 mod expected;
+mod export;
 mod faulty_store;
 mod flight;
 mod gold;

@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use tempfile::TempDir;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
-use crate::program::Project;
 use crate::certificates::Certificates;
+use crate::program::Project;
 use crate::served::{Request, Served};
 use crate::services::{User, services};
 

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use flowguard::demo::events::{Event, Options, Topic, history};
 
+use crate::certificates::Certificates;
 use crate::clients::{installed, python, run};
 use crate::program::{CLICKS, ORDERS, Project};
 use crate::secrets::Search;
-use crate::certificates::Certificates;
 use crate::served::Served;
 use crate::services::{Services, User, services};
 use crate::traffic::{Outgoing, Sender, produce_history};

@@ -1,0 +1,130 @@
+//! Targets as `dags.yaml` names them, with their variables replaced and their drivers found.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::App;
+use crate::config::{self, Secret};
+use crate::dag::{DriverKind, Export, Target, select};
+use crate::error::{Error, ErrorKind, Result, did_you_mean};
+use crate::export::dialect::{Dialect, dialect};
+use crate::export::{Destination, Source};
+use crate::table::TableName;
+use crate::warehouse::libraries::folders;
+use crate::warehouse::{Access, Warehouse};
+
+/// What a process knows and the project does not.
+pub struct Surroundings<'a> {
+    pub environment: &'a BTreeMap<String, String>,
+    /// The file of this program, which also holds drivers.
+    pub program: PathBuf,
+}
+
+impl App {
+    pub fn export_source(&self) -> Source {
+        Source {
+            lake: self.lake.clone(),
+            engine: self.engine.clone(),
+            models: Arc::clone(&self.models),
+        }
+    }
+
+    pub fn target(&self, name: &str) -> Result<&Target> {
+        let targets = &self.dags.targets;
+        targets.get(name).ok_or_else(|| {
+            let error = Error::new(ErrorKind::NotFound, format!("there is no target `{name}`"));
+            match did_you_mean(name, targets.keys().map(String::as_str)) {
+                Some(close) => error.hint(format!("did you mean `{close}`?")),
+                None => error.hint("targets are listed in dags.yaml, under `targets`"),
+            }
+        })
+    }
+
+    /// The tables of each target, in dependency order: those of the exports, as far as `selectors`
+    /// select them, in `only` if it is given.
+    pub fn exports(
+        &self,
+        selectors: &[String],
+        only: Option<&str>,
+    ) -> Result<Vec<(&Target, Vec<TableName>)>> {
+        if self.dags.exports.is_empty() {
+            return Err(Error::invalid("dags.yaml names no exports")
+                .hint("exports: {warehouse: {target: local, select: [gold.*]}}"));
+        }
+        let only = only.map(|name| self.target(name)).transpose()?;
+        let wanted = select(&self.models, &self.dags, selectors)?;
+        let mut tables: BTreeMap<&str, Vec<TableName>> = BTreeMap::new();
+        for export in self.dags.exports.values() {
+            tables.entry(&export.target.value).or_default().extend(self.selected(export)?);
+        }
+        let mut chosen = Vec::new();
+        for (name, selected) in tables {
+            let target = self.target(name)?;
+            if only.is_some_and(|only| only.name != target.name) {
+                continue;
+            }
+            let names: Vec<TableName> =
+                wanted.iter().filter(|name| selected.contains(name)).cloned().collect();
+            if !names.is_empty() {
+                chosen.push((target, names));
+            }
+        }
+        if chosen.is_empty() {
+            return Err(Error::new(ErrorKind::NotFound, "no export holds what was selected")
+                .hint("exports are listed in dags.yaml, under `exports`"));
+        }
+        Ok(chosen)
+    }
+
+    fn selected(&self, export: &Export) -> Result<Vec<TableName>> {
+        let selectors: Vec<String> = export.select.iter().map(|text| text.value.clone()).collect();
+        select(&self.models, &self.dags, &selectors)
+    }
+
+    /// Finds the driver and connects.
+    pub async fn destination(
+        &self,
+        target: &Target,
+        surroundings: &Surroundings<'_>,
+        run: Uuid,
+    ) -> Result<Destination> {
+        let access = self.access(target, surroundings)?;
+        let warehouse = Warehouse::connect(&access).await?;
+        Ok(Destination { target: target.clone(), dialect: dialect(target.driver), warehouse, run })
+    }
+
+    pub fn access(&self, target: &Target, surroundings: &Surroundings<'_>) -> Result<Access> {
+        let dialect: &dyn Dialect = dialect(target.driver);
+        let environment = surroundings.environment;
+        let expanded = |text: &str| {
+            config::expanded(text, environment).map_err(|error| {
+                let message = format!("target `{}`: {}", target.name, error.message);
+                Error { message, ..error }
+            })
+        };
+        let place = expanded(&target.place.value)?;
+        let place = match target.driver {
+            DriverKind::Duckdb => self.config.project.join(place).to_string_lossy().into_owned(),
+            DriverKind::Postgresql => place,
+        };
+        let variable = |name: &str| environment.get(name).map(String::as_str);
+        let library = match &target.library {
+            Some(library) => self.config.project.join(expanded(&library.value)?),
+            None => dialect.library().find(&folders(
+                &self.config.project,
+                variable("VIRTUAL_ENV"),
+                variable("HOME"),
+            ))?,
+        };
+        Ok(Access {
+            target: target.name.clone(),
+            program: surroundings.program.clone(),
+            library,
+            entrypoint: dialect.entrypoint(),
+            options: vec![(dialect.place_option().to_owned(), Secret::new(place))],
+        })
+    }
+}

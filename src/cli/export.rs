@@ -1,0 +1,327 @@
+//! `flowguard export`, `flowguard parity` and `flowguard target`: tables kept equal in a warehouse.
+
+use clap::{Args, Subcommand};
+use uuid::Uuid;
+
+use super::{Output, Session, interrupted, output};
+use crate::app::App;
+use crate::app::export::Surroundings;
+use crate::dag::Target;
+use crate::error::{Error, ErrorKind, Result};
+use crate::export::change::Change;
+use crate::export::parity::Parity;
+use crate::export::{Destination, Exported};
+use crate::table::TableName;
+
+/// Keep tables of a warehouse equal to tables of the lake
+///
+/// Targets and exports are written in dags.yaml. What a target holds is read from the target's own
+/// ledger, which moves in one transaction with the rows: an export that was killed goes on where it
+/// stood, and nothing is doubled.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flowguard export run
+  flowguard export run gold.* --target finance
+  flowguard export run gold.daily_metrics --full
+  flowguard export status --output json")]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring the targets to the newest versions
+    Run(RunArguments),
+    /// What a run would move
+    Status(Selected),
+}
+
+#[derive(Debug, Args)]
+pub struct Selected {
+    /// Tables among those of the exports [default: all of them]
+    #[arg(value_name = "SELECTOR")]
+    selectors: Vec<String>,
+    /// Only this target
+    #[arg(long, value_name = "NAME")]
+    target: Option<String>,
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    #[command(flatten)]
+    selected: Selected,
+    /// Replace everything, whatever the ledger says
+    #[arg(long)]
+    full: bool,
+    /// Say what would be moved, and move nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
+    match &arguments.command {
+        Command::Run(run) if run.dry_run => status(session, &run.selected, run.full).await,
+        Command::Run(run) => export(session, run).await,
+        Command::Status(selected) => status(session, selected, false).await,
+    }
+}
+
+async fn export(session: &Session, arguments: &RunArguments) -> Result<()> {
+    let app = session.app()?;
+    let selected = &arguments.selected;
+    let mut lines = Vec::new();
+    let mut failed = 0;
+    for (target, tables) in app.exports(&selected.selectors, selected.target.as_deref())? {
+        let mut connected = None;
+        for name in &tables {
+            let mut to = match connected.take() {
+                Some(connected) => connected,
+                None => connect(session, &app, target).await?,
+            };
+            let began = std::time::Instant::now();
+            let source = app.export_source();
+            let outcome = stoppable(session, source.export(&mut to, name, arguments.full)).await?;
+            failed += usize::from(outcome.is_err());
+            let seconds = began.elapsed().as_secs_f64();
+            output::say(&exported_line(name, target, &outcome, seconds));
+            lines.push(exported_json(name, target, &outcome, seconds));
+            // After a failure the connection may be in the middle of something.
+            connected = outcome.is_ok().then_some(to);
+        }
+    }
+    if selected.output == Output::Json {
+        output::write_json(&serde_json::json!({"exports": lines}))?;
+    }
+    match failed {
+        0 => Ok(()),
+        count => Err(Error::new(ErrorKind::RunFailed, format!("{count} exports failed"))),
+    }
+}
+
+async fn status(session: &Session, selected: &Selected, full: bool) -> Result<()> {
+    let app = session.app()?;
+    let mut rows = Vec::new();
+    let mut lines = Vec::new();
+    for (target, tables) in app.exports(&selected.selectors, selected.target.as_deref())? {
+        let mut to = connect(session, &app, target).await?;
+        for name in &tables {
+            let change = app.export_source().plan(&mut to, name, full).await?;
+            rows.push(vec![name.to_string(), target.name.clone(), described(&change)]);
+            lines.push(serde_json::json!({
+                "table": name.to_string(), "target": target.name, "moves": described(&change),
+                "current": change == Change::None,
+            }));
+        }
+    }
+    match selected.output {
+        Output::Json => output::write_json(&serde_json::json!({"exports": lines})),
+        Output::Text => {
+            output::write_text(&output::columns(&["table", "target", "a run moves"], &rows))
+        }
+    }
+}
+
+fn described(change: &Change) -> String {
+    match change {
+        Change::None => "nothing".to_owned(),
+        Change::Ranges(ranges) => {
+            let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+            ranges.join(", ")
+        }
+        Change::Whole(reason) => format!("everything: {}", reason.as_str()),
+    }
+}
+
+fn exported_line(
+    name: &TableName,
+    target: &Target,
+    outcome: &Result<Exported>,
+    seconds: f64,
+) -> String {
+    let name = name.to_string();
+    match outcome {
+        Ok(done) if done.change == Change::None => {
+            format!("{name:<32} {} is at version {}", target.name, done.version)
+        }
+        Ok(done) => format!(
+            "{name:<32} {:>10} rows {seconds:>7.2} s  to {}, version {}",
+            output::thousands(done.rows),
+            target.name,
+            done.version
+        ),
+        Err(error) => {
+            let cause = error.source.as_ref().map_or(String::new(), |source| format!(": {source}"));
+            let hint =
+                error.hint.as_ref().map_or(String::new(), |hint| format!("\n  hint: {hint}"));
+            format!("{name:<32} failed: {error}{cause}{hint}")
+        }
+    }
+}
+
+fn exported_json(
+    name: &TableName,
+    target: &Target,
+    outcome: &Result<Exported>,
+    seconds: f64,
+) -> serde_json::Value {
+    match outcome {
+        Ok(done) => serde_json::json!({
+            "table": name.to_string(), "target": target.name, "outcome": "exported",
+            "version": done.version, "rows": done.rows, "moved": described(&done.change),
+            "seconds": seconds,
+        }),
+        Err(error) => serde_json::json!({
+            "table": name.to_string(), "target": target.name, "outcome": "failed",
+            "error": error.message, "hint": error.hint,
+        }),
+    }
+}
+
+/// Prove that a warehouse holds exactly what the lake holds
+///
+/// Both sides are read anew: the lake at the version that the target's ledger names, the target by
+/// one statement. Compared are rows, nulls of every column, and a hash over whole rows; sums of
+/// floating point within a tolerance. Exits with 1 if anything differs.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flowguard parity
+  flowguard parity gold.daily_metrics --target finance
+  flowguard parity --repair")]
+pub struct ParityArguments {
+    #[command(flatten)]
+    selected: Selected,
+    /// Export again what differs
+    #[arg(long)]
+    repair: bool,
+}
+
+pub async fn parity(session: &Session, arguments: &ParityArguments) -> Result<()> {
+    let app = session.app()?;
+    let selected = &arguments.selected;
+    let mut found = Vec::new();
+    for (target, tables) in app.exports(&selected.selectors, selected.target.as_deref())? {
+        let mut to = connect(session, &app, target).await?;
+        for name in &tables {
+            let work = compare(&app, &mut to, name, arguments.repair);
+            found.push((target.name.clone(), stoppable(session, work).await??));
+        }
+    }
+    match selected.output {
+        Output::Json => {
+            let lines: Vec<_> = found
+                .iter()
+                .map(|(target, parity)| {
+                    serde_json::json!({
+                        "table": parity.table.to_string(), "target": target,
+                        "version": parity.version, "rows": parity.rows,
+                        "equal": parity.differences.is_empty(), "differences": parity.differences,
+                    })
+                })
+                .collect();
+            output::write_json(&serde_json::json!({"parity": lines}))?;
+        }
+        Output::Text => output::write_text(&parity_table(&found))?,
+    }
+    verdict(&found)
+}
+
+/// The verdict on one table, after a repair if there was something to repair.
+async fn compare(
+    app: &App,
+    to: &mut Destination,
+    name: &TableName,
+    repair: bool,
+) -> Result<Parity> {
+    let source = app.export_source();
+    let found = source.parity(to, name).await?;
+    if found.differences.is_empty() || !repair {
+        return Ok(found);
+    }
+    source.repair(to, name, None).await?;
+    source.parity(to, name).await
+}
+
+pub fn parity_table(found: &[(String, Parity)]) -> String {
+    let rows: Vec<Vec<String>> = found
+        .iter()
+        .map(|(target, parity)| {
+            let verdict = match parity.differences.as_slice() {
+                [] => "equal".to_owned(),
+                differences => differences.join("; "),
+            };
+            let (version, rows) = (parity.version.to_string(), output::thousands(parity.rows));
+            vec![parity.table.to_string(), target.clone(), version, rows, verdict]
+        })
+        .collect();
+    output::columns(&["table", "target", "version", "rows", "parity"], &rows)
+}
+
+pub fn verdict(found: &[(String, Parity)]) -> Result<()> {
+    match found.iter().filter(|(_, parity)| !parity.differences.is_empty()).count() {
+        0 => Ok(()),
+        count => Err(Error::invalid(format!("{count} of {} tables differ", found.len()))
+            .hint("flowguard parity --repair")),
+    }
+}
+
+/// Look at the warehouses that tables are exported to
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  flowguard target test finance")]
+pub struct TargetArguments {
+    #[command(subcommand)]
+    command: TargetCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TargetCommand {
+    /// Load the driver, connect, and say what is missing
+    Test {
+        /// As in dags.yaml
+        name: String,
+    },
+}
+
+pub async fn target(session: &Session, arguments: &TargetArguments) -> Result<()> {
+    let TargetCommand::Test { name } = &arguments.command;
+    let app = session.app()?;
+    let target = app.target(name)?;
+    let mut to = connect(session, &app, target).await?;
+    let version = to.test().await?;
+    let driver = app.access(target, &surroundings(session))?.library;
+    output::write_text(&format!(
+        "{name}: {version}\ndriver: {}\nmay create schemas, tables and rows: yes\n",
+        driver.display()
+    ))
+}
+
+pub async fn connect(session: &Session, app: &App, target: &Target) -> Result<Destination> {
+    app.destination(target, &surroundings(session), Uuid::now_v7()).await
+}
+
+fn surroundings(session: &Session) -> Surroundings<'_> {
+    Surroundings {
+        environment: &session.process.environment,
+        program: session.process.program.clone(),
+    }
+}
+
+/// The work, unless a signal ends it; its transaction is then rolled back.
+async fn stoppable<T>(session: &Session, work: impl Future<Output = T>) -> Result<T> {
+    tokio::select! {
+        done = work => Ok(done),
+        () = session.process.stop.cancelled() => {
+            Err(interrupted("the target is as it was; run again to go on"))
+        }
+    }
+}
+
+/// The process that holds a driver, for this program itself.
+pub async fn drive() -> Result<()> {
+    let served = tokio::task::spawn_blocking(|| {
+        crate::warehouse::driver::serve(std::io::stdin(), std::io::stdout())
+    });
+    served.await.map_err(|source| Error::internal("the driver stopped").source(source))?
+}

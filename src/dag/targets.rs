@@ -1,0 +1,158 @@
+//! `targets:` and `exports:` of `dags.yaml`: which warehouses there are, and which tables each
+//! keeps. Variables in connections are left as they stand; `app` replaces them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::source::{Problems, Spanned};
+use crate::table::{Layer, is_identifier};
+use crate::yaml::{Mapping, Value};
+
+pub(super) const NAME_HINT: &str =
+    "use lowercase letters, digits and underscores, starting with a letter";
+pub(super) const SELECTORS_HINT: &str = "such as [+gold.daily_metrics]";
+
+/// Keys that were asked for.
+pub(super) type KeysRead = BTreeSet<&'static str>;
+
+/// A warehouse that tables are exported to.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub name: String,
+    pub driver: DriverKind,
+    /// A file's path, or a URI with `${VAR}` for its secrets.
+    pub place: Spanned<String>,
+    /// The driver's file; found by itself if absent.
+    pub library: Option<Spanned<String>>,
+    /// The warehouse's schema of each layer, where it is not the layer's name.
+    pub schemas: BTreeMap<Layer, String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DriverKind {
+    Duckdb,
+    Postgresql,
+}
+
+const DRIVERS: [(&str, DriverKind); 2] =
+    [("duckdb", DriverKind::Duckdb), ("postgresql", DriverKind::Postgresql)];
+
+/// Tables that one target keeps.
+#[derive(Debug, Clone)]
+pub struct Export {
+    pub name: String,
+    pub target: Spanned<String>,
+    pub select: Vec<Spanned<String>>,
+}
+
+impl Target {
+    pub fn schema(&self, layer: Layer) -> &str {
+        self.schemas.get(&layer).map_or(layer.as_str(), String::as_str)
+    }
+}
+
+pub(super) fn read_targets(
+    map: Option<&Mapping<'_>>,
+    problems: &Problems<'_>,
+) -> BTreeMap<String, Target> {
+    let mut targets = BTreeMap::new();
+    for entry in map.iter().flat_map(|map| map.entries()) {
+        check_name(&entry, "target", problems);
+        let name = &entry.key.value;
+        let what = format!("target `{name}`");
+        if let Some(target) = entry.mapping(&what).and_then(|map| read_target(name, map).0) {
+            targets.insert(name.clone(), target);
+        }
+    }
+    targets
+}
+
+pub(super) fn read_target(name: &str, map: Mapping<'_>) -> (Option<Target>, KeysRead) {
+    let driver = map.required("driver").and_then(|value| value.one_of(&DRIVERS));
+    let (path, uri) = (map.optional("path"), map.optional("uri"));
+    let place = match (driver, path, uri) {
+        (Some(DriverKind::Duckdb), _, Some(uri)) => {
+            uri.report("a DuckDB target is a file", "write path: warehouse.duckdb");
+            None
+        }
+        (Some(DriverKind::Postgresql), Some(path), _) => {
+            path.report("a PostgreSQL target is a server", "write uri: postgresql://host/database");
+            None
+        }
+        (Some(DriverKind::Duckdb), None, _) => map.required("path").and_then(|v| v.string()),
+        (Some(DriverKind::Postgresql), _, None) => map.required("uri").and_then(|v| v.string()),
+        (_, path, uri) => path.or(uri).and_then(|value| value.string()),
+    };
+    if driver == Some(DriverKind::Postgresql)
+        && let (Some(uri), Some(place)) = (uri, &place)
+        && has_bare_password(&place.value)
+    {
+        uri.report("the password stands in the file", "write ${VAR} in its place");
+    }
+    let library = map.optional("library").and_then(|value| value.string());
+    let mut schemas = BTreeMap::new();
+    if let Some(listed) = map.optional("schemas").and_then(|value| value.mapping("`schemas`")) {
+        for layer in Layer::ALL {
+            let named = listed.optional(layer.as_str()).and_then(|value| value.string());
+            schemas.extend(named.map(|named| (layer, named.value)));
+        }
+        listed.finish();
+    }
+    let target = driver.zip(place).map(|(driver, place)| Target {
+        name: name.to_owned(),
+        driver,
+        place,
+        library,
+        schemas,
+    });
+    (target, map.finish())
+}
+
+/// `scheme://user:password@host` with a password that is no variable.
+fn has_bare_password(uri: &str) -> bool {
+    let Some((_, rest)) = uri.split_once("://") else { return false };
+    let authority = rest.split('/').next().unwrap_or(rest);
+    let Some((user, _)) = authority.rsplit_once('@') else { return false };
+    user.split_once(':').is_some_and(|(_, password)| !password.starts_with("${"))
+}
+
+pub(super) fn read_exports(
+    map: Option<&Mapping<'_>>,
+    problems: &Problems<'_>,
+) -> BTreeMap<String, Export> {
+    let mut exports = BTreeMap::new();
+    for entry in map.iter().flat_map(|map| map.entries()) {
+        check_name(&entry, "export", problems);
+        let name = &entry.key.value;
+        let what = format!("export `{name}`");
+        if let Some(export) = entry.mapping(&what).and_then(|map| read_export(name, map).0) {
+            exports.insert(name.clone(), export);
+        }
+    }
+    exports
+}
+
+pub(super) fn read_export(name: &str, map: Mapping<'_>) -> (Option<Export>, KeysRead) {
+    let target = map.required("target").and_then(|value| value.string());
+    let select = map.required("select").and_then(|value| {
+        let selectors = value.strings()?;
+        if selectors.is_empty() {
+            value.report("`select` names nothing", SELECTORS_HINT);
+        }
+        Some(selectors)
+    });
+    let export = target.map(|target| Export {
+        name: name.to_owned(),
+        target,
+        select: select.unwrap_or_default(),
+    });
+    (export, map.finish())
+}
+
+fn check_name(entry: &Value<'_>, what: &str, problems: &Problems<'_>) {
+    let name = &entry.key.value;
+    if !is_identifier(name) {
+        let article = if what.starts_with('e') { "an" } else { "a" };
+        let message = format!("`{name}` is not a name of {article} {what}");
+        problems.report_hint(entry.key.position, message, NAME_HINT);
+    }
+}

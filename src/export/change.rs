@@ -1,0 +1,85 @@
+//! What an export must move: the difference between the version that a target holds and the newest,
+//! as the lake's own log tells it. When the log doesn't, everything.
+
+use crate::error::Result;
+use crate::interval::RangeSet;
+use crate::lake::Snapshot;
+use crate::lake::ledger::ranges_of;
+use crate::model::{Kind, Model};
+
+/// What a target says that it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub table_id: String,
+    pub version: u64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// The rows are the same.
+    None,
+    /// Rows within these ranges of the table's time.
+    Ranges(RangeSet),
+    Whole(Reason),
+}
+
+/// Why everything is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    Asked,
+    First,
+    /// The table was dropped and made again, or goes back to an older version.
+    Recreated,
+    /// Log entries are gone, or not FlowGuard's.
+    LogUnknown,
+    /// Somebody dropped it.
+    TargetGone,
+    /// The table's kind is always replaced or appended as a whole.
+    Kind,
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Asked => "asked for",
+            Reason::First => "first export",
+            Reason::Recreated => "the table was made anew",
+            Reason::LogUnknown => "the log does not tell what changed",
+            Reason::TargetGone => "the target has lost the table",
+            Reason::Kind => "the table is replaced whole",
+        }
+    }
+}
+
+pub async fn change_since(held: Option<&Held>, newest: &Snapshot, model: &Model) -> Result<Change> {
+    let Some(held) = held else { return Ok(Change::Whole(Reason::First)) };
+    if held.table_id != newest.id() || held.version > newest.version() {
+        return Ok(Change::Whole(Reason::Recreated));
+    }
+    if held.version == newest.version() {
+        return Ok(Change::None);
+    }
+    let since = held.version + 1;
+    let ledgers = newest.ledgers(since).await?;
+    if ledgers.len() as u64 != newest.version() + 1 - since {
+        return Ok(Change::Whole(Reason::LogUnknown));
+    }
+    Ok(match &model.kind {
+        Kind::Interval { .. } if model.time.is_some() => {
+            // A commit that touched no hour moved no rows.
+            let moving = ledgers.values().filter(|ledger| !ledger.touched.is_empty());
+            let intervals: Vec<[i64; 2]> = moving.flat_map(|l| l.intervals.clone()).collect();
+            if intervals.is_empty() { Change::None } else { Change::Ranges(ranges_of(&intervals)) }
+        }
+        Kind::Append(_) if ledgers.values().all(|ledger| ledger.rows == 0) => Change::None,
+        Kind::Full if is_same(newest, held.version).await? => Change::None,
+        _ => Change::Whole(Reason::Kind),
+    })
+}
+
+/// Whether two versions of a table that is replaced whole hold the same rows.
+async fn is_same(newest: &Snapshot, version: u64) -> Result<bool> {
+    let ledgers = newest.ledgers(version).await?;
+    let hash = |version: u64| ledgers.get(&version).and_then(|ledger| ledger.output_hash.as_ref());
+    Ok(hash(version).is_some() && hash(version) == hash(newest.version()))
+}

@@ -1,0 +1,271 @@
+//! A target's side of an export: its ledger, rows on their way, and the one transaction that
+//! publishes them.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use futures::StreamExt;
+use uuid::Uuid;
+
+use super::canonical::Proof;
+use super::change::Held;
+use super::dialect::{Dialect, literal, proof_query, quoted};
+use super::pair::{Pair, Source};
+use super::rows::{self, RowSource};
+use super::shape;
+use crate::dag::Target;
+use crate::error::{Error, ErrorKind, Result};
+use crate::interval::RangeSet;
+use crate::warehouse::Warehouse;
+
+/// Schema of the ledger and of rows on their way, in the target.
+const OWN_SCHEMA: &str = "flowguard";
+const LEDGER: &str = "exports";
+/// Rows on their way that are older than this were abandoned.
+const STAGE_HOURS_MAX: u64 = 24;
+
+/// Where they go.
+pub struct Destination {
+    pub target: Target,
+    pub dialect: &'static dyn Dialect,
+    pub warehouse: Warehouse,
+    /// Of this process; marks what it writes.
+    pub run: Uuid,
+}
+
+impl Destination {
+    /// The ledger, and no rows that an earlier process abandoned.
+    pub(super) async fn prepare(&mut self) -> Result<()> {
+        let text = self.dialect.column_type(&arrow::datatypes::DataType::Utf8).unwrap_or_default();
+        let ledger = self.dialect.table(OWN_SCHEMA, LEDGER);
+        self.warehouse
+            .execute(format!("CREATE SCHEMA IF NOT EXISTS {}", quoted(OWN_SCHEMA)))
+            .await?;
+        self.warehouse
+            .execute(format!(
+                "CREATE TABLE IF NOT EXISTS {ledger} (table_name {text} PRIMARY KEY, \
+                 table_id {text} NOT NULL, version BIGINT NOT NULL, run {text} NOT NULL, \
+                 row_count BIGINT NOT NULL, exported_at TIMESTAMP WITH TIME ZONE NOT NULL)"
+            ))
+            .await?;
+        let stages = self
+            .texts(format!(
+                "SELECT CAST(table_name AS VARCHAR) FROM information_schema.tables \
+                 WHERE table_schema = {}",
+                literal(OWN_SCHEMA)
+            ))
+            .await?;
+        for name in stages.into_iter().flatten().flatten() {
+            if shape::is_abandoned(&name, self.run, STAGE_HOURS_MAX) {
+                let table = self.dialect.table(OWN_SCHEMA, &name);
+                self.warehouse.execute(format!("DROP TABLE IF EXISTS {table}")).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn held(&mut self, pair: &Pair<'_>) -> Result<Option<Held>> {
+        let rows = self
+            .texts(format!(
+                "SELECT table_id, CAST(version AS VARCHAR) FROM {} WHERE table_name = {}",
+                self.dialect.table(OWN_SCHEMA, LEDGER),
+                literal(&self.key(pair))
+            ))
+            .await?;
+        let Some([Some(table_id), Some(version)]) = rows.first().map(Vec::as_slice) else {
+            return Ok(None);
+        };
+        let version = version.parse().map_err(|source| {
+            Error::invalid(format!("the ledger of `{}` holds no version", self.target.name))
+                .source(source)
+        })?;
+        Ok(Some(Held { table_id: table_id.clone(), version }))
+    }
+
+    /// Does everything that an export does, to a table of its own; the warehouse's version.
+    pub async fn test(&mut self) -> Result<String> {
+        let version = self.texts("SELECT CAST(version() AS VARCHAR)".to_owned()).await?;
+        self.prepare().await?;
+        let probe = self.dialect.table(OWN_SCHEMA, &format!("stage_{}_test", self.run.simple()));
+        self.warehouse.execute(format!("CREATE TABLE {probe} (n INTEGER)")).await?;
+        self.warehouse.execute(format!("INSERT INTO {probe} VALUES (1)")).await?;
+        self.warehouse.execute(format!("DROP TABLE {probe}")).await?;
+        Ok(version.into_iter().flatten().flatten().next().unwrap_or_default())
+    }
+
+    /// The table's name in the ledger: several layers may share a schema.
+    fn key(&self, pair: &Pair<'_>) -> String {
+        format!("{}.{}", pair.schema, pair.name().name())
+    }
+
+    /// Creates the table or adds columns; false if it was not there.
+    pub(super) async fn shape(&mut self, pair: &Pair<'_>) -> Result<bool> {
+        let found = self.texts(self.dialect.columns_of(&pair.schema, pair.name().name())).await?;
+        let statements = shape::statements(self.dialect, pair, &found)?;
+        for statement in statements {
+            self.warehouse.execute(statement).await?;
+        }
+        Ok(!found.is_empty())
+    }
+
+    /// Loads rows aside, proves them, and puts them in place of the old ones together with the
+    /// ledger. `None` replaces everything.
+    pub(super) async fn apply(
+        &mut self,
+        source: &Source,
+        pair: &Pair<'_>,
+        held: Option<&Held>,
+        ranges: Option<&RangeSet>,
+    ) -> Result<u64> {
+        let stage = shape::stage_name(self.run, pair.name());
+        let table = self.dialect.table(OWN_SCHEMA, &stage);
+        let create = shape::create(self.dialect, &table, &pair.columns)?;
+        self.warehouse.execute(format!("DROP TABLE IF EXISTS {table}")).await?;
+        self.warehouse.execute(create).await?;
+        let applied = self.load_and_publish(source, pair, held, ranges, &stage).await;
+        let dropped = self.warehouse.execute(format!("DROP TABLE IF EXISTS {table}")).await;
+        let rows = applied?;
+        dropped?;
+        Ok(rows)
+    }
+
+    async fn load_and_publish(
+        &mut self,
+        source: &Source,
+        pair: &Pair<'_>,
+        held: Option<&Held>,
+        ranges: Option<&RangeSet>,
+        stage: &str,
+    ) -> Result<u64> {
+        let mut rows = RowSource::open(source, pair, ranges, self.dialect).await?;
+        self.warehouse
+            .ingest(OWN_SCHEMA, stage, Arc::clone(&pair.columns), rows.stream().boxed())
+            .await?;
+        let sent = rows.proof()?;
+        let staged = self.dialect.table(OWN_SCHEMA, stage);
+        let arrived = self.proof(&staged, &pair.columns).await?;
+        let differences = sent.differences(&arrived, &pair.columns);
+        if !differences.is_empty() {
+            return Err(Error::new(
+                ErrorKind::DataLoss,
+                format!(
+                    "`{}` did not arrive in `{}` as it was sent: {}",
+                    pair.name(),
+                    self.target.name,
+                    differences.join("; ")
+                ),
+            )
+            .hint("nothing was published; the driver or the target changes values"));
+        }
+        let live = self.dialect.table(&pair.schema, pair.name().name());
+        let names: Vec<String> = pair.columns.fields().iter().map(|f| quoted(f.name())).collect();
+        let names = names.join(", ");
+        let condition = match ranges {
+            None => String::new(),
+            Some(ranges) => format!(" WHERE {}", rows::condition(self.dialect, pair, ranges)?),
+        };
+        let statements = [
+            self.claim(pair, held, Some(sent.rows)),
+            format!("DELETE FROM {live}{condition}"),
+            format!("INSERT INTO {live} ({names}) SELECT {names} FROM {staged}"),
+        ];
+        self.transaction(&statements, pair).await?;
+        Ok(sent.rows)
+    }
+
+    /// Moves the ledger from what was found to what is written now. Of two exporters at once, the
+    /// second changes nothing here.
+    pub(super) fn claim(&self, pair: &Pair<'_>, held: Option<&Held>, rows: Option<u64>) -> String {
+        let ledger = self.dialect.table(OWN_SCHEMA, LEDGER);
+        let (key, id) = (literal(&self.key(pair)), literal(pair.snapshot.id()));
+        let (version, run) = (pair.snapshot.version(), literal(&self.run.to_string()));
+        match held {
+            None => format!(
+                "INSERT INTO {ledger} VALUES ({key}, {id}, {version}, {run}, {}, CURRENT_TIMESTAMP)",
+                rows.unwrap_or(0)
+            ),
+            Some(held) => {
+                let rows = rows.map_or(String::new(), |rows| format!(" row_count = {rows},"));
+                format!(
+                    "UPDATE {ledger} SET table_id = {id}, version = {version},{rows} run = {run}, \
+                     exported_at = CURRENT_TIMESTAMP WHERE table_name = {key} \
+                     AND table_id = {} AND version = {}",
+                    literal(&held.table_id),
+                    held.version
+                )
+            }
+        }
+    }
+
+    /// Runs the claim and what follows as one transaction.
+    pub(super) async fn transaction(
+        &mut self,
+        statements: &[String],
+        pair: &Pair<'_>,
+    ) -> Result<()> {
+        self.warehouse.execute("BEGIN TRANSACTION").await?;
+        let worked = self.within_transaction(statements, pair).await;
+        if let Err(error) = worked {
+            // A broken pipe has rolled back by itself.
+            let _ = self.warehouse.execute("ROLLBACK").await;
+            return Err(error);
+        }
+        self.warehouse.execute("COMMIT").await.map(drop)
+    }
+
+    async fn within_transaction(&mut self, statements: &[String], pair: &Pair<'_>) -> Result<()> {
+        let (claim, others) = statements.split_first().unwrap_or((&statements[0], &[]));
+        self.warehouse.execute(claim.as_str()).await?;
+        let owner = self
+            .texts(format!(
+                "SELECT run, CAST(version AS VARCHAR) FROM {} WHERE table_name = {}",
+                self.dialect.table(OWN_SCHEMA, LEDGER),
+                literal(&self.key(pair))
+            ))
+            .await?;
+        let own = [Some(self.run.to_string()), Some(pair.snapshot.version().to_string())];
+        if owner.first().map(Vec::as_slice) != Some(own.as_slice()) {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("another export wrote `{}` at the same time", pair.name()),
+            )
+            .hint("nothing was written; run again"));
+        }
+        for statement in others {
+            self.warehouse.execute(statement.as_str()).await?;
+        }
+        Ok(())
+    }
+
+    /// What the target holds in `table`, by one statement.
+    pub(super) async fn proof(&mut self, table: &str, columns: &SchemaRef) -> Result<Proof> {
+        let rows = self.texts(proof_query(self.dialect, table, columns)).await?;
+        shape::proof_of(rows.first().map_or(&[], Vec::as_slice), columns).ok_or_else(|| {
+            Error::internal(format!("`{}` gave no proof of {table}", self.target.name))
+        })
+    }
+
+    /// A small result, as texts.
+    pub(super) async fn texts(&mut self, sql: String) -> Result<Vec<Vec<Option<String>>>> {
+        let batches = self.warehouse.query(sql).await?;
+        let options = FormatOptions::default();
+        let mut rows = Vec::new();
+        for batch in &batches {
+            let columns: Vec<ArrayFormatter<'_>> = batch
+                .columns()
+                .iter()
+                .map(|column| ArrayFormatter::try_new(column, &options))
+                .collect::<std::result::Result<_, _>>()
+                .map_err(|source| Error::internal("a result has no texts").source(source))?;
+            for row in 0..batch.num_rows() {
+                let cell = |(column, formatter): (usize, &ArrayFormatter<'_>)| {
+                    let is_null = batch.column(column).is_null(row);
+                    (!is_null).then(|| formatter.value(row).to_string())
+                };
+                rows.push(columns.iter().enumerate().map(cell).collect());
+            }
+        }
+        Ok(rows)
+    }
+}

@@ -1,0 +1,57 @@
+//! What warehouses write differently. Everything else about an export is the same for all.
+
+mod duckdb;
+mod postgresql;
+mod words;
+
+pub use words::{Dialect, date, literal, quoted};
+
+use arrow::datatypes::SchemaRef;
+
+use super::canonical::is_float;
+use crate::dag::DriverKind;
+
+pub fn dialect(driver: DriverKind) -> &'static dyn Dialect {
+    match driver {
+        DriverKind::Duckdb => &duckdb::Duckdb,
+        DriverKind::Postgresql => &postgresql::Postgresql,
+    }
+}
+
+/// One row of texts: rows, hash, nulls of every column, and of floating point its sum, the sum of
+/// its sizes, and how many are not finite. See [`super::canonical`].
+pub fn proof_query(dialect: &dyn Dialect, table: &str, schema: &SchemaRef) -> String {
+    let text = |expression: String| format!("CAST({expression} AS VARCHAR)");
+    let mut outputs = vec![
+        text("count(*)".to_owned()),
+        text(format!("coalesce(sum({}), 0)", dialect.hash(&row_text(dialect, schema)))),
+    ];
+    for field in schema.fields() {
+        outputs.push(text(format!("count(*) - count({})", quoted(field.name()))));
+    }
+    for field in schema.fields().iter().filter(|field| is_float(field.data_type())) {
+        let column = quoted(field.name());
+        let finite = dialect.is_finite(&column);
+        let value = format!("CAST({column} AS DOUBLE PRECISION)");
+        outputs.push(text(format!("coalesce(sum(CASE WHEN {finite} THEN {value} END), 0)")));
+        outputs.push(text(format!("coalesce(sum(CASE WHEN {finite} THEN abs({value}) END), 0)")));
+        outputs.push(text(format!("count(CASE WHEN NOT ({finite}) THEN 1 END)")));
+    }
+    format!("SELECT {} FROM {table}", outputs.join(", "))
+}
+
+/// The whole row's text.
+fn row_text(dialect: &dyn Dialect, schema: &SchemaRef) -> String {
+    let fields = schema.fields().iter().filter(|field| !is_float(field.data_type()));
+    let parts: Vec<String> = fields
+        .map(|field| {
+            let column = quoted(field.name());
+            let text = dialect.text(&column, field.data_type());
+            let octets = dialect.octets(&text);
+            format!(
+                "CASE WHEN {column} IS NULL THEN 'N' ELSE CAST({octets} AS VARCHAR) || ':' || {text} END"
+            )
+        })
+        .collect();
+    if parts.is_empty() { "''".to_owned() } else { parts.join(" || ") }
+}

@@ -1,0 +1,86 @@
+//! PostgreSQL, by binary COPY.
+
+use arrow::datatypes::{DataType, TimeUnit};
+
+use super::words::{Dialect, literal};
+use crate::warehouse::libraries::{Library, POSTGRESQL};
+
+pub struct Postgresql;
+
+impl Dialect for Postgresql {
+    fn library(&self) -> &'static Library {
+        &POSTGRESQL
+    }
+
+    fn entrypoint(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn place_option(&self) -> &'static str {
+        "uri"
+    }
+
+    fn column_type(&self, data_type: &DataType) -> Option<String> {
+        Some(match data_type {
+            DataType::Boolean => "boolean".to_owned(),
+            DataType::Int8 | DataType::Int16 => "smallint".to_owned(),
+            DataType::Int32 => "integer".to_owned(),
+            DataType::Int64 => "bigint".to_owned(),
+            DataType::Float32 => "real".to_owned(),
+            DataType::Float64 => "double precision".to_owned(),
+            DataType::Utf8 => "text".to_owned(),
+            DataType::Binary => "bytea".to_owned(),
+            DataType::Date32 => "date".to_owned(),
+            DataType::Decimal128(precision, scale) => format!("numeric({precision},{scale})"),
+            DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => {
+                "timestamp with time zone".to_owned()
+            }
+            _ => return None,
+        })
+    }
+
+    fn columns_of(&self, schema: &str, table: &str) -> String {
+        format!(
+            "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod) \
+             FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
+             JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE n.nspname = {} AND c.relname = {} AND a.attnum > 0 AND NOT a.attisdropped \
+             ORDER BY a.attnum",
+            literal(schema),
+            literal(table)
+        )
+    }
+
+    fn text(&self, column: &str, data_type: &DataType) -> String {
+        match data_type {
+            DataType::Utf8 => column.to_owned(),
+            DataType::Binary => format!("encode({column}, 'hex')"),
+            DataType::Date32 => format!("CAST({column} - DATE '1970-01-01' AS text)"),
+            DataType::Timestamp(_, _) => {
+                format!("CAST(CAST(extract(epoch FROM {column}) * 1000000 AS bigint) AS text)")
+            }
+            _ => format!("CAST({column} AS text)"),
+        }
+    }
+
+    fn octets(&self, text: &str) -> String {
+        format!("octet_length({text})")
+    }
+
+    fn hash(&self, text: &str) -> String {
+        format!("CAST(CAST('x' || substr(md5({text}), 1, 15) AS bit(60)) AS bigint)")
+    }
+
+    fn is_finite(&self, column: &str) -> String {
+        format!("({column} > '-Infinity' AND {column} < 'Infinity')")
+    }
+
+    fn instant(&self, micros: i64) -> String {
+        let (seconds, rest) = (micros.div_euclid(1_000_000), micros.rem_euclid(1_000_000));
+        format!("(to_timestamp({seconds}) + INTERVAL '{rest} microseconds')")
+    }
+
+    fn takes_zero_bytes(&self) -> bool {
+        false
+    }
+}

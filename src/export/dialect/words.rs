@@ -1,0 +1,57 @@
+//! What every warehouse must be able to say, and what all say alike.
+
+use arrow::datatypes::DataType;
+
+use crate::warehouse::libraries::Library;
+
+pub trait Dialect: Send + Sync {
+    fn library(&self) -> &'static Library;
+
+    /// The driver's first function, where its file's name doesn't tell.
+    fn entrypoint(&self) -> Option<&'static str>;
+
+    /// The option under which the driver takes a target's place.
+    fn place_option(&self) -> &'static str;
+
+    /// Type of a column, as the warehouse itself spells it; `None` if it has none of this kind.
+    fn column_type(&self, data_type: &DataType) -> Option<String>;
+
+    /// Query for the names and types of a table's columns, in order.
+    fn columns_of(&self, schema: &str, table: &str) -> String;
+
+    /// The canonical text of a value that isn't null.
+    fn text(&self, column: &str, data_type: &DataType) -> String;
+
+    fn octets(&self, text: &str) -> String;
+
+    /// The first 60 bits of the text's MD5, as an integer.
+    fn hash(&self, text: &str) -> String;
+
+    fn is_finite(&self, column: &str) -> String;
+
+    /// A literal of a time zone's instant.
+    fn instant(&self, micros: i64) -> String;
+
+    /// Whether text may hold zero bytes.
+    fn takes_zero_bytes(&self) -> bool;
+
+    /// A table's name within its schema.
+    fn table(&self, schema: &str, table: &str) -> String {
+        format!("{}.{}", quoted(schema), quoted(table))
+    }
+}
+
+/// An identifier exactly as it is, in standard SQL.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A text literal in standard SQL.
+pub fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// A date literal of days since 1970.
+pub fn date(days: i64) -> String {
+    format!("(DATE '1970-01-01' + {days})")
+}

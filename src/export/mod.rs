@@ -1,0 +1,16 @@
+//! Keeps tables of a warehouse equal to tables of the lake, and proves it. What a target holds is
+//! decided from the target's own ledger alone, which moves in the same transaction as the rows.
+
+pub mod canonical;
+pub mod change;
+mod destination;
+pub mod dialect;
+mod pair;
+pub mod parity;
+mod publish;
+mod rows;
+mod shape;
+
+pub use destination::Destination;
+pub use pair::Source;
+pub use publish::Exported;

@@ -1,0 +1,92 @@
+//! A table of the lake and its counterpart in a target.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+
+use super::canonical::is_comparable;
+use super::dialect::Dialect;
+use crate::dag::Target;
+use crate::engine::Engine;
+use crate::engine::storable::storable_type;
+use crate::error::{Error, ErrorKind, Result};
+use crate::lake::spec::DAY_COLUMN;
+use crate::lake::{Lake, Snapshot};
+use crate::model::{Kind, Model, ModelSet};
+use crate::table::TableName;
+
+/// Where rows come from.
+#[derive(Clone)]
+pub struct Source {
+    pub lake: Lake,
+    pub engine: Engine,
+    pub models: Arc<ModelSet>,
+}
+
+/// A table of the lake at one version, and its counterpart.
+pub struct Pair<'a> {
+    pub model: &'a Model,
+    pub snapshot: Snapshot,
+    /// As exported, in the lake's order.
+    pub columns: SchemaRef,
+    /// Schema and table in the target.
+    pub schema: String,
+}
+
+impl Source {
+    /// At the newest version, or at the one given.
+    pub async fn pair(
+        &self,
+        target: &Target,
+        dialect: &dyn Dialect,
+        name: &TableName,
+        version: Option<u64>,
+    ) -> Result<Pair<'_>> {
+        let model = self.models.find(name)?;
+        if matches!(model.kind, Kind::View) {
+            return Err(Error::invalid(format!("`{name}` is a view, which stores no rows"))
+                .hint("export the tables it reads, or make it a table: `kind: full`"));
+        }
+        let snapshot = match version {
+            Some(version) => self.lake.snapshot_at(name, version).await?,
+            None => self.lake.snapshot(name).await?.ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, format!("there is no table `{name}` in the lake"))
+                    .hint(format!("`flowguard run +{name}` builds it"))
+            })?,
+        };
+        let columns = exported_columns(name, &snapshot.schema(), dialect)?;
+        let schema = target.schema(name.layer).to_owned();
+        Ok(Pair { model, snapshot, columns, schema })
+    }
+}
+
+impl Pair<'_> {
+    pub fn name(&self) -> &TableName {
+        &self.model.name
+    }
+}
+
+/// The columns that are exported: all but the lake's own layout.
+fn exported_columns(
+    name: &TableName,
+    schema: &SchemaRef,
+    dialect: &dyn Dialect,
+) -> Result<SchemaRef> {
+    let fields = schema.fields().iter().filter(|field| field.name() != DAY_COLUMN);
+    let fields: Result<Vec<Field>> = fields
+        .map(|field| {
+            let stored =
+                storable_type(field.data_type()).unwrap_or_else(|_| field.data_type().clone());
+            if is_comparable(&stored) && dialect.column_type(&stored).is_some() {
+                return Ok(Field::new(field.name(), stored, field.is_nullable()));
+            }
+            Err(Error::invalid(format!(
+                "`{}` of `{name}` has the type {}, which cannot be exported",
+                field.name(),
+                field.data_type()
+            ))
+            .hint("leave it out in a model of its own, or cast it to text"))
+        })
+        .collect();
+    Ok(Arc::new(Schema::new(fields?)))
+}

@@ -1,0 +1,84 @@
+//! Whether a target holds exactly what the version that it names holds; asked of both sides anew.
+
+use arrow::datatypes::{DataType, SchemaRef};
+use futures::StreamExt;
+
+use super::canonical::Proof;
+use super::destination::Destination;
+use super::pair::Source;
+use super::rows::RowSource;
+use crate::error::{Error, ErrorKind, Result};
+use crate::table::TableName;
+
+/// What was found about one table.
+#[derive(Debug, Clone)]
+pub struct Parity {
+    pub table: TableName,
+    pub version: u64,
+    pub rows: u64,
+    /// In words; none if both sides are equal.
+    pub differences: Vec<String>,
+}
+
+impl Source {
+    /// Compares `name` in the target with the lake, at the version that the target's ledger names.
+    pub async fn parity(&self, to: &mut Destination, name: &TableName) -> Result<Parity> {
+        let newest = self.pair(&to.target, to.dialect, name, None).await?;
+        to.prepare().await?;
+        let held = to.held(&newest).await?.ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("`{name}` was never exported to `{}`", to.target.name),
+            )
+            .hint(format!("flowguard export run {name}"))
+        })?;
+        if held.table_id != newest.snapshot.id() {
+            return Err(Error::invalid(format!(
+                "`{name}` was made anew since it was exported to `{}`",
+                to.target.name
+            ))
+            .hint(format!("flowguard export run {name} --full")));
+        }
+        let pair = self.pair(&to.target, to.dialect, name, Some(held.version)).await?;
+        let found = to.texts(to.dialect.columns_of(&pair.schema, name.name())).await?;
+        let mut differences = form_differences(to, &pair.columns, &found);
+        let own = self.scan(to, name, held.version).await?;
+        if differences.is_empty() {
+            let table = to.dialect.table(&pair.schema, name.name());
+            let theirs = to.proof(&table, &pair.columns).await?;
+            differences = own.differences(&theirs, &pair.columns);
+        }
+        Ok(Parity { table: name.clone(), version: held.version, rows: own.rows, differences })
+    }
+
+    async fn scan(&self, to: &Destination, name: &TableName, version: u64) -> Result<Proof> {
+        let pair = self.pair(&to.target, to.dialect, name, Some(version)).await?;
+        let mut rows = RowSource::open(self, &pair, None, to.dialect).await?;
+        let mut stream = std::pin::pin!(rows.stream());
+        while let Some(batch) = stream.next().await {
+            batch?;
+        }
+        rows.proof()
+    }
+}
+
+fn form_differences(
+    to: &Destination,
+    columns: &SchemaRef,
+    found: &[Vec<Option<String>>],
+) -> Vec<String> {
+    if found.is_empty() {
+        return vec!["the table is gone from the target".to_owned()];
+    }
+    let mut differences = Vec::new();
+    let wanted = |data_type: &DataType| to.dialect.column_type(data_type);
+    for field in columns.fields() {
+        let existing = found.iter().find(|row| row[0].as_deref() == Some(field.name()));
+        let existing = existing.map(|row| row[1].clone());
+        if existing != Some(wanted(field.data_type())) {
+            let existing = existing.flatten().unwrap_or_else(|| "absent".to_owned());
+            differences.push(format!("column `{}` is {existing} in the target", field.name()));
+        }
+    }
+    differences
+}

@@ -1,0 +1,80 @@
+//! Brings a target's table to the lake's newest version.
+
+use super::change::{Change, Held, Reason, change_since};
+use super::destination::Destination;
+use super::pair::{Pair, Source};
+use crate::error::Result;
+use crate::interval::RangeSet;
+use crate::table::TableName;
+
+/// What became of one table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Exported {
+    pub version: u64,
+    /// Rows moved; none if the target held them already.
+    pub rows: u64,
+    pub change: Change,
+}
+
+impl Source {
+    /// What an export of `name` would move, without moving it.
+    pub async fn plan(&self, to: &mut Destination, name: &TableName, full: bool) -> Result<Change> {
+        let pair = self.pair(&to.target, to.dialect, name, None).await?;
+        to.prepare().await?;
+        let held = to.held(&pair).await?;
+        self.change(&pair, held.as_ref(), full).await
+    }
+
+    /// Brings the target's table to the newest version of `name`.
+    pub async fn export(
+        &self,
+        to: &mut Destination,
+        name: &TableName,
+        full: bool,
+    ) -> Result<Exported> {
+        let pair = self.pair(&to.target, to.dialect, name, None).await?;
+        let version = pair.snapshot.version();
+        to.prepare().await?;
+        let held = to.held(&pair).await?;
+        let is_there = to.shape(&pair).await?;
+        let change = match self.change(&pair, held.as_ref(), full).await? {
+            _ if !is_there && held.is_some() => Change::Whole(Reason::TargetGone),
+            change => change,
+        };
+        let rows = match &change {
+            Change::None => 0,
+            Change::Ranges(ranges) => to.apply(self, &pair, held.as_ref(), Some(ranges)).await?,
+            Change::Whole(_) => to.apply(self, &pair, held.as_ref(), None).await?,
+        };
+        if let (Change::None, Some(held)) = (&change, &held)
+            && held.version != version
+        {
+            to.transaction(&[to.claim(&pair, Some(held), None)], &pair).await?;
+        }
+        Ok(Exported { version, rows, change })
+    }
+
+    /// Replaces the rows of some ranges again, whatever the ledger says.
+    pub async fn repair(
+        &self,
+        to: &mut Destination,
+        name: &TableName,
+        ranges: Option<&RangeSet>,
+    ) -> Result<u64> {
+        let held = {
+            let pair = self.pair(&to.target, to.dialect, name, None).await?;
+            to.held(&pair).await?
+        };
+        let pair =
+            self.pair(&to.target, to.dialect, name, held.as_ref().map(|held| held.version)).await?;
+        to.shape(&pair).await?;
+        to.apply(self, &pair, held.as_ref(), ranges).await
+    }
+
+    async fn change(&self, pair: &Pair<'_>, held: Option<&Held>, full: bool) -> Result<Change> {
+        if full {
+            return Ok(Change::Whole(Reason::Asked));
+        }
+        change_since(held, &pair.snapshot, pair.model).await
+    }
+}

@@ -1,0 +1,157 @@
+//! Rows of one version of a table on their way to a target, and what they were, for the proof.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{DataType, SchemaRef};
+use chrono_tz::Tz;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::logical_expr::Expr;
+use datafusion::prelude::{col, lit};
+use datafusion::scalar::ScalarValue;
+use futures::{Stream, StreamExt};
+
+use super::canonical::Proof;
+use super::dialect::{Dialect, date, quoted};
+use super::pair::{Pair, Source};
+use crate::engine::fault::engine_error;
+use crate::engine::storable::conform;
+use crate::error::{Error, Result};
+use crate::interval::{Instant, Range, RangeSet};
+
+pub struct RowSource {
+    rows: Option<SendableRecordBatchStream>,
+    name: String,
+    columns: SchemaRef,
+    takes_zero_bytes: bool,
+    proof: Arc<Mutex<Proof>>,
+}
+
+impl RowSource {
+    pub async fn open(
+        source: &Source,
+        pair: &Pair<'_>,
+        ranges: Option<&RangeSet>,
+        dialect: &dyn Dialect,
+    ) -> Result<Self> {
+        let doing = format!("cannot read `{}`", pair.name());
+        let failed = |error| engine_error(&doing, error);
+        let session = source.engine.session();
+        let mut frame = session.read_table(pair.snapshot.provider().await?).map_err(failed)?;
+        if let Some(ranges) = ranges {
+            frame = frame.filter(within(pair, ranges)?).map_err(failed)?;
+        }
+        let names: Vec<&str> =
+            pair.columns.fields().iter().map(|field| field.name().as_str()).collect();
+        let frame = frame.select_columns(&names).map_err(failed)?;
+        Ok(Self {
+            rows: Some(frame.execute_stream().await.map_err(failed)?),
+            name: pair.name().to_string(),
+            columns: Arc::clone(&pair.columns),
+            takes_zero_bytes: dialect.takes_zero_bytes(),
+            proof: Arc::new(Mutex::new(Proof::new(&pair.columns))),
+        })
+    }
+
+    /// The rows, once; each batch is noted as it passes.
+    pub fn stream(&mut self) -> impl Stream<Item = Result<RecordBatch>> + Send + use<> {
+        let (name, columns, proof) =
+            (self.name.clone(), Arc::clone(&self.columns), Arc::clone(&self.proof));
+        let takes_zero_bytes = self.takes_zero_bytes;
+        futures::stream::iter(self.rows.take()).flatten().map(move |batch| {
+            let batch =
+                batch.map_err(|error| engine_error(&format!("cannot read `{name}`"), error))?;
+            let batch = conform(&batch, &columns)?;
+            if !takes_zero_bytes {
+                refuse_zero_bytes(&name, &batch)?;
+            }
+            proof.lock().unwrap_or_else(PoisonError::into_inner).update(&batch)?;
+            Ok(batch)
+        })
+    }
+
+    /// What passed.
+    pub fn proof(&self) -> Result<Proof> {
+        Ok(self.proof.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+fn refuse_zero_bytes(name: &str, batch: &RecordBatch) -> Result<()> {
+    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+        let Some(texts) = column.as_string_opt::<i32>() else { continue };
+        if texts.iter().flatten().any(|text| text.contains('\0')) {
+            return Err(Error::invalid(format!(
+                "`{}` of `{name}` holds a text with a zero byte, which the target cannot keep",
+                field.name()
+            ))
+            .hint("replace(column, chr(0), '') in the model"));
+        }
+    }
+    Ok(())
+}
+
+/// Bounds of a range as the time column has them.
+enum Bounds {
+    Dates(i64, i64),
+    Instants(i64, i64),
+}
+
+fn time_of<'a>(pair: &'a Pair<'_>) -> Result<&'a str> {
+    let time = pair.model.time.as_ref().map(|time| time.value.as_str());
+    time.ok_or_else(|| Error::internal(format!("`{}` has no time column", pair.name())))
+}
+
+fn bounds(pair: &Pair<'_>, range: &Range) -> Result<Bounds> {
+    let time = time_of(pair)?;
+    let is_date =
+        pair.columns.field_with_name(time).is_ok_and(|f| f.data_type() == &DataType::Date32);
+    if !is_date {
+        return Ok(Bounds::Instants(range.start.0, range.end.0));
+    }
+    let day = |instant: Instant| day_of(instant, pair.model.timezone);
+    Ok(Bounds::Dates(day(range.start)?, day(range.end)?))
+}
+
+fn day_of(instant: Instant, timezone: Tz) -> Result<i64> {
+    let at = instant.to_datetime().map(|at| at.with_timezone(&timezone).date_naive());
+    at.map(|date| date.signed_duration_since(chrono::NaiveDate::default()).num_days())
+        .ok_or_else(|| Error::internal(format!("{instant} has no date")))
+}
+
+fn within(pair: &Pair<'_>, ranges: &RangeSet) -> Result<Expr> {
+    let column = || col(datafusion::common::Column::from_name(time_of(pair).unwrap_or_default()));
+    let mut condition: Option<Expr> = None;
+    for range in ranges.iter() {
+        let (start, end) = match bounds(pair, range)? {
+            Bounds::Dates(start, end) => {
+                let date = |days: i64| ScalarValue::Date32(i32::try_from(days).ok());
+                (date(start), date(end))
+            }
+            Bounds::Instants(start, end) => {
+                let instant =
+                    |micros| ScalarValue::TimestampMicrosecond(Some(micros), Some("UTC".into()));
+                (instant(start), instant(end))
+            }
+        };
+        let one = column().gt_eq(lit(start)).and(column().lt(lit(end)));
+        condition = Some(match condition {
+            Some(others) => others.or(one),
+            None => one,
+        });
+    }
+    Ok(condition.unwrap_or_else(|| lit(false)))
+}
+
+/// The same in the target's words.
+pub fn condition(dialect: &dyn Dialect, pair: &Pair<'_>, ranges: &RangeSet) -> Result<String> {
+    let column = quoted(time_of(pair)?);
+    let mut conditions = Vec::new();
+    for range in ranges.iter() {
+        let (start, end) = match bounds(pair, range)? {
+            Bounds::Dates(start, end) => (date(start), date(end)),
+            Bounds::Instants(start, end) => (dialect.instant(start), dialect.instant(end)),
+        };
+        conditions.push(format!("({column} >= {start} AND {column} < {end})"));
+    }
+    Ok(if conditions.is_empty() { "FALSE".to_owned() } else { conditions.join(" OR ") })
+}

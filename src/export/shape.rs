@@ -1,0 +1,129 @@
+//! A table's form in a target: which columns it has, how it is made, and what may be changed without
+//! asking. Builds statements, runs none.
+
+use arrow::datatypes::{Field, SchemaRef};
+use uuid::Uuid;
+
+use super::canonical::{Floats, Proof, is_float};
+use super::dialect::{Dialect, quoted};
+use super::pair::Pair;
+use crate::error::{Error, Result};
+use crate::table::TableName;
+
+const STAGE_PREFIX: &str = "stage_";
+
+pub fn create(dialect: &dyn Dialect, table: &str, columns: &SchemaRef) -> Result<String> {
+    let columns: Result<Vec<String>> =
+        columns.fields().iter().map(|field| column(dialect, field)).collect();
+    Ok(format!("CREATE TABLE {table} ({})", columns?.join(", ")))
+}
+
+fn column(dialect: &dyn Dialect, field: &Field) -> Result<String> {
+    let data_type = dialect
+        .column_type(field.data_type())
+        .ok_or_else(|| Error::internal(format!("`{}` has no type in the target", field.name())))?;
+    Ok(format!("{} {data_type}", quoted(field.name())))
+}
+
+/// What makes the target's table fit: `found` are its columns' names and types, none if there is
+/// no table. Anything but a new column is refused with the statement a person could run.
+pub fn statements(
+    dialect: &dyn Dialect,
+    pair: &Pair<'_>,
+    found: &[Vec<Option<String>>],
+) -> Result<Vec<String>> {
+    let table = dialect.table(&pair.schema, pair.name().name());
+    if found.is_empty() {
+        return Ok(vec![
+            format!("CREATE SCHEMA IF NOT EXISTS {}", quoted(&pair.schema)),
+            create(dialect, &table, &pair.columns)?,
+        ]);
+    }
+    let mut statements = Vec::new();
+    for field in pair.columns.fields() {
+        let wanted = dialect.column_type(field.data_type()).unwrap_or_default();
+        let existing = found
+            .iter()
+            .find(|row| row.first().is_some_and(|name| name.as_deref() == Some(field.name())));
+        match existing.and_then(|row| row.get(1)).and_then(Option::as_deref) {
+            Some(existing) if existing == wanted => {}
+            Some(existing) => {
+                return Err(Error::invalid(format!(
+                    "`{}` of {table} is {existing} in the target and {wanted} in the lake",
+                    field.name()
+                ))
+                .hint(format!(
+                    "ALTER TABLE {table} ALTER COLUMN {} TYPE {wanted}; then export with --full",
+                    quoted(field.name())
+                )));
+            }
+            None => {
+                statements
+                    .push(format!("ALTER TABLE {table} ADD COLUMN {}", column(dialect, field)?));
+            }
+        }
+    }
+    for name in found.iter().filter_map(|row| row.first().and_then(Option::as_deref)) {
+        if pair.columns.column_with_name(name).is_none() {
+            return Err(Error::invalid(format!(
+                "{table} has the column `{name}`, the lake has not"
+            ))
+            .hint(format!("ALTER TABLE {table} DROP COLUMN {}", quoted(name))));
+        }
+    }
+    Ok(statements)
+}
+
+/// Where rows of one table wait during one run.
+pub fn stage_name(run: Uuid, table: &TableName) -> String {
+    format!("{STAGE_PREFIX}{}_{}_{}", run.simple(), table.layer, table.name())
+}
+
+/// Whether `name` is a stage whose run began long before this one.
+pub fn is_abandoned(name: &str, run: Uuid, hours_max: u64) -> bool {
+    let begun = |run: Uuid| run.get_timestamp().map(|at| at.to_unix().0);
+    let other = name.strip_prefix(STAGE_PREFIX).and_then(|rest| rest.get(..32));
+    let other = other.and_then(|text| Uuid::try_parse(text).ok()).and_then(begun);
+    match (other, begun(run)) {
+        (Some(other), Some(own)) => other + hours_max * 3600 < own,
+        _ => false,
+    }
+}
+
+/// The one row that [`super::dialect::proof_query`] gives.
+pub fn proof_of(row: &[Option<String>], columns: &SchemaRef) -> Option<Proof> {
+    let mut cells = row.iter().map(|cell| cell.as_deref());
+    let mut proof = Proof::new(columns);
+    proof.rows = cells.next()??.parse().ok()?;
+    proof.hash = cells.next()??.parse().ok()?;
+    for nulls in &mut proof.nulls {
+        *nulls = cells.next()??.parse().ok()?;
+    }
+    let floats = columns.fields().iter().filter(|field| is_float(field.data_type()));
+    for (floats, _) in proof.floats.iter_mut().zip(floats) {
+        *floats = Floats {
+            sum: cells.next()??.parse().ok()?,
+            sum_of_sizes: cells.next()??.parse().ok()?,
+            others: cells.next()??.parse().ok()?,
+        };
+    }
+    Some(proof)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Layer;
+
+    #[test]
+    fn only_stages_of_long_ago_are_abandoned() {
+        let at = |seconds| Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, 0));
+        let name = TableName::new(Layer::Gold, "daily_metrics").unwrap();
+        let day = 24 * 3600;
+        let old = stage_name(at(1_000), &name);
+        assert!(is_abandoned(&old, at(1_000 + day + 1), 24));
+        assert!(!is_abandoned(&old, at(1_000 + day), 24));
+        assert!(!is_abandoned("stage_of_somebody", at(1 << 40), 24));
+        assert!(old.len() <= 63 + 32, "{old}");
+    }
+}

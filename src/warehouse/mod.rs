@@ -1,0 +1,270 @@
+//! A warehouse, reached through its own ADBC driver in a child process of this program. Runs what
+//! it is given; what to run is decided by `export`. The only room that names `adbc_core` and
+//! `adbc_driver_manager`.
+
+pub mod driver;
+mod frames;
+pub mod libraries;
+
+use std::io::{BufReader, BufWriter};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+
+use self::frames::{Reply, Request, RowsReader, RowsWriter, receive, send};
+use crate::config::Secret;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The hidden command of the child.
+pub const DRIVER_COMMAND: &str = "warehouse-driver";
+/// Batches that wait for the driver.
+const BATCHES_WAITING_MAX: usize = 2;
+
+/// What to load, and what to connect to.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// As in `dags.yaml`.
+    pub target: String,
+    /// This program.
+    pub program: PathBuf,
+    pub library: PathBuf,
+    pub entrypoint: Option<&'static str>,
+    pub options: Vec<(String, Secret)>,
+}
+
+/// One session of a warehouse. Dropping it ends the child, whatever it does at that moment; what
+/// was not committed then is rolled back by the warehouse.
+pub struct Warehouse {
+    target: String,
+    child: Arc<Mutex<Child>>,
+    /// Absent while a call is under way, and after one that broke the pipe.
+    pipes: Option<Pipes>,
+}
+
+struct Pipes {
+    requests: BufWriter<ChildStdin>,
+    replies: BufReader<ChildStdout>,
+}
+
+impl Warehouse {
+    pub async fn connect(access: &Access) -> Result<Self> {
+        let started = start(&access.program);
+        let (child, pipes) = started.map_err(|source| {
+            Error::new(ErrorKind::Exhausted, "cannot start the driver's process").source(source)
+        })?;
+        let child = Arc::new(Mutex::new(child));
+        let mut warehouse = Self { target: access.target.clone(), child, pipes: Some(pipes) };
+        let options = access.options.iter();
+        let request = Request::Connect {
+            library: access.library.to_string_lossy().into_owned(),
+            entrypoint: access.entrypoint.map(str::to_owned),
+            options: options.map(|(key, value)| (key.clone(), value.expose().to_owned())).collect(),
+        };
+        warehouse.call("cannot connect to", move |pipes| pipes.ask(&request)).await?;
+        Ok(warehouse)
+    }
+
+    /// Runs a statement; the number of rows it changed, if the driver says.
+    pub async fn execute(&mut self, sql: impl Into<String>) -> Result<Option<i64>> {
+        let request = Request::Execute { sql: sql.into() };
+        self.call("a statement failed on", move |pipes| pipes.ask(&request)).await
+    }
+
+    /// All rows of a small result.
+    pub async fn query(&mut self, sql: impl Into<String>) -> Result<Vec<RecordBatch>> {
+        let request = Request::Query { sql: sql.into() };
+        self.call("a query failed on", move |pipes| {
+            pipes.ask(&request)?;
+            let mut rows = RowsReader::new(&mut pipes.replies);
+            let read = read_rows(&mut rows);
+            rows.finish()?;
+            pipes.answer()?;
+            read
+        })
+        .await
+    }
+
+    /// Appends rows to a table.
+    pub async fn ingest(
+        &mut self,
+        schema: &str,
+        table: &str,
+        columns: SchemaRef,
+        mut rows: impl Stream<Item = Result<RecordBatch>> + Unpin,
+    ) -> Result<()> {
+        let request = Request::Ingest { schema: schema.to_owned(), table: table.to_owned() };
+        let (sender, mut receiver) = mpsc::channel::<RecordBatch>(BATCHES_WAITING_MAX);
+        let load = self.call("cannot load rows into", move |pipes| {
+            send(&mut pipes.requests, &request)?;
+            let mut pipe = RowsWriter::new(&mut pipes.requests);
+            let mut writer = StreamWriter::try_new(&mut pipe, &columns)?;
+            while let Some(batch) = receiver.blocking_recv() {
+                writer.write(&batch)?;
+            }
+            writer.finish()?;
+            drop(writer);
+            pipe.end()?;
+            pipes.answer()
+        });
+        let feed = async move {
+            while let Some(batch) = rows.next().await {
+                // A closed channel has its reason at the other end.
+                if sender.send(batch?).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        let (loaded, fed) = tokio::join!(load, feed);
+        // Rows that could not be read end the load early; what was loaded so far is thrown away
+        // by whoever asked.
+        fed.and(loaded.map(drop))
+    }
+
+    async fn call<T: Send + 'static>(
+        &mut self,
+        doing: &str,
+        work: impl FnOnce(&mut Pipes) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T> {
+        let target = self.target.clone();
+        let mut pipes = self.pipes.take().ok_or_else(|| {
+            Error::new(ErrorKind::Unavailable, format!("the driver of `{target}` has ended"))
+        })?;
+        let worked = tokio::task::spawn_blocking(move || {
+            let outcome = work(&mut pipes);
+            (pipes, outcome)
+        });
+        let (pipes, outcome) = worked
+            .await
+            .map_err(|source| Error::internal("a driver's thread stopped").source(source))?;
+        match outcome {
+            Ok(value) => {
+                self.pipes = Some(pipes);
+                Ok(value)
+            }
+            Err(Fault::Said { status, message, sqlstate }) => {
+                self.pipes = Some(pipes);
+                Err(driver_error(format!("{doing} `{target}`"), &status, message, &sqlstate))
+            }
+            Err(Fault::Pipe(source)) => Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("{doing} `{target}`: the driver's process ended"),
+            )
+            .source(source)),
+        }
+    }
+}
+
+impl Drop for Warehouse {
+    fn drop(&mut self) {
+        // Without a call under way the end of its input is enough; with one, it may hang.
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.pipes.take().is_none() {
+            let _ = child.kill();
+        }
+        let _ = child.wait();
+    }
+}
+
+fn start(program: &Path) -> std::io::Result<(Child, Pipes)> {
+    let mut child = Command::new(program)
+        .arg(DRIVER_COMMAND)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let (Some(requests), Some(replies)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err(std::io::ErrorKind::BrokenPipe.into());
+    };
+    let pipes = Pipes { requests: BufWriter::new(requests), replies: BufReader::new(replies) };
+    Ok((child, pipes))
+}
+
+/// Why a call came to nothing.
+enum Fault {
+    Said { status: String, message: String, sqlstate: String },
+    Pipe(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<std::io::Error> for Fault {
+    fn from(error: std::io::Error) -> Self {
+        Self::Pipe(error.into())
+    }
+}
+
+impl From<arrow::error::ArrowError> for Fault {
+    fn from(error: arrow::error::ArrowError) -> Self {
+        Self::Pipe(error.into())
+    }
+}
+
+impl Pipes {
+    fn ask(&mut self, request: &Request) -> Result<Option<i64>, Fault> {
+        send(&mut self.requests, request)?;
+        self.answer()
+    }
+
+    fn answer(&mut self) -> Result<Option<i64>, Fault> {
+        match receive(&mut self.replies)? {
+            Some(Reply::Done { rows }) => Ok(rows),
+            Some(Reply::Failed { status, message, sqlstate }) => {
+                Err(Fault::Said { status, message, sqlstate })
+            }
+            None => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
+        }
+    }
+}
+
+fn read_rows(rows: impl std::io::Read) -> Result<Vec<RecordBatch>, Fault> {
+    let mut batches = Vec::new();
+    for batch in StreamReader::try_new(rows, None)? {
+        batches.push(batch?);
+    }
+    Ok(batches)
+}
+
+/// The driver's words, without the connection's secrets: they never hold any that we gave, except
+/// in a URI that some repeat.
+fn driver_error(doing: String, status: &str, message: String, sqlstate: &str) -> Error {
+    let kind = match (status, sqlstate) {
+        ("Unauthenticated", _) | (_, "28000" | "28P01") => ErrorKind::Denied,
+        ("Unauthorized", _) | (_, "42501") => ErrorKind::Denied,
+        ("NotFound", _) | (_, "3D000") => ErrorKind::NotFound,
+        ("IO" | "Timeout", _) | (_, "57P01" | "57P03" | "53300" | "08006") => {
+            ErrorKind::Unavailable
+        }
+        (_, "40001" | "40P01" | "23505") | ("Integrity" | "AlreadyExists", _) => {
+            ErrorKind::Conflict
+        }
+        (_, "53100" | "53200") => ErrorKind::Exhausted,
+        _ => ErrorKind::Invalid,
+    };
+    Error::new(kind, doing).source(without_uri(&message))
+}
+
+fn without_uri(message: &str) -> String {
+    let hide = |word: &str| match (word.find("://"), word.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme < at => {
+            format!("{}://…{}", &word[..scheme], &word[at..])
+        }
+        _ => word.to_owned(),
+    };
+    message.split(' ').map(hide).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_a_driver_repeats_loses_its_password() {
+        let said = "cannot reach postgresql://me:geheim@db.example/a now";
+        assert_eq!(without_uri(said), "cannot reach postgresql://…@db.example/a now");
+    }
+}

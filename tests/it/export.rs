@@ -1,0 +1,371 @@
+//! Exports to real warehouses, a DuckDB file and a PostgreSQL server: every type, what is moved when
+//! something changed, death at every step, and what is refused. DuckDB's and PostgreSQL's own
+//! clients look at the result.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use flowguard::app::App;
+use flowguard::app::export::Surroundings;
+use flowguard::config::Config;
+use flowguard::error::Result;
+use flowguard::export::parity::Parity;
+use flowguard::table::TableName;
+use serde_json::Value;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::program::{Finished, Project, finish, model};
+use crate::runs::{add, project};
+use crate::services::skipped;
+
+const DAILY: &str = "kind: interval\nevery: 1d\ntime: at\npartition_by: day";
+const CLEAN: &str = "SELECT id, at, CAST(n AS BIGINT) AS n, CAST(n AS DOUBLE) / 3 AS third \
+                     FROM bronze.events WHERE at >= $start AND at < $end";
+const BY_DAY: &str = "SELECT id, date_trunc('day', at) AS day, n FROM silver.clean";
+
+/// A warehouse of one test, and how to look at it without FlowGuard.
+enum Warehouse {
+    Duckdb { home: PathBuf, file: PathBuf },
+    Postgresql { server: Server, home: PathBuf },
+}
+
+struct Server(TempDir, String);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        finish(Command::new(scripts().join("postgresql")).arg("stop").arg(self.0.path()));
+    }
+}
+
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/warehouses")
+}
+
+impl Warehouse {
+    /// Both kinds, or none after a loud word that `test` is skipped.
+    fn all(test: &str, project: &Project) -> Vec<Self> {
+        let required = std::env::var("FLOWGUARD_TEST_REQUIRED").is_ok_and(|value| value == "1");
+        let mut install = Command::new(scripts().join("install"));
+        if !required && finish(install.arg("--check")).code != Some(0) {
+            skipped(test, "its warehouses are not installed (run `tests/warehouses/install`)");
+            return Vec::new();
+        }
+        let installed = finish(&mut Command::new(scripts().join("install"))).succeeded();
+        let home = PathBuf::from(installed.stdout.trim());
+        let folder = TempDir::new().unwrap();
+        // PostgreSQL runs as another user.
+        finish(Command::new("chmod").arg("755").arg(folder.path())).succeeded();
+        let data = folder.path().join("server");
+        let mut start = Command::new(scripts().join("postgresql"));
+        let port = finish(start.arg("start").arg(&data)).succeeded().stdout.trim().to_owned();
+        let server = Server(folder, port);
+        let file = project.folder().join("warehouse.duckdb");
+        vec![Self::Duckdb { home: home.clone(), file }, Self::Postgresql { server, home }]
+    }
+
+    /// Writes the target into the project, as `here`.
+    fn configure(&self, project: &Project, select: &str) {
+        let (driver, place, home) = match self {
+            Self::Duckdb { home, .. } => ("duckdb", "path: warehouse.duckdb".to_owned(), home),
+            Self::Postgresql { server, home } => {
+                let uri = format!("uri: \"postgresql://owner@127.0.0.1:{}/postgres\"", server.1);
+                ("postgresql", uri, home)
+            }
+        };
+        let library = match self {
+            Self::Duckdb { .. } => "libduckdb.so",
+            Self::Postgresql { .. } => "libadbc_driver_postgresql.so",
+        };
+        let library = home.join("drivers").join(library);
+        project.write(
+            "dags.yaml",
+            &format!(
+                "version: 1\ntargets:\n  here: {{driver: {driver}, {place}, library: \"{}\"}}\n\
+                 exports:\n  nightly: {{target: here, select: [{select}]}}\n",
+                library.display()
+            ),
+        );
+    }
+
+    /// What its own client says, a line per row.
+    fn ask(&self, sql: &str) -> Vec<String> {
+        let answer = match self {
+            Self::Duckdb { home, file } => {
+                let script = "import duckdb, sys\n\
+                              for row in duckdb.connect(sys.argv[1]).execute(sys.argv[2]).fetchall():\n    \
+                              print(*('' if v is None else v for v in row), sep='|')";
+                finish(
+                    Command::new(home.join("python/bin/python"))
+                        .args(["-c", script])
+                        .arg(file)
+                        .arg(sql),
+                )
+            }
+            Self::Postgresql { server, .. } => {
+                let mut psql = Command::new(scripts().join("postgresql"));
+                finish(psql.arg("sql").arg(server.0.path().join("server")).arg(sql))
+            }
+        };
+        answer.succeeded().stdout.lines().map(str::to_owned).collect()
+    }
+}
+
+fn daily(sql: &str) -> String {
+    model(DAILY, sql)
+}
+
+fn changing_project() -> Project {
+    project(&[("silver/clean", &daily(CLEAN)), ("gold/by_day", &model("kind: full", BY_DAY))])
+}
+
+const THREE: [(&str, &str, &str); 3] = [
+    ("a", "2026-01-05T10:00:00Z", "1"),
+    ("b", "2026-01-06T10:00:00Z", "2"),
+    ("c", "2026-01-07T10:00:00Z", "3"),
+];
+
+/// Rows moved, by table.
+fn export(project: &Project, arguments: &[&str]) -> BTreeMap<String, String> {
+    let arguments = [&["export", "run", "--output", "json"], arguments].concat();
+    let finished = project.run(&arguments).succeeded();
+    let report: Value = serde_json::from_str(&finished.stdout).unwrap();
+    let line = |line: &Value| {
+        let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+        (text("table"), format!("{} rows: {}", line["rows"], text("moved")))
+    };
+    report["exports"].as_array().unwrap().iter().map(line).collect()
+}
+
+fn parity(project: &Project) -> Finished {
+    project.run(&["parity"]).without_logs()
+}
+
+fn moved(lines: &[(&str, &str)]) -> BTreeMap<String, String> {
+    lines.iter().map(|(name, line)| ((*name).to_owned(), (*line).to_owned())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_moves_what_changed_and_parity_sees_what_somebody_else_changed() {
+    let project = changing_project();
+    add(&project, &THREE).await;
+    project.run(&["run"]).succeeded();
+    for warehouse in Warehouse::all("export::an_export_moves_what_changed", &project) {
+        warehouse.configure(&project, "silver.*, gold.*");
+        let first = "3 rows: everything: first export";
+        let expected = moved(&[("gold.by_day", first), ("silver.clean", first)]);
+        assert_eq!(export(&project, &[]), expected);
+        let none =
+            moved(&[("gold.by_day", "0 rows: nothing"), ("silver.clean", "0 rows: nothing")]);
+        assert_eq!(export(&project, &[]), none);
+
+        let event = [("d", "2026-01-06T11:00:00Z", "4")];
+        add(&project, &event).await;
+        project.run(&["run", "--start", "2026-01-06", "--end", "2026-01-07"]).succeeded();
+        let day = "2 rows: 2026-01-06T00:00:00Z/2026-01-07T00:00:00Z";
+        let whole = "4 rows: everything: the table is replaced whole";
+        let expected = moved(&[("gold.by_day", whole), ("silver.clean", day)]);
+        assert_eq!(export(&project, &["--dry-run"]).len(), 2);
+        assert_eq!(export(&project, &[]), expected);
+        let rows = warehouse.ask("SELECT id, n FROM silver.clean ORDER BY id");
+        assert_eq!(rows, ["a|1", "b|2", "c|3", "d|4"]);
+        parity(&project).succeeded();
+
+        warehouse.ask("UPDATE silver.clean SET n = 7 WHERE id = 'b'");
+        warehouse.ask("INSERT INTO gold.by_day SELECT * FROM gold.by_day WHERE id = 'a'");
+        let found = parity(&project);
+        assert_eq!(found.code, Some(1));
+        let verdicts: Vec<&str> =
+            found.stdout.lines().skip(1).map(|line| line.rsplit("  ").next().unwrap()).collect();
+        let twice = "rows: 4 in the lake, 5 in the target";
+        assert_eq!(verdicts, ["values: as many rows, but other ones", twice]);
+        project.run(&["parity", "--repair"]).succeeded();
+        assert_eq!(warehouse.ask("SELECT sum(n) FROM silver.clean"), ["10"]);
+
+        warehouse.ask("DROP TABLE gold.by_day");
+        assert!(parity(&project).stdout.contains("the table is gone from the target"));
+        let lost = "4 rows: everything: the target has lost the table";
+        assert_eq!(export(&project, &[])["gold.by_day"], lost);
+        parity(&project).succeeded();
+        // The other warehouse begins where this one began.
+        remake(&project).await;
+    }
+}
+
+/// The lake as it was at first, made anew.
+async fn remake(project: &Project) {
+    std::fs::remove_dir_all(project.folder().join(".flowguard")).unwrap();
+    add(project, &THREE).await;
+    project.run(&["run"]).succeeded();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_made_anew_replaces_its_namesake() {
+    let project = changing_project();
+    add(&project, &THREE).await;
+    project.run(&["run"]).succeeded();
+    for warehouse in Warehouse::all("export::a_table_made_anew", &project) {
+        warehouse.configure(&project, "silver.*, gold.*");
+        export(&project, &[]);
+        remake(&project).await;
+        let error = parity(&project);
+        assert!(error.stderr.contains("was made anew"), "{}", error.stderr);
+        let anew = "3 rows: everything: the table was made anew";
+        assert_eq!(export(&project, &[])["silver.clean"], anew);
+        parity(&project).succeeded();
+    }
+}
+
+/// A death of the driver's process at each of its steps, while it works or before it is heard.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_death_at_any_step_doubles_and_loses_nothing() {
+    let project = changing_project();
+    add(&project, &THREE).await;
+    project.run(&["run"]).succeeded();
+    let mut added = 0;
+    for warehouse in Warehouse::all("export::a_death_at_any_step", &project) {
+        warehouse.configure(&project, "silver.*, gold.*");
+        let name: TableName = "silver.clean".parse().unwrap();
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_flowguard"));
+        for moment in ["during", "after"] {
+            let mut died = 0;
+            for step in 1.. {
+                add(&project, &[("e", "2026-01-06T12:00:00Z", "5")]).await;
+                added += 1;
+                let one = ["run", "silver.clean", "--start", "2026-01-06", "--end", "2026-01-07"];
+                project.run(&one).succeeded();
+                let dying = dying_driver(&project, step, moment);
+                let outcome = export_through(&project, &name, dying).await;
+                let seen = std::fs::read_to_string(project.folder().join("steps")).unwrap();
+                if seen.parse::<usize>().unwrap() < step {
+                    outcome.unwrap();
+                    break;
+                }
+                died += usize::from(outcome.is_err());
+                let found = export_through(&project, &name, program.clone()).await.unwrap();
+                assert_eq!(found.differences, Vec::<String>::new(), "{moment} step {step}");
+                let theirs = warehouse.ask("SELECT count(*), sum(n) FROM silver.clean");
+                let own = format!("{}|{}", 3 + added, 6 + 5 * added);
+                assert_eq!(theirs, [own], "{moment} step {step}");
+            }
+            assert!(died > 10, "only {died} deaths {moment} a step");
+        }
+    }
+}
+
+/// A program that stands in for this one, and dies at a step.
+fn dying_driver(project: &Project, step: usize, moment: &str) -> PathBuf {
+    let steps = project.folder().join("steps");
+    std::fs::write(&steps, "0").unwrap();
+    let program = project.folder().join("dying");
+    let script = format!(
+        "#!/bin/sh\nexec python3 {} {} {step} {moment} {}\n",
+        scripts().join("dying_driver.py").display(),
+        env!("CARGO_BIN_EXE_flowguard"),
+        steps.display()
+    );
+    std::fs::write(&program, script).unwrap();
+    finish(Command::new("chmod").arg("755").arg(&program)).succeeded();
+    program
+}
+
+/// Exports, and compares, by a driver in a process of `program`.
+async fn export_through(project: &Project, name: &TableName, program: PathBuf) -> Result<Parity> {
+    let environment = BTreeMap::new();
+    let app = App::open(Config::load(project.folder(), &environment, &[]).unwrap()).unwrap();
+    let surroundings = Surroundings { environment: &environment, program };
+    let target = app.target("here").unwrap();
+    let mut to = app.destination(target, &surroundings, Uuid::now_v7()).await?;
+    app.export_source().export(&mut to, name, false).await?;
+    app.export_source().parity(&mut to, name).await
+}
+
+const EVERY_TYPE: &str = r#"
+SELECT CAST(k AS INT) AS k, CAST(b AS BOOLEAN) AS b, CAST(tiny AS TINYINT) AS tiny,
+  CAST(big AS BIGINT) AS big, CAST(price AS DECIMAL(38, 10)) AS price, CAST(f AS DOUBLE) AS f,
+  CAST(day AS DATE) AS day, CAST(at AS TIMESTAMP) AT TIME ZONE 'UTC' AS "At time", t AS "select"
+FROM (VALUES
+  (1, true, 127, 9223372036854775807, '9999999999999999999999999999.9999999999', '1.5', '1969-12-31', '1969-12-31T23:59:59.999999', 'ü|''"\'),
+  (2, false, -128, -9223372036854775808, '-0.0000000001', '-0.0', '0001-01-01', '2262-04-11T00:00:00.000001', ''),
+  (3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+  (4, true, 0, 1000000000, '2000000000.0000000000', 'NaN', '2026-02-28', '2026-03-29T01:30:00', 'two
+lines'),
+  (5, true, 0, 0, '1000000000000.5000000000', 'Infinity', '9999-12-31', '1900-01-01T00:00:00', '日本')
+) AS v(k, b, tiny, big, price, f, day, at, t)"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_type_and_its_edges_arrive() {
+    let project = Project::of_models(&[("gold/every_type", &model("kind: full", EVERY_TYPE))]);
+    project.run(&["run"]).succeeded();
+    for warehouse in Warehouse::all("export::every_type", &project) {
+        warehouse.configure(&project, "gold.*");
+        project.run(&["export", "run"]).succeeded();
+        parity(&project).succeeded();
+        let micros = match &warehouse {
+            Warehouse::Duckdb { .. } => "epoch_us(\"At time\")",
+            Warehouse::Postgresql { .. } => {
+                "CAST(extract(epoch FROM \"At time\") * 1000000 AS bigint)"
+            }
+        };
+        let rows = warehouse.ask(&format!(
+            "SELECT k, CAST(b AS VARCHAR), tiny, big, CAST(price AS VARCHAR), \
+             CAST(day AS VARCHAR), {micros}, replace(\"select\", chr(10), '/') \
+             FROM gold.every_type ORDER BY k"
+        ));
+        assert_eq!(
+            rows,
+            [
+                "1|true|127|9223372036854775807|9999999999999999999999999999.9999999999|1969-12-31|-1|ü|'\"\\",
+                "2|false|-128|-9223372036854775808|-0.0000000001|0001-01-01|9223286400000001|",
+                "3|||||||",
+                "4|true|0|1000000000|2000000000.0000000000|2026-02-28|1774747800000000|two/lines",
+                "5|true|0|0|1000000000000.5000000000|9999-12-31|-2208988800000000|日本",
+            ]
+        );
+        let others = "SELECT count(*) FROM gold.every_type WHERE f > 1e300";
+        assert_eq!(warehouse.ask(others), ["2"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_fit_is_refused_before_anything_moves() {
+    let text = model("kind: full", "SELECT 1 AS a, 'plain' AS t");
+    let project = Project::of_models(&[("gold/t", &text)]);
+    project.run(&["run"]).succeeded();
+    for warehouse in Warehouse::all("export::what_does_not_fit", &project) {
+        warehouse.configure(&project, "gold.*");
+        export(&project, &[]);
+        warehouse.ask("ALTER TABLE gold.t ADD COLUMN theirs INTEGER");
+        let refused = project.run(&["export", "run", "--full"]).without_logs();
+        assert_eq!(refused.code, Some(2));
+        let hint = "hint: ALTER TABLE \"gold\".\"t\" DROP COLUMN \"theirs\"";
+        assert!(refused.stderr.contains(hint), "{}", refused.stderr);
+        warehouse.ask("ALTER TABLE gold.t DROP COLUMN theirs");
+
+        if matches!(warehouse, Warehouse::Postgresql { .. }) {
+            project
+                .write("sql/gold/t.sql", &model("kind: full", "SELECT 1 AS a, 'x' || chr(0) AS t"));
+            project.run(&["run"]).succeeded();
+            let refused = project.run(&["export", "run"]).without_logs();
+            assert_eq!(refused.code, Some(2));
+            assert!(refused.stderr.contains("a text with a zero byte"), "{}", refused.stderr);
+            assert_eq!(warehouse.ask("SELECT t FROM gold.t"), ["plain"]);
+        }
+        let mine = model("kind: full", "SELECT 1 AS a, 'plain' AS t, 2 AS added");
+        project.write("sql/gold/t.sql", &mine);
+        project.run(&["run"]).succeeded();
+        export(&project, &[]);
+        assert_eq!(warehouse.ask("SELECT a, added FROM gold.t"), ["1|2"]);
+        parity(&project).succeeded();
+        assert_eq!(
+            warehouse.ask(
+                "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'flowguard'"
+            ),
+            ["1"]
+        );
+        project.write("sql/gold/t.sql", &text);
+        std::fs::remove_dir_all(project.folder().join(".flowguard")).unwrap();
+        project.run(&["run"]).succeeded();
+    }
+}

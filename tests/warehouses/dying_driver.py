@@ -1,0 +1,65 @@
+"""Stands between the engine and a driver's process, and kills that at one step.
+
+dying_driver.py PROGRAM STEP MOMENT STEPS_FILE: at request number STEP, `during` it (as soon as
+it was passed on) or `after` it (the reply is lost). Writes how many requests it saw to STEPS_FILE.
+"""
+
+import subprocess
+import sys
+
+program, step, moment, steps_file = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+driver = subprocess.Popen([program, "warehouse-driver"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+engine_in, engine_out = sys.stdin.buffer, sys.stdout.buffer
+
+
+def frame(source):
+    head = source.read(5)
+    if len(head) < 5:
+        return None
+    return head[:1], head + source.read(int.from_bytes(head[1:], "little"))
+
+
+def pass_on(source, sink, last):
+    """Frames up to one of a kind in `last`; that one's kind and content."""
+    while True:
+        found = frame(source)
+        if found is None:
+            sys.exit(1)
+        kind, content = found
+        if sink:
+            sink.write(content)
+        if kind in last:
+            if sink:
+                sink.flush()
+            return content[5:]
+
+
+seen = 0
+while True:
+    found = frame(engine_in)
+    if found is None:
+        break
+    seen += 1
+    with open(steps_file, "w") as file:
+        file.write(str(seen))
+    dies = seen == step
+    kind, content = found
+    driver.stdin.write(content)
+    driver.stdin.flush()
+    if content[5:].startswith(b'{"Ingest"'):
+        pass_on(engine_in, driver.stdin, (b"E",))
+    if dies and moment == "during":
+        driver.kill()
+        driver.wait()
+        sys.exit(1)
+    sink = None if dies else engine_out
+    reply = pass_on(driver.stdout, sink, (b"M",))
+    if content[5:].startswith(b'{"Query"') and reply.startswith(b'{"Done"'):
+        pass_on(driver.stdout, sink, (b"E",))
+        pass_on(driver.stdout, sink, (b"M",))
+    if dies:
+        driver.kill()
+        driver.wait()
+        sys.exit(1)
+driver.stdin.close()
+driver.wait()
