@@ -96,6 +96,22 @@ impl App {
         Ok(Destination { target: target.clone(), dialect: dialect(target.driver), warehouse, run })
     }
 
+    /// The file's path, in a folder that exists.
+    fn duckdb_file(&self, target: &Target, place: &str) -> Result<String> {
+        let file = self.config.project.join(place);
+        if let Some(folder) = file.parent() {
+            let failed = |source| {
+                Error::new(
+                    ErrorKind::Denied,
+                    format!("cannot make the folder of `{}`", target.name),
+                )
+                .source(source)
+            };
+            std::fs::create_dir_all(folder).map_err(failed)?;
+        }
+        Ok(file.to_string_lossy().into_owned())
+    }
+
     pub fn access(&self, target: &Target, surroundings: &Surroundings<'_>) -> Result<Access> {
         let dialect: &dyn Dialect = dialect(target.driver);
         let environment = surroundings.environment;
@@ -107,7 +123,7 @@ impl App {
         };
         let place = expanded(&target.place.value)?;
         let place = match target.driver {
-            DriverKind::Duckdb => self.config.project.join(place).to_string_lossy().into_owned(),
+            DriverKind::Duckdb => self.duckdb_file(target, &place)?,
             DriverKind::Postgresql => place,
         };
         let variable = |name: &str| environment.get(name).map(String::as_str);

@@ -17,7 +17,7 @@ use crate::app::serve::{Door, Ingestion, Server, Wanted};
 use crate::app::{self, App};
 use crate::dag::select;
 use crate::demo::events::{Options, Topic, history};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::kafka::{MockBroker, Producer, Record};
 use crate::ingest::worker::Until;
 use crate::runner;
@@ -109,6 +109,10 @@ async fn play(session: &Session, app: &App, arguments: &Arguments) -> Result<()>
     output::write_text(&format!("\naudit\n{}", audit::table(&audits)))?;
     audit::verdict(&audits)?;
     timings.push(("audit", auditing.elapsed()));
+    let exporting = Clock::now();
+    if export(session, app).await? {
+        timings.push(("export and compare", exporting.elapsed()));
+    }
     timings.push(("total", began.elapsed()));
     finish(app, produced, &timings)
 }
@@ -297,6 +301,33 @@ impl Ahead {
         }
         before - self.bytes
     }
+}
+
+/// Brings the exports of the project to where the lake is, and proves it. Without a driver, which
+/// this program does not carry, says how to get one.
+async fn export(session: &Session, app: &App) -> Result<bool> {
+    let mut found = Vec::new();
+    for (target, tables) in app.exports(&[], None)? {
+        let mut to = match super::export::connect(session, app, target).await {
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                let hint = error.hint.unwrap_or_default();
+                output::write_text(&format!(
+                    "\nNothing was exported: {}; {hint}\n",
+                    error.message
+                ))?;
+                return Ok(false);
+            }
+            connected => connected?,
+        };
+        for name in &tables {
+            let source = app.export_source();
+            source.export(&mut to, name, false).await?;
+            found.push((target.name.clone(), source.parity(&mut to, name).await?));
+        }
+    }
+    output::write_text(&format!("\nexport\n{}", super::export::parity_table(&found)))?;
+    super::export::verdict(&found)?;
+    Ok(true)
 }
 
 /// The first rows of a table in its own order.

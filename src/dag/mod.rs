@@ -134,14 +134,19 @@ fn read_file(map: Mapping<'_>, problems: &Problems<'_>) -> (Content, KeysRead) {
     }
     let listed = map.optional("targets").and_then(|value| value.mapping("`targets`"));
     let targets = targets::read_targets(listed.as_ref(), problems);
+    // A broken target is there all the same.
+    let names: Vec<&str> = listed
+        .iter()
+        .flat_map(|listed| listed.entries())
+        .map(|entry| entry.key.value.as_str())
+        .collect();
     let listed = map.optional("exports").and_then(|value| value.mapping("`exports`"));
     let exports = targets::read_exports(listed.as_ref(), problems);
-    for export in exports.values() {
-        if !targets.contains_key(&export.target.value) {
-            let message = format!("there is no target `{}`", export.target.value);
-            let names = targets.keys().map(String::as_str);
-            let hint = choice_hint(&export.target.value, names, "targets are");
-            problems.report_hint(export.target.position, message, hint);
+    for Export { target, .. } in exports.values() {
+        if !names.contains(&target.value.as_str()) {
+            let message = format!("there is no target `{}`", target.value);
+            let hint = choice_hint(&target.value, names.iter().copied(), "targets are");
+            problems.report_hint(target.position, message, hint);
         }
     }
     (Content { dags, targets, exports }, map.finish())
@@ -265,10 +270,22 @@ dags.yaml:3:32: a DuckDB target is a file
       local: {driver: duckdb, uri: a}
                                    ^
     hint: write path: warehouse.duckdb
-dags.yaml:4:35: the password stands in the file
+dags.yaml:4:34: the password stands in the file
       far: {driver: postgresql, uri: "postgresql://me:geheim@host/db"}
                                      ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-    hint: write ${VAR} in its place"#,
+    hint: write ${VAR} in its place
+dags.yaml:5:18: unknown driver `postgres`
+      near: {driver: postgres, uri: "postgresql://me:${PW}@host/db", schemas: {golden: a}}
+                     ^^^^^^^^
+    hint: did you mean `postgresql`?
+dags.yaml:5:76: unknown key `golden` in `schemas`
+      near: {driver: postgres, uri: "postgresql://me:${PW}@host/db", schemas: {golden: a}}
+                                                                               ^^^^^^
+    hint: did you mean `gold`?
+dags.yaml:7:21: there is no target `locale`
+      nightly: {target: locale, select: [gold.*]}
+                        ^^^^^^
+    hint: did you mean `local`?"#,
         );
     }
 
