@@ -71,10 +71,17 @@ impl Source {
             line,
             column,
             message: message.into(),
-            text: self.line(line).trim_start_matches('\u{feff}').to_owned(),
+            text: self.visible(line).to_owned(),
             width,
             hint,
         }
+    }
+
+    /// A line as it is counted: without a byte order mark at the beginning of the file.
+    fn visible(&self, line: usize) -> &str {
+        let text = self.line(line);
+        let marked = if line == 1 { text.strip_prefix('\u{feff}') } else { None };
+        marked.unwrap_or(text)
     }
 
     /// The nearest place that the text has: parsers report what is missing at its end a line, or
@@ -84,8 +91,7 @@ impl Source {
             return position;
         }
         let line = position.line.min(self.text.split('\n').count());
-        let text = self.line(line).trim_start_matches('\u{feff}');
-        let end = text.chars().count() + 1;
+        let end = self.visible(line).chars().count() + 1;
         let column = if line < position.line { end } else { position.column.clamp(1, end) };
         Position { line, column, width: position.width.min((end - column).max(1)) }
     }
@@ -202,5 +208,12 @@ mod tests {
         assert_eq!(shown(2, 1, 7), (2, 1, 2));
         assert_eq!(shown(2, 1, 2), (2, 1, 2));
         assert_eq!(shown(0, 0, 0), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_left_out_where_the_file_begins_and_nowhere_else() {
+        let source = Source::new("a.yaml", "\u{feff}a\n\u{feff}b");
+        let text = |line| source.diagnostic(Position { line, column: 1, width: 1 }, "", None).text;
+        assert_eq!((text(1).as_str(), text(2).as_str()), ("a", "\u{feff}b"));
     }
 }

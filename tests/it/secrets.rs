@@ -85,6 +85,14 @@ impl Search {
     }
 }
 
+#[test]
+#[should_panic(expected = "`planted-secret` in a log")]
+fn a_leak_is_found() {
+    let mut search = Search::of(["planted-secret"]);
+    search.add("a log", *b"\xFFlogged in with planted-secret\n");
+    search.finds_nothing();
+}
+
 /// A line in the middle of a key's file.
 fn key_line(certificates: &Certificates) -> String {
     let key = std::fs::read_to_string(certificates.path("server.key")).expect("a key");
