@@ -133,6 +133,26 @@ impl Error {
         self.source = Some(source.into());
         self
     }
+
+    /// All of it as people read it, over several lines.
+    pub fn report(&self) -> String {
+        let diagnostics = self.diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n\n"));
+        let mut text: String = diagnostics.collect();
+        text.push_str(&format!("error: {self}"));
+        let mut source = std::error::Error::source(self);
+        // The deepest cause says most; the layers between repeat it.
+        while let Some(deeper) = source.and_then(std::error::Error::source) {
+            source = Some(deeper);
+        }
+        if let Some(cause) = source {
+            let cause = cause.to_string();
+            text.push_str(&format!("\ncause: {}", cause.lines().next().unwrap_or_default()));
+        }
+        if let Some(hint) = &self.hint {
+            text.push_str(&format!("\nhint: {hint}"));
+        }
+        text
+    }
 }
 
 impl fmt::Display for Error {

@@ -18,6 +18,7 @@ pub mod interval;
 pub mod lake;
 pub mod lineage;
 pub mod model;
+pub mod remote;
 pub mod runner;
 pub mod server;
 pub mod source;

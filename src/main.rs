@@ -1,4 +1,4 @@
-//! Entry point: reads the process, starts the runtime, prints the error. Nothing else prints one.
+//! Entry point: reads the process, starts the runtime, prints the error that ends it.
 
 #![allow(clippy::print_stderr, clippy::disallowed_methods)]
 
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            report(&error);
+            eprintln!("{}", error.report());
             ExitCode::from(error.kind.exit_code())
         }
     }
@@ -62,23 +62,5 @@ async fn stop_on_signal(stop: CancellationToken) {
             std::process::exit(130);
         }
         stop.cancel();
-    }
-}
-
-fn report(error: &Error) {
-    for diagnostic in &error.diagnostics {
-        eprintln!("{diagnostic}\n");
-    }
-    eprintln!("error: {error}");
-    let mut source = std::error::Error::source(error);
-    // The deepest cause says most; the layers between repeat it.
-    while let Some(deeper) = source.and_then(std::error::Error::source) {
-        source = Some(deeper);
-    }
-    if let Some(cause) = source {
-        eprintln!("cause: {}", cause.to_string().lines().next().unwrap_or_default());
-    }
-    if let Some(hint) = &error.hint {
-        eprintln!("hint: {hint}");
     }
 }

@@ -15,7 +15,9 @@ mod query;
 mod run;
 mod schema;
 mod serve;
+mod sink;
 mod statements;
+mod target;
 mod user;
 
 pub use commands::execute;
@@ -77,7 +79,11 @@ impl Session {
 
     /// The configuration of the project in `folder`, and logging as it says.
     pub fn config_of(&self, folder: &Path) -> Result<Config> {
-        let mut flags: Vec<(String, String)> = Vec::new();
+        self.config_with(folder, Vec::new())
+    }
+
+    /// The same, with settings that have flags of their own.
+    pub fn config_with(&self, folder: &Path, mut flags: Vec<(String, String)>) -> Result<Config> {
         for setting in &self.global.set {
             let (key, value) = setting.split_once('=').ok_or_else(|| {
                 Error::invalid(format!("`--set {setting}` has no `=`"))

@@ -38,6 +38,7 @@ pub struct Config {
     pub ingest: Ingest,
     pub engine: Engine,
     pub server: Server,
+    pub remote: Remote,
     pub log: Log,
     effective: Vec<Effective>,
 }
@@ -104,6 +105,18 @@ pub struct Server {
     pub statement_memory_bytes_max: u64,
     pub statement_spill_bytes_max: u64,
     pub statement_rows_max: u64,
+}
+
+/// How to be let in by a server of somebody else. Paths are absolute.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+    pub token: Option<Secret>,
+    pub tls_ca: Option<PathBuf>,
+    /// Set exactly if the key is.
+    pub tls_certificate: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
@@ -239,9 +252,20 @@ impl Reader<'_> {
             parallel_models_max: self.number("engine.parallel_models_max"),
         };
         let server = self.server(&project);
+        let remote = self.remote(&project);
         let log = Log { level: self.needed("log.level"), format: self.log_format() };
-        let mut config =
-            Config { project, lake, s3, kafka, ingest, engine, server, log, effective: Vec::new() };
+        let mut config = Config {
+            project,
+            lake,
+            s3,
+            kafka,
+            ingest,
+            engine,
+            server,
+            remote,
+            log,
+            effective: Vec::new(),
+        };
         config.effective = self.effective(&config, file);
         config
     }
@@ -385,6 +409,19 @@ impl Reader<'_> {
             statement_memory_bytes_max: self.number("server.statement_memory_bytes_max"),
             statement_spill_bytes_max: self.number("server.statement_spill_bytes_max"),
             statement_rows_max: self.number("server.statement_rows_max"),
+        }
+    }
+
+    fn remote(&mut self, project: &Path) -> Remote {
+        self.both_or_neither("remote.tls_certificate", "remote.tls_key");
+        let path = |text: Option<String>| text.map(|path| project.join(path));
+        Remote {
+            user: self.text("remote.user"),
+            password: self.secret("remote.password"),
+            token: self.secret("remote.token"),
+            tls_ca: path(self.text("remote.tls_ca")),
+            tls_certificate: path(self.text("remote.tls_certificate")),
+            tls_key: path(self.text("remote.tls_key")),
         }
     }
 

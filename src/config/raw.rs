@@ -256,12 +256,12 @@ fn unknown_hint(path: &str) -> String {
         .filter(|key| key.split_once('.').is_some_and(|(name, _)| name == section))
         .collect();
     if in_section.is_empty() {
-        let sections = ["s3", "kafka", "ingest", "engine", "server", "log"];
+        let sections = ["s3", "kafka", "ingest", "engine", "server", "remote", "log"];
         let keys = SETTINGS.iter().map(|setting| setting.key).chain(sections);
         return match crate::error::did_you_mean(path, keys) {
             Some(key) => format!("did you mean `{key}`?"),
             None => {
-                "sections are `s3`, `kafka`, `ingest`, `engine`, `server` and `log`; `lake` stands above them".into()
+                "sections are `s3`, `kafka`, `ingest`, `engine`, `server`, `remote` and `log`; `lake` stands above them".into()
             }
         };
     }

@@ -66,7 +66,7 @@ const fn secret(key: &'static str, doc: &'static str) -> Setting {
     Setting { key, form: Form::Text, default: None, is_secret: true, doc }
 }
 
-pub static SETTINGS: [Setting; 40] = [
+pub static SETTINGS: [Setting; 46] = [
     setting(
         "lake",
         Form::Text,
@@ -259,6 +259,27 @@ pub static SETTINGS: [Setting; 40] = [
         Form::Count(1),
         Some("1000000000"),
         "rows of one statement's result",
+    ),
+    setting("remote.user", Form::Text, None, "who asks the server that --remote names"),
+    secret("remote.password", "password of remote.user; give it as FLOWGUARD_REMOTE_PASSWORD"),
+    secret("remote.token", "token for the server, instead of user and password"),
+    setting(
+        "remote.tls_ca",
+        Form::Text,
+        None,
+        "file of authorities, PEM, that sign servers; unset means those of the system",
+    ),
+    setting(
+        "remote.tls_certificate",
+        Form::Text,
+        None,
+        "file of an own certificate for servers that want one, PEM; set together with remote.tls_key",
+    ),
+    setting(
+        "remote.tls_key",
+        Form::Text,
+        None,
+        "file of that certificate's private key, PEM; set together with remote.tls_certificate",
     ),
     setting(
         "log.level",

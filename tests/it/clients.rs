@@ -240,6 +240,11 @@ fn examples() {
     let csv = format!("order_date,gmv\n{}", days.replace(' ', ","));
     let mut curl = Command::new(scripts().join("examples/with_curl.sh"));
     prints(curl.arg(format!("http://{}", server.http)), &csv);
+    let mut own = Command::new(scripts().join("examples/with_flowguard.sh"));
+    prints(
+        own.arg(&grpc).env("PATH", path_with_the_program()),
+        &csv,
+    );
     let table = "\
 +------------+----------+
 | order_date | gmv      |
@@ -248,6 +253,11 @@ fn examples() {
 | 2026-01-10 | 32718.10 |
 +------------+----------+";
     assert_eq!(last_days(server.url("http")), table);
+}
+
+fn path_with_the_program() -> String {
+    let folder = Path::new(env!("CARGO_BIN_EXE_flowguard")).parent().expect("a folder");
+    format!("{}:{}", folder.display(), std::env::var("PATH").expect("tools are found by it"))
 }
 
 /// What the page shows is what `examples` and the scripts run.
@@ -270,7 +280,7 @@ fn the_page_shows_what_is_run() {
         assert!(text.contains(block), "{file} does not hold\n{block}");
         blocks += 1;
     }
-    assert_eq!(blocks, 9);
+    assert_eq!(blocks, 10);
 }
 
 /// A certificate for this machine's own address, and its key, in a folder of the test's own.

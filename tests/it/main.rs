@@ -10,6 +10,7 @@
 )]
 
 mod access;
+mod certificates;
 mod check;
 mod checker;
 mod cli;
@@ -28,6 +29,7 @@ mod planted;
 mod policies;
 mod program;
 mod query;
+mod remote;
 mod runs;
 mod serve;
 mod served;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Rooms by rank; imports point to lower ranks. `docs/ARCHITECTURE.md` says what lives in each.
-const RANKS: [(&str, u8); 24] = [
+const RANKS: [(&str, u8); 25] = [
     ("error", 0),
     ("interval", 0),
     ("source", 0),
@@ -18,6 +18,7 @@ const RANKS: [(&str, u8); 24] = [
     ("dag", 2),
     ("lake", 2),
     ("lineage", 2),
+    ("remote", 2),
     ("engine", 3),
     ("ingest", 3),
     ("audit", 4),

@@ -1,0 +1,151 @@
+//! Rows of a statement in the form that was asked for, written while they arrive.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::csv::WriterBuilder as CsvWriter;
+use arrow::datatypes::SchemaRef;
+use arrow::ipc::writer::StreamWriter;
+use arrow::json::LineDelimitedWriter;
+use arrow::util::pretty::pretty_format_batches;
+use clap::ValueEnum;
+use parquet::arrow::ArrowWriter;
+
+use super::output;
+use crate::error::{Error, Result};
+
+/// Rows shown of a table on the screen; other outputs are never cut.
+const TABLE_ROWS_MAX: usize = 10_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    Table,
+    Csv,
+    /// One object per line
+    Json,
+    Parquet,
+    /// The Arrow IPC stream
+    Arrow,
+}
+
+/// Where it goes.
+pub type Out = Box<dyn Write + Send>;
+
+/// A result that is being written.
+pub struct Sink {
+    writer: Writer,
+    rows: usize,
+}
+
+enum Writer {
+    Table { schema: SchemaRef, batches: Vec<RecordBatch>, out: Out },
+    Csv(Box<arrow::csv::Writer<Out>>),
+    Json(LineDelimitedWriter<Out>),
+    Parquet(Box<ArrowWriter<Out>>),
+    Arrow(StreamWriter<Out>),
+}
+
+/// How many rows there were, and how many of them a table shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    pub rows: usize,
+    pub shown: usize,
+}
+
+impl Sink {
+    pub fn new(form: Form, schema: &SchemaRef, out: Out) -> Result<Self> {
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| {
+            Error::invalid("this result has no such output form").source(source)
+        };
+        let writer = match form {
+            Form::Table => Writer::Table { schema: Arc::clone(schema), batches: Vec::new(), out },
+            Form::Csv => Writer::Csv(Box::new(CsvWriter::new().with_header(true).build(out))),
+            Form::Json => Writer::Json(LineDelimitedWriter::new(out)),
+            Form::Parquet => Writer::Parquet(Box::new(
+                ArrowWriter::try_new(out, Arc::clone(schema), None)
+                    .map_err(|error| failed(error.into()))?,
+            )),
+            Form::Arrow => Writer::Arrow(
+                StreamWriter::try_new(out, schema).map_err(|error| failed(error.into()))?,
+            ),
+        };
+        Ok(Self { writer, rows: 0 })
+    }
+
+    /// False when nobody reads any more.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<bool> {
+        let room = TABLE_ROWS_MAX.saturating_sub(self.rows);
+        self.rows += batch.num_rows();
+        match &mut self.writer {
+            Writer::Table { batches, .. } => {
+                if room > 0 {
+                    batches.push(batch.slice(0, room.min(batch.num_rows())));
+                }
+                Ok(true)
+            }
+            Writer::Csv(writer) => open_pipe(writer.write(batch)),
+            Writer::Json(writer) => open_pipe(writer.write(batch)),
+            Writer::Arrow(writer) => open_pipe(writer.write(batch)),
+            Writer::Parquet(writer) => open_pipe(writer.write(batch).map_err(Into::into)),
+        }
+    }
+
+    /// Nobody reads: nothing more is written, not even an end.
+    pub fn unfinished(self) -> Written {
+        Written { rows: self.rows, shown: self.rows }
+    }
+
+    pub fn finish(self) -> Result<Written> {
+        let rows = self.rows;
+        let written = match self.writer {
+            Writer::Table { schema, mut batches, mut out } => {
+                batches.insert(0, RecordBatch::new_empty(schema));
+                let text = pretty_format_batches(&batches).map_err(|source| {
+                    Error::invalid("the result cannot be shown as a table").source(source)
+                })?;
+                output::finish(writeln!(out, "{text}").and_then(|()| out.flush()))?;
+                let shown = batches.iter().map(RecordBatch::num_rows).sum();
+                return Ok(Written { rows, shown });
+            }
+            Writer::Csv(writer) => writer.into_inner().flush().map_err(Into::into),
+            Writer::Json(mut writer) => writer.finish(),
+            Writer::Arrow(mut writer) => writer.finish(),
+            Writer::Parquet(writer) => writer.close().map(drop).map_err(Into::into),
+        };
+        open_pipe(written)?;
+        Ok(Written { rows, shown: rows })
+    }
+}
+
+impl Written {
+    /// A line for people.
+    pub fn summary(&self) -> String {
+        let rows = output::thousands(self.rows as u64);
+        match self.shown < self.rows {
+            true => {
+                format!("{rows} rows, the first {} shown; use --output csv for all", self.shown)
+            }
+            false => format!("{rows} rows"),
+        }
+    }
+}
+
+/// Standard output.
+pub fn stdout() -> Out {
+    Box::new(io::stdout())
+}
+
+/// False if the reader went away; that is its right.
+fn open_pipe(written: std::result::Result<(), arrow::error::ArrowError>) -> Result<bool> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.to_string().contains("Broken pipe") => Ok(false),
+        Err(error) if error.to_string().contains("is not supported in CSV") => {
+            Err(Error::invalid("a column with values inside of values cannot be written as CSV")
+                .hint("select other columns, or use --output json")
+                .source(error))
+        }
+        Err(error) => Err(Error::invalid("cannot write the result").source(error)),
+    }
+}
