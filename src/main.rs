@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use flowguard::cli::{Process, execute};
+use flowguard::cli::{Interrupts, Process, execute};
 use flowguard::error::Error;
 use flowguard::lake::stage::is_caught_panic;
 use tokio_util::sync::CancellationToken;
@@ -37,26 +37,31 @@ fn start() -> Result<(), Error> {
         environment: std::env::vars().collect(),
         current_folder,
         stop: CancellationToken::new(),
+        interrupts: Interrupts::default(),
     };
-    let stop = process.stop.clone();
+    let (stop, interrupts) = (process.stop.clone(), process.interrupts.clone());
     runtime.block_on(async {
-        tokio::spawn(stop_on_signal(stop));
+        tokio::spawn(stop_on_signal(stop, interrupts));
         execute(std::env::args_os().collect(), process).await
     })
 }
 
-/// The first signal asks for an orderly end, the second does not wait for it.
-async fn stop_on_signal(stop: CancellationToken) {
+/// The first signal asks for an orderly end, the second does not wait for it. A Ctrl-C may be a
+/// statement's, and then ends no more than that.
+async fn stop_on_signal(stop: CancellationToken, interrupts: Interrupts) {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
         return;
     };
-    for _ in 0..2 {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+    loop {
+        let is_interrupt = tokio::select! {
+            _ = interrupt.recv() => true,
+            _ = terminate.recv() => false,
+        };
+        if is_interrupt && interrupts.is_taken() {
+            continue;
         }
         if stop.is_cancelled() {
             std::process::exit(130);

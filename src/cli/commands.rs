@@ -7,7 +7,7 @@ use futures::future::LocalBoxFuture;
 
 use super::{
     Global, Process, Session, audit, check, completions, config, demo, dlq, ingest, lineage,
-    output, query, run, schema, serve, statements, user,
+    output, query, run, schema, serve, sql, statements, user,
 };
 use crate::error::{Error, Result};
 
@@ -18,6 +18,7 @@ Examples:
   flowguard ingest --once                     drain the topics into bronze
   flowguard run +gold.daily_metrics           build a table and everything it needs
   flowguard query \"SELECT * FROM gold.daily_metrics\"
+  flowguard sql                               ask one statement after the other
   flowguard serve                             answer SQL over Flight SQL and HTTP
   flowguard dlq list                          see which messages bronze refused, and why
   flowguard audit                             prove that every offset is accounted for
@@ -49,6 +50,7 @@ enum Command {
     Run(run::Arguments),
     Schema(schema::Arguments),
     Serve(serve::Arguments),
+    Sql(sql::Arguments),
     Statements(statements::Arguments),
     User(user::Arguments),
 }
@@ -79,6 +81,7 @@ async fn dispatch(arguments: Vec<OsString>, process: Process) -> Result<()> {
         Command::Run(arguments) => run::execute(&session, &arguments).await,
         Command::Schema(arguments) => schema::execute(&arguments),
         Command::Serve(arguments) => serve::execute(&session, &arguments).await,
+        Command::Sql(arguments) => sql::execute(&session, &arguments).await,
         Command::Statements(arguments) => statements::execute(&session, &arguments),
         Command::User(arguments) => user::execute(&session, &arguments),
     }

@@ -350,7 +350,8 @@ JDBC, such as DBeaver with the Arrow Flight SQL driver:
 curl:
   curl -G http://{http}/api/v1/query --data-urlencode \"sql={SHOWN}\"
 flowguard:
-  flowguard query{flag} \"{SHOWN}\"\n"
+  flowguard query{flag} \"{SHOWN}\"
+  flowguard sql --remote grpc://{flight}\n"
     ))?;
     server.run(&session.process.stop).await
 }

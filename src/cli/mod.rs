@@ -16,6 +16,7 @@ mod run;
 mod schema;
 mod serve;
 mod sink;
+mod sql;
 mod statements;
 mod target;
 mod user;
@@ -24,6 +25,7 @@ pub use commands::execute;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
@@ -58,6 +60,24 @@ pub struct Process {
     pub current_folder: PathBuf,
     /// Cancelled by the first SIGINT or SIGTERM.
     pub stop: CancellationToken,
+    pub interrupts: Interrupts,
+}
+
+/// Whose a SIGINT is: the process's, or a statement's that a shell runs.
+#[derive(Clone, Default)]
+pub struct Interrupts(Arc<Mutex<Option<CancellationToken>>>);
+
+impl Interrupts {
+    /// From now on a SIGINT cancels `statement`, and nothing else.
+    pub fn divert(&self, statement: CancellationToken) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(statement);
+    }
+
+    /// Hands a SIGINT over; false if nobody but the process takes it.
+    pub fn is_taken(&self) -> bool {
+        let statement = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        statement.as_ref().map(CancellationToken::cancel).is_some()
+    }
 }
 
 /// The global flags and the process, as commands use them.

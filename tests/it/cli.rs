@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use flowguard::config::settings::SETTINGS;
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "audit",
     "check",
     "completions",
@@ -19,6 +19,7 @@ const COMMANDS: [&str; 14] = [
     "run",
     "schema",
     "serve",
+    "sql",
     "statements",
     "user",
 ];

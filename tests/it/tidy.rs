@@ -48,12 +48,13 @@ const SIDEWAYS: [(&str, &str); 9] = [
 ];
 
 /// Outside libraries and the one place that names each.
-const OWNERS: [(&str, &str); 6] = [
+const OWNERS: [(&str, &str); 7] = [
     ("argon2", "src/access/"),
     ("deltalake", "src/lake/"),
     ("hmac", "src/access/"),
     ("object_store", "src/lake/"),
     ("rdkafka", "src/ingest/kafka"),
+    ("rustyline", "src/cli/sql/"),
     ("sha2", "src/access/"),
 ];
 
