@@ -254,6 +254,31 @@ async fn a_death_at_any_step_doubles_and_loses_nothing() {
     }
 }
 
+/// Two that read the same ledger: the first to move it publishes, the other changes nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_exports_at_once_one_wins() {
+    const ROUNDS: i64 = 4;
+    let project = changing_project();
+    add(&project, &THREE).await;
+    let mut added = 0;
+    for warehouse in Warehouse::all("export::of_two_exports_at_once", &project) {
+        warehouse.configure(&project, "silver.*, gold.*");
+        let name: TableName = "silver.clean".parse().unwrap();
+        for round in 0..ROUNDS {
+            add(&project, &[("e", "2026-01-06T12:00:00Z", "5")]).await;
+            added += 1;
+            project.run(&["run", "silver.clean"]).succeeded();
+            let program = || PathBuf::from(env!("CARGO_BIN_EXE_flowguard"));
+            let one = export_through(&project, &name, program());
+            let other = export_through(&project, &name, program());
+            let (one, other) = tokio::join!(one, other);
+            assert!(one.is_ok() || other.is_ok(), "{one:?} {other:?}");
+            let theirs = warehouse.ask("SELECT count(*), sum(n) FROM silver.clean");
+            assert_eq!(theirs, [format!("{}|{}", 3 + added, 6 + 5 * added)], "round {round}");
+        }
+    }
+}
+
 /// A program that stands in for this one, and dies at a step.
 fn dying_driver(project: &Project, step: usize, moment: &str) -> PathBuf {
     let steps = project.folder().join("steps");
