@@ -54,8 +54,8 @@ impl Warehouse {
         }
         let installed = finish(&mut Command::new(scripts().join("install"))).succeeded();
         let home = PathBuf::from(installed.stdout.trim());
-        let folder = TempDir::new().unwrap();
-        // PostgreSQL runs as another user.
+        // PostgreSQL runs as another user, who may not see a temporary folder of this one's own.
+        let folder = TempDir::new_in("/tmp").unwrap();
         finish(Command::new("chmod").arg("755").arg(folder.path())).succeeded();
         let data = folder.path().join("server");
         let mut start = Command::new(scripts().join("postgresql"));
