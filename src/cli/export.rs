@@ -240,7 +240,7 @@ async fn compare(
     if found.differences.is_empty() || !repair {
         return Ok(found);
     }
-    source.repair(to, name, None).await?;
+    source.repair(to, name).await?;
     source.parity(to, name).await
 }
 

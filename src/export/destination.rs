@@ -142,7 +142,7 @@ impl Destination {
         self.warehouse
             .ingest(OWN_SCHEMA, stage, Arc::clone(&pair.columns), rows.stream().boxed())
             .await?;
-        let sent = rows.proof()?;
+        let sent = rows.proof();
         let staged = self.dialect.table(OWN_SCHEMA, stage);
         let arrived = self.proof(&staged, &pair.columns).await?;
         let differences = sent.differences(&arrived, &pair.columns);
@@ -165,12 +165,12 @@ impl Destination {
             None => String::new(),
             Some(ranges) => format!(" WHERE {}", rows::condition(self.dialect, pair, ranges)?),
         };
+        let claim = self.claim(pair, held, Some(sent.rows));
         let statements = [
-            self.claim(pair, held, Some(sent.rows)),
             format!("DELETE FROM {live}{condition}"),
             format!("INSERT INTO {live} ({names}) SELECT {names} FROM {staged}"),
         ];
-        self.transaction(&statements, pair).await?;
+        self.transaction(&claim, &statements, pair).await?;
         Ok(sent.rows)
     }
 
@@ -201,11 +201,12 @@ impl Destination {
     /// Runs the claim and what follows as one transaction.
     pub(super) async fn transaction(
         &mut self,
-        statements: &[String],
+        claim: &str,
+        others: &[String],
         pair: &Pair<'_>,
     ) -> Result<()> {
         self.warehouse.execute("BEGIN TRANSACTION").await?;
-        let worked = self.within_transaction(statements, pair).await;
+        let worked = self.within_transaction(claim, others, pair).await;
         if let Err(error) = worked {
             // A broken pipe has rolled back by itself.
             let _ = self.warehouse.execute("ROLLBACK").await;
@@ -214,9 +215,13 @@ impl Destination {
         self.warehouse.execute("COMMIT").await.map(drop)
     }
 
-    async fn within_transaction(&mut self, statements: &[String], pair: &Pair<'_>) -> Result<()> {
-        let (claim, others) = statements.split_first().unwrap_or((&statements[0], &[]));
-        self.warehouse.execute(claim.as_str()).await?;
+    async fn within_transaction(
+        &mut self,
+        claim: &str,
+        others: &[String],
+        pair: &Pair<'_>,
+    ) -> Result<()> {
+        self.warehouse.execute(claim).await?;
         let owner = self
             .texts(format!(
                 "SELECT run, CAST(version AS VARCHAR) FROM {} WHERE table_name = {}",

@@ -5,7 +5,7 @@ use futures::StreamExt;
 
 use super::canonical::Proof;
 use super::destination::Destination;
-use super::pair::Source;
+use super::pair::{Pair, Source};
 use super::rows::RowSource;
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::TableName;
@@ -39,10 +39,13 @@ impl Source {
             ))
             .hint(format!("flowguard export run {name} --full")));
         }
-        let pair = self.pair(&to.target, to.dialect, name, Some(held.version)).await?;
+        let pair = match newest.snapshot.version() == held.version {
+            true => newest,
+            false => self.pair(&to.target, to.dialect, name, Some(held.version)).await?,
+        };
         let found = to.texts(to.dialect.columns_of(&pair.schema, name.name())).await?;
         let mut differences = form_differences(to, &pair.columns, &found);
-        let own = self.scan(to, name, held.version).await?;
+        let own = self.scan(to, &pair).await?;
         if differences.is_empty() {
             let table = to.dialect.table(&pair.schema, name.name());
             let theirs = to.proof(&table, &pair.columns).await?;
@@ -51,14 +54,13 @@ impl Source {
         Ok(Parity { table: name.clone(), version: held.version, rows: own.rows, differences })
     }
 
-    async fn scan(&self, to: &Destination, name: &TableName, version: u64) -> Result<Proof> {
-        let pair = self.pair(&to.target, to.dialect, name, Some(version)).await?;
-        let mut rows = RowSource::open(self, &pair, None, to.dialect).await?;
+    async fn scan(&self, to: &Destination, pair: &Pair<'_>) -> Result<Proof> {
+        let mut rows = RowSource::open(self, pair, None, to.dialect).await?;
         let mut stream = std::pin::pin!(rows.stream());
         while let Some(batch) = stream.next().await {
             batch?;
         }
-        rows.proof()
+        Ok(rows.proof())
     }
 }
 

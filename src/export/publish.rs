@@ -4,7 +4,6 @@ use super::change::{Change, Held, Reason, change_since};
 use super::destination::Destination;
 use super::pair::{Pair, Source};
 use crate::error::Result;
-use crate::interval::RangeSet;
 use crate::table::TableName;
 
 /// What became of one table.
@@ -49,18 +48,13 @@ impl Source {
         if let (Change::None, Some(held)) = (&change, &held)
             && held.version != version
         {
-            to.transaction(&[to.claim(&pair, Some(held), None)], &pair).await?;
+            to.transaction(&to.claim(&pair, Some(held), None), &[], &pair).await?;
         }
         Ok(Exported { version, rows, change })
     }
 
-    /// Replaces the rows of some ranges again, whatever the ledger says.
-    pub async fn repair(
-        &self,
-        to: &mut Destination,
-        name: &TableName,
-        ranges: Option<&RangeSet>,
-    ) -> Result<u64> {
+    /// Replaces the whole table again, at the version that the target's ledger names.
+    pub async fn repair(&self, to: &mut Destination, name: &TableName) -> Result<u64> {
         let held = {
             let pair = self.pair(&to.target, to.dialect, name, None).await?;
             to.held(&pair).await?
@@ -68,7 +62,7 @@ impl Source {
         let pair =
             self.pair(&to.target, to.dialect, name, held.as_ref().map(|held| held.version)).await?;
         to.shape(&pair).await?;
-        to.apply(self, &pair, held.as_ref(), ranges).await
+        to.apply(self, &pair, held.as_ref(), None).await
     }
 
     async fn change(&self, pair: &Pair<'_>, held: Option<&Held>, full: bool) -> Result<Change> {

@@ -9,7 +9,6 @@ pub mod libraries;
 use std::io::{BufReader, BufWriter};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -43,7 +42,7 @@ pub struct Access {
 /// was not committed then is rolled back by the warehouse.
 pub struct Warehouse {
     target: String,
-    child: Arc<Mutex<Child>>,
+    child: Child,
     /// Absent while a call is under way, and after one that broke the pipe.
     pipes: Option<Pipes>,
 }
@@ -59,7 +58,6 @@ impl Warehouse {
         let (child, pipes) = started.map_err(|source| {
             Error::new(ErrorKind::Exhausted, "cannot start the driver's process").source(source)
         })?;
-        let child = Arc::new(Mutex::new(child));
         let mut warehouse = Self { target: access.target.clone(), child, pipes: Some(pipes) };
         let options = access.options.iter();
         let request = Request::Connect {
@@ -165,11 +163,10 @@ impl Warehouse {
 impl Drop for Warehouse {
     fn drop(&mut self) {
         // Without a call under way the end of its input is enough; with one, it may hang.
-        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         if self.pipes.take().is_none() {
-            let _ = child.kill();
+            let _ = self.child.kill();
         }
-        let _ = child.wait();
+        let _ = self.child.wait();
     }
 }
 
