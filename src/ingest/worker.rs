@@ -465,12 +465,19 @@ impl Shared {
 
     fn start_partitions(&self, partitions: &[i32]) -> Result<Vec<(i32, Option<i64>)>> {
         let pipeline = &self.pipeline;
-        let bounds = pipeline.kafka.watermarks(&pipeline.topic)?;
+        let mut bounds = pipeline.kafka.watermarks(&pipeline.topic)?;
         if let Some(id) = pipeline.kafka.topic_id(&pipeline.topic)? {
             self.runtime.block_on(check_topic(pipeline, &id))?;
         }
         let low = |partition: i32| bounds.get(&partition).map_or(0, |(low, _)| *low);
         let taken = self.runtime.block_on(take_over(pipeline, partitions, low))?;
+        let ends_behind = taken.iter().any(|(partition, progress)| {
+            bounds.get(partition).is_some_and(|(_, high)| progress.start > *high)
+        });
+        if ends_behind {
+            // The former owner may have committed what came after the broker was asked.
+            bounds = pipeline.kafka.watermarks(&pipeline.topic)?;
+        }
         for (partition, progress) in &taken {
             let Some((low, high)) = bounds.get(partition) else { continue };
             check_bounds(pipeline, *partition, progress.start, *low, *high)?;

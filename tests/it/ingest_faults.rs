@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use flowguard::error::Result;
@@ -446,6 +446,41 @@ async fn a_worker_that_pauses_ingests_every_offset_once() {
     let (drained, visited) = ended.expect("the drain did not end");
     assert!(drained.is_ok() && visited.is_ok(), "{drained:?} {visited:?}");
     assert_exactly_once(&world, "a visitor during pauses").await;
+}
+
+/// What another worker commits after the broker was asked for its ends was not lost by the topic.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_topic_that_grows_during_a_take_over_has_not_lost_its_tail() {
+    let world = World::new(slots(&["ggg"])).await;
+    let broker = MockBroker::start(&[(TOPIC, 1)]).unwrap();
+    let worker = |store: FaultyStore, group: &str| {
+        let mut pipeline = world.worker(store, Header::Wide);
+        pipeline.kafka = broker.access();
+        pipeline.kafka.options.insert("session.timeout.ms".to_owned(), "6000".to_owned());
+        pipeline.group = group.to_owned();
+        pipeline
+    };
+    ensure_tables(&worker(world.store(NO_FAULT), "neither")).await.unwrap();
+    let is_first = AtomicBool::new(true);
+    let pausing = world.store(move |operation| {
+        let is_fence = operation.is_log_entry() && is_first.swap(false, Ordering::Relaxed);
+        if is_fence { Fault::Pause } else { Fault::None }
+    });
+    let stop = CancellationToken::new();
+    let one = worker(pausing.clone(), "one");
+    let taking_over = run_worker_until(one, Until::Stopped, &stop, Arc::new(|_| {}));
+    let overtaking = async {
+        pausing.paused().await;
+        produce(&broker.access(), &world);
+        let drained = run_worker(worker(world.store(NO_FAULT), "other")).await;
+        stop.cancel();
+        pausing.resume();
+        drained
+    };
+    let (taken_over, drained) = tokio::join!(taking_over, overtaking);
+    assert_eq!(drained.unwrap().rows, 3);
+    taken_over.unwrap();
+    assert_exactly_once(&world, "a topic that grows").await;
 }
 
 fn produce(kafka: &KafkaAccess, world: &World) {
