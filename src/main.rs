@@ -9,6 +9,10 @@ use flowguard::error::Error;
 use flowguard::lake::stage::is_caught_panic;
 use tokio_util::sync::CancellationToken;
 
+/// Gives back what a heavy statement needed; the system's allocator keeps it per thread.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let print_panic = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
