@@ -99,6 +99,15 @@ impl Destination {
         format!("{}.{}", pair.schema, pair.name().name())
     }
 
+    pub(super) async fn has_rows(&mut self, pair: &Pair<'_>) -> Result<bool> {
+        let name = pair.name().name();
+        if self.texts(self.dialect.columns_of(&pair.schema, name)).await?.is_empty() {
+            return Ok(false);
+        }
+        let table = self.dialect.table(&pair.schema, name);
+        Ok(!self.texts(format!("SELECT 1 FROM {table} LIMIT 1")).await?.is_empty())
+    }
+
     /// Creates the table or adds columns; false if it was not there.
     pub(super) async fn shape(&mut self, pair: &Pair<'_>) -> Result<bool> {
         let found = self.texts(self.dialect.columns_of(&pair.schema, pair.name().name())).await?;

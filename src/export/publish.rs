@@ -3,7 +3,7 @@
 use super::change::{Change, Held, Reason, change_since};
 use super::destination::Destination;
 use super::pair::{Pair, Source};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::table::TableName;
 
 /// What became of one table.
@@ -21,6 +21,9 @@ impl Source {
         let pair = self.pair(&to.target, to.dialect, name, None).await?;
         to.prepare().await?;
         let held = to.held(&pair).await?;
+        if held.is_none() && !full {
+            refuse_foreign_rows(to, &pair).await?;
+        }
         self.change(&pair, held.as_ref(), full).await
     }
 
@@ -35,6 +38,9 @@ impl Source {
         let version = pair.snapshot.version();
         to.prepare().await?;
         let held = to.held(&pair).await?;
+        if held.is_none() && !full {
+            refuse_foreign_rows(to, &pair).await?;
+        }
         let is_there = to.shape(&pair).await?;
         let change = match self.change(&pair, held.as_ref(), full).await? {
             _ if !is_there && held.is_some() => Change::Whole(Reason::TargetGone),
@@ -71,4 +77,22 @@ impl Source {
         }
         change_since(held, &pair.snapshot, pair.model).await
     }
+}
+
+/// A first export replaces everything, and rows that are there already are somebody's. A table that
+/// an export of our own made, and did not live to fill, is empty.
+async fn refuse_foreign_rows(to: &mut Destination, pair: &Pair<'_>) -> Result<()> {
+    if !to.has_rows(pair).await? {
+        return Ok(());
+    }
+    let table = to.dialect.table(&pair.schema, pair.name().name());
+    Err(Error::invalid(format!(
+        "{table} holds rows in `{}` that were not exported by FlowGuard",
+        to.target.name
+    ))
+    .hint(format!(
+        "`flowguard export run {} --target {} --full` replaces them all",
+        pair.name(),
+        to.target.name
+    )))
 }

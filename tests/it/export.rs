@@ -394,3 +394,37 @@ async fn what_does_not_fit_is_refused_before_anything_moves() {
         project.run(&["run"]).succeeded();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_somebody_else_put_there_are_replaced_only_when_asked() {
+    let text = model("kind: full", "SELECT 1 AS a, 'ours' AS t");
+    let project = Project::of_models(&[("gold/t", &text)]);
+    project.run(&["run"]).succeeded();
+    for warehouse in Warehouse::all("export::rows_that_somebody_else", &project) {
+        warehouse.configure(&project, "gold.*");
+        warehouse.ask("CREATE SCHEMA gold");
+        // Without a column that the lake has: nothing is added before the refusal.
+        warehouse.ask("CREATE TABLE gold.t (t VARCHAR)");
+        let text_type =
+            if matches!(warehouse, Warehouse::Duckdb { .. }) { "VARCHAR" } else { "text" };
+        warehouse.ask(&format!("ALTER TABLE gold.t ALTER COLUMN t TYPE {text_type}"));
+        warehouse.ask("INSERT INTO gold.t VALUES ('theirs')");
+        for arguments in [&["export", "run"][..], &["export", "status"]] {
+            let refused = project.run(arguments).without_logs();
+            assert_ne!(refused.code, Some(0));
+            let words = "\"gold\".\"t\" holds rows in `here` that were not exported by FlowGuard";
+            assert!(refused.stderr.contains(words), "{}", refused.stderr);
+            let hint = "`flowguard export run gold.t --target here --full` replaces them all";
+            assert!(refused.stderr.contains(hint), "{}", refused.stderr);
+            assert_eq!(warehouse.ask("SELECT * FROM gold.t"), ["theirs"]);
+        }
+        assert_eq!(export(&project, &["--full"])["gold.t"], "1 rows: everything: asked for");
+        assert_eq!(warehouse.ask("SELECT t, a FROM gold.t"), ["ours|1"]);
+
+        // As an export leaves it that died before it published for the first time.
+        warehouse.ask("DELETE FROM gold.t");
+        warehouse.ask("DELETE FROM flowguard.exports");
+        assert_eq!(export(&project, &[])["gold.t"], "1 rows: everything: first export");
+        parity(&project).succeeded();
+    }
+}
