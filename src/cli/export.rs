@@ -1,4 +1,4 @@
-//! `flowguard export`, `flowguard parity` and `flowguard target`: tables kept equal in a warehouse.
+//! `flowguard export` and `flowguard target`: tables kept equal in a warehouse.
 
 use clap::{Args, Subcommand};
 use uuid::Uuid;
@@ -9,7 +9,6 @@ use crate::app::export::Surroundings;
 use crate::dag::Target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::change::Change;
-use crate::export::parity::Parity;
 use crate::export::{Destination, Exported};
 use crate::table::TableName;
 
@@ -41,12 +40,12 @@ enum Command {
 pub struct Selected {
     /// Tables among those of the exports [default: all of them]
     #[arg(value_name = "SELECTOR")]
-    selectors: Vec<String>,
+    pub selectors: Vec<String>,
     /// Only this target
     #[arg(long, value_name = "NAME")]
-    target: Option<String>,
+    pub target: Option<String>,
     #[arg(long, value_enum, default_value = "text")]
-    output: Output,
+    pub output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -109,9 +108,9 @@ async fn status(session: &Session, selected: &Selected, full: bool) -> Result<()
         let mut to = connect(session, &app, target).await?;
         for name in &tables {
             let change = app.export_source().plan(&mut to, name, full).await?;
-            rows.push(vec![name.to_string(), target.name.clone(), described(&change)]);
+            rows.push(vec![name.to_string(), target.name.clone(), change.to_string()]);
             lines.push(serde_json::json!({
-                "table": name.to_string(), "target": target.name, "moves": described(&change),
+                "table": name.to_string(), "target": target.name, "moves": change.to_string(),
                 "current": change == Change::None,
             }));
         }
@@ -121,17 +120,6 @@ async fn status(session: &Session, selected: &Selected, full: bool) -> Result<()
         Output::Text => {
             output::write_text(&output::columns(&["table", "target", "a run moves"], &rows))
         }
-    }
-}
-
-fn described(change: &Change) -> String {
-    match change {
-        Change::None => "nothing".to_owned(),
-        Change::Ranges(ranges) => {
-            let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
-            ranges.join(", ")
-        }
-        Change::Whole(reason) => format!("everything: {}", reason.as_str()),
     }
 }
 
@@ -170,100 +158,13 @@ fn exported_json(
     match outcome {
         Ok(done) => serde_json::json!({
             "table": name.to_string(), "target": target.name, "outcome": "exported",
-            "version": done.version, "rows": done.rows, "moved": described(&done.change),
+            "version": done.version, "rows": done.rows, "moved": done.change.to_string(),
             "seconds": seconds,
         }),
         Err(error) => serde_json::json!({
             "table": name.to_string(), "target": target.name, "outcome": "failed",
             "error": error.message, "hint": error.hint,
         }),
-    }
-}
-
-/// Prove that a warehouse holds exactly what the lake holds
-///
-/// Both sides are read anew: the lake at the version that the target's ledger names, the target by
-/// one statement. Compared are rows, nulls of every column, and a hash over whole rows; sums of
-/// floating point within a tolerance. Exits with 1 if anything differs.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  flowguard parity
-  flowguard parity gold.daily_metrics --target finance
-  flowguard parity --repair")]
-pub struct ParityArguments {
-    #[command(flatten)]
-    selected: Selected,
-    /// Export again what differs
-    #[arg(long)]
-    repair: bool,
-}
-
-pub async fn parity(session: &Session, arguments: &ParityArguments) -> Result<()> {
-    let app = session.app()?;
-    let selected = &arguments.selected;
-    let mut found = Vec::new();
-    for (target, tables) in app.exports(&selected.selectors, selected.target.as_deref())? {
-        let mut to = connect(session, &app, target).await?;
-        for name in &tables {
-            let work = compare(&app, &mut to, name, arguments.repair);
-            found.push((target.name.clone(), stoppable(session, work).await??));
-        }
-    }
-    match selected.output {
-        Output::Json => {
-            let lines: Vec<_> = found
-                .iter()
-                .map(|(target, parity)| {
-                    serde_json::json!({
-                        "table": parity.table.to_string(), "target": target,
-                        "version": parity.version, "rows": parity.rows,
-                        "equal": parity.differences.is_empty(), "differences": parity.differences,
-                    })
-                })
-                .collect();
-            output::write_json(&serde_json::json!({"parity": lines}))?;
-        }
-        Output::Text => output::write_text(&parity_table(&found))?,
-    }
-    verdict(&found)
-}
-
-/// The verdict on one table, after a repair if there was something to repair.
-async fn compare(
-    app: &App,
-    to: &mut Destination,
-    name: &TableName,
-    repair: bool,
-) -> Result<Parity> {
-    let source = app.export_source();
-    let found = source.parity(to, name).await?;
-    if found.differences.is_empty() || !repair {
-        return Ok(found);
-    }
-    source.repair(to, name).await?;
-    source.parity(to, name).await
-}
-
-pub fn parity_table(found: &[(String, Parity)]) -> String {
-    let rows: Vec<Vec<String>> = found
-        .iter()
-        .map(|(target, parity)| {
-            let verdict = match parity.differences.as_slice() {
-                [] => "equal".to_owned(),
-                differences => differences.join("; "),
-            };
-            let (version, rows) = (parity.version.to_string(), output::thousands(parity.rows));
-            vec![parity.table.to_string(), target.clone(), version, rows, verdict]
-        })
-        .collect();
-    output::columns(&["table", "target", "version", "rows", "parity"], &rows)
-}
-
-pub fn verdict(found: &[(String, Parity)]) -> Result<()> {
-    match found.iter().filter(|(_, parity)| !parity.differences.is_empty()).count() {
-        0 => Ok(()),
-        count => Err(Error::invalid(format!("{count} of {} tables differ", found.len()))
-            .hint("flowguard parity --repair")),
     }
 }
 
@@ -309,7 +210,7 @@ fn surroundings(session: &Session) -> Surroundings<'_> {
 }
 
 /// The work, unless a signal ends it; its transaction is then rolled back.
-async fn stoppable<T>(session: &Session, work: impl Future<Output = T>) -> Result<T> {
+pub async fn stoppable<T>(session: &Session, work: impl Future<Output = T>) -> Result<T> {
     tokio::select! {
         done = work => Ok(done),
         () = session.process.stop.cancelled() => {

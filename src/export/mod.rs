@@ -5,6 +5,8 @@ pub mod canonical;
 pub mod change;
 mod destination;
 pub mod dialect;
+pub mod differing;
+pub mod narrow;
 mod pair;
 pub mod parity;
 mod publish;

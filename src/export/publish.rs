@@ -3,6 +3,7 @@
 use super::change::{Change, Held, Reason, change_since};
 use super::destination::Destination;
 use super::pair::{Pair, Source};
+use super::parity::Narrowed;
 use crate::error::{Error, Result};
 use crate::table::TableName;
 
@@ -59,8 +60,14 @@ impl Source {
         Ok(Exported { version, rows, change })
     }
 
-    /// Replaces the whole table again, at the version that the target's ledger names.
-    pub async fn repair(&self, to: &mut Destination, name: &TableName) -> Result<u64> {
+    /// Replaces what a comparison found to differ, at the version that the target's ledger names:
+    /// the intervals, or the whole table where there are none.
+    pub async fn repair(
+        &self,
+        to: &mut Destination,
+        name: &TableName,
+        narrowed: Option<&Narrowed>,
+    ) -> Result<Exported> {
         let held = {
             let pair = self.pair(&to.target, to.dialect, name, None).await?;
             to.held(&pair).await?
@@ -68,7 +75,10 @@ impl Source {
         let pair =
             self.pair(&to.target, to.dialect, name, held.as_ref().map(|held| held.version)).await?;
         to.shape(&pair).await?;
-        to.apply(self, &pair, held.as_ref(), None).await
+        let ranges = narrowed.and_then(Narrowed::ranges);
+        let rows = to.apply(self, &pair, held.as_ref(), ranges.as_ref()).await?;
+        let change = ranges.map_or(Change::Whole(Reason::Differs), Change::Ranges);
+        Ok(Exported { version: pair.snapshot.version(), rows, change })
     }
 
     async fn change(&self, pair: &Pair<'_>, held: Option<&Held>, full: bool) -> Result<Change> {
