@@ -9,7 +9,9 @@ use crate::app::export::Surroundings;
 use crate::dag::Target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::change::Change;
+use crate::export::history::Entry;
 use crate::export::{Destination, Exported};
+use crate::interval::Instant;
 use crate::table::TableName;
 
 /// Keep tables of a warehouse equal to tables of the lake
@@ -22,7 +24,8 @@ use crate::table::TableName;
   flowguard export run
   flowguard export run gold.* --target finance
   flowguard export run gold.daily_metrics --full
-  flowguard export status --output json")]
+  flowguard export status --output json
+  flowguard export history gold.daily_metrics")]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -34,6 +37,8 @@ enum Command {
     Run(RunArguments),
     /// What a run would move
     Status(Selected),
+    /// What became of exports, repairs and comparisons
+    History(HistoryArguments),
 }
 
 #[derive(Debug, Args)]
@@ -60,11 +65,21 @@ pub struct RunArguments {
     dry_run: bool,
 }
 
+#[derive(Debug, Args)]
+pub struct HistoryArguments {
+    #[command(flatten)]
+    selected: Selected,
+    /// Of each target, the newest
+    #[arg(long, value_name = "COUNT", default_value_t = 50)]
+    limit: usize,
+}
+
 pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     match &arguments.command {
         Command::Run(run) if run.dry_run => status(session, &run.selected, run.full).await,
         Command::Run(run) => export(session, run).await,
         Command::Status(selected) => status(session, selected, false).await,
+        Command::History(arguments) => history(session, arguments).await,
     }
 }
 
@@ -121,6 +136,48 @@ async fn status(session: &Session, selected: &Selected, full: bool) -> Result<()
             output::write_text(&output::columns(&["table", "target", "a run moves"], &rows))
         }
     }
+}
+
+async fn history(session: &Session, arguments: &HistoryArguments) -> Result<()> {
+    let app = session.app()?;
+    let selected = &arguments.selected;
+    let mut found = Vec::new();
+    for (target, tables) in app.exports(&selected.selectors, selected.target.as_deref())? {
+        let mut to = connect(session, &app, target).await?;
+        let entries = to.history(&tables, arguments.limit).await?;
+        found.extend(entries.into_iter().map(|entry| (target.name.clone(), entry)));
+    }
+    found.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.at));
+    if selected.output == Output::Json {
+        let lines = found.iter().map(|(target, entry)| {
+            serde_json::json!({
+                "when": entry.at.map(|at| at.to_string()), "what": entry.what,
+                "table": entry.table, "target": target, "version": entry.version,
+                "run": entry.run, "rows": entry.rows, "seconds": entry.seconds,
+                "outcome": entry.outcome, "details": entry.details,
+            })
+        });
+        return output::write_json(&serde_json::json!({"history": lines.collect::<Vec<_>>()}));
+    }
+    let rows: Vec<Vec<String>> = found.into_iter().map(history_line).collect();
+    let headings =
+        ["when", "what", "table", "target", "version", "rows", "seconds", "outcome", "details"];
+    output::write_text(&output::columns(&headings, &rows))
+}
+
+fn history_line((target, entry): (String, Entry)) -> Vec<String> {
+    let second = |at: Instant| Instant(at.0 - at.0.rem_euclid(1_000_000)).to_string();
+    vec![
+        entry.at.map_or(String::new(), second),
+        entry.what,
+        entry.table,
+        target,
+        entry.version.map_or(String::new(), |version| version.to_string()),
+        output::thousands(entry.rows),
+        format!("{:.2}", entry.seconds),
+        entry.outcome,
+        entry.details.replace(char::is_control, " "),
+    ]
 }
 
 fn exported_line(

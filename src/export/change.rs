@@ -2,6 +2,7 @@
 //! as the lake's own log tells it. When the log doesn't, everything.
 
 use std::fmt;
+use std::time::Instant as Clock;
 
 use crate::error::Result;
 use crate::interval::RangeSet;
@@ -23,6 +24,25 @@ pub enum Change {
     /// Rows within these ranges of the table's time.
     Ranges(RangeSet),
     Whole(Reason),
+}
+
+/// What one transaction brings to a target.
+pub struct Move<'a> {
+    pub held: Option<&'a Held>,
+    pub change: &'a Change,
+    /// As the history calls it.
+    pub what: &'static str,
+    pub began: Clock,
+}
+
+impl Move<'_> {
+    /// `None` replaces everything.
+    pub fn ranges(&self) -> Option<&RangeSet> {
+        match self.change {
+            Change::Ranges(ranges) => Some(ranges),
+            Change::None | Change::Whole(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Change {

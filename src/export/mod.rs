@@ -6,6 +6,7 @@ pub mod change;
 mod destination;
 pub mod dialect;
 pub mod differing;
+pub mod history;
 pub mod narrow;
 mod pair;
 pub mod parity;

@@ -1,11 +1,14 @@
 //! Whether a target holds exactly what the version that it names holds; asked of both sides anew.
 
+use std::time::Instant as Clock;
+
 use arrow::datatypes::{DataType, SchemaRef};
 use futures::StreamExt;
 
 use super::canonical::Proof;
 use super::destination::Destination;
 use super::differing::{DifferingRows, ROWS_COMPARED_MAX, differing_rows};
+use super::history::{self, Entry};
 use super::narrow::{DifferingInterval, differing_intervals};
 use super::pair::{Pair, Source};
 use super::rows::RowSource;
@@ -46,6 +49,7 @@ impl Narrowed {
 impl Source {
     /// Compares `name` in the target with the lake, at the version that the target's ledger names.
     pub async fn parity(&self, to: &mut Destination, name: &TableName) -> Result<Parity> {
+        let began = Clock::now();
         let newest = self.pair(&to.target, to.dialect, name, None).await?;
         to.prepare().await?;
         let held = to.held(&newest).await?.ok_or_else(|| {
@@ -78,6 +82,14 @@ impl Source {
                 narrowed = Some(self.narrow(to, &pair, own.rows.max(theirs.rows)).await?);
             }
         }
+        let outcome = if differences.is_empty() { history::EQUAL } else { history::DIFFERENT };
+        to.note(&Entry {
+            version: Some(held.version),
+            rows: own.rows,
+            details: differences.join("; "),
+            ..to.entry(history::PARITY, name, began, outcome)
+        })
+        .await?;
         let (table, version) = (name.clone(), held.version);
         Ok(Parity { table, version, rows: own.rows, differences, narrowed })
     }

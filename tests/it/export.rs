@@ -253,6 +253,15 @@ async fn a_death_at_any_step_doubles_and_loses_nothing() {
                 let theirs = warehouse.ask("SELECT count(*), sum(n) FROM silver.clean");
                 let own = format!("{}|{}", 3 + added, 6 + 5 * added);
                 assert_eq!(theirs, [own], "{moment} step {step}");
+                // Every version is published once, and its entry with it.
+                let done = "FROM flowguard.history WHERE what = 'export' AND outcome = 'done'";
+                let doubled = format!("SELECT count(*) - count(DISTINCT version) {done}");
+                assert_eq!(warehouse.ask(&doubled), ["0"], "{moment} step {step}");
+                let untold = format!(
+                    "SELECT count(*) FROM flowguard.exports WHERE version NOT IN \
+                     (SELECT version {done})"
+                );
+                assert_eq!(warehouse.ask(&untold), ["0"], "{moment} step {step}");
             }
             assert!(died > 10, "only {died} deaths {moment} a step");
         }
@@ -392,7 +401,7 @@ async fn what_does_not_fit_is_refused_before_anything_moves() {
             warehouse.ask(
                 "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'flowguard'"
             ),
-            ["1"]
+            ["2"]
         );
         project.write("sql/gold/t.sql", &text);
         std::fs::remove_dir_all(project.folder().join(".flowguard")).unwrap();

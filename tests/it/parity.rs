@@ -273,3 +273,58 @@ async fn of_many_differing_rows_some_are_shown_and_all_are_counted() {
         assert!(found.ends_with("\nand 13 more\n"), "{found}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_history_tells_what_became_of_exports_and_comparisons() {
+    let project = planted().await;
+    for warehouse in Warehouse::all("parity::the_history", &project) {
+        warehouse.configure(&project, "silver.clean");
+        export(&project, &[]);
+        // Nothing was moved, so there is nothing to tell.
+        export(&project, &[]);
+        parity(&project).succeeded();
+        warehouse.ask("DELETE FROM silver.clean WHERE id = 'c'");
+        project.run(&["parity", "--repair"]).succeeded();
+        warehouse.ask("ALTER TABLE silver.clean ADD COLUMN theirs INTEGER");
+        assert_ne!(project.run(&["export", "run", "--full"]).code, Some(0));
+        warehouse.ask("ALTER TABLE silver.clean DROP COLUMN theirs");
+
+        let told = history(&project, &[]);
+        let day = "2026-01-06T00:00:00Z/2026-01-07T00:00:00Z";
+        let lost = "rows: 5 in the lake, 4 in the target; \
+                    sum of `quarter`: 3.75 in the lake, 3 in the target";
+        let expected = [
+            "export 0 failed: \"silver\".\"clean\" has the column `theirs`, the lake has not",
+            "parity 5 equal: ",
+            &format!("repair 2 done: {day}"),
+            &format!("parity 5 different: {lost}"),
+            "parity 5 equal: ",
+            "export 5 done: everything: first export",
+        ];
+        assert_eq!(told, expected);
+        assert_eq!(history(&project, &["--limit", "1"]), expected[..1]);
+
+        // What is older than is kept goes with the next export or comparison.
+        warehouse.ask("UPDATE flowguard.history SET happened_at = '2020-01-01 00:00:00+00'");
+        assert_eq!(history(&project, &[]), Vec::<String>::new());
+        let text = project.run(&["export", "history"]).succeeded().stdout;
+        assert_eq!(text, "when  what  table  target  version  rows  seconds  outcome  details\n");
+        warehouse.ask("DROP TABLE silver.clean");
+    }
+}
+
+fn history(project: &Project, arguments: &[&str]) -> Vec<String> {
+    let arguments = [&["export", "history", "--output", "json"], arguments].concat();
+    let report: Value = serde_json::from_str(&project.run(&arguments).succeeded().stdout).unwrap();
+    let line = |entry: &Value| {
+        assert!(entry["when"].as_str().unwrap().starts_with("20"), "{entry}");
+        assert_eq!(
+            (entry["table"].as_str(), entry["target"].as_str()),
+            (Some("silver.clean"), Some("here"))
+        );
+        let text = |key: &str| entry[key].as_str().unwrap().to_owned();
+        assert_eq!(text("run").len(), 36);
+        format!("{} {} {}: {}", text("what"), entry["rows"], text("outcome"), text("details"))
+    };
+    report["history"].as_array().unwrap().iter().map(line).collect()
+}
