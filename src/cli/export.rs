@@ -6,10 +6,11 @@ use uuid::Uuid;
 use super::{Output, Session, interrupted, output};
 use crate::app::App;
 use crate::app::export::Surroundings;
-use crate::dag::Target;
+use crate::dag::{Severity, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::change::Change;
 use crate::export::history::Entry;
+use crate::export::parity::Parity;
 use crate::export::{Destination, Exported};
 use crate::interval::Instant;
 use crate::table::TableName;
@@ -101,7 +102,17 @@ async fn export(session: &Session, arguments: &RunArguments) -> Result<()> {
             failed += usize::from(outcome.is_err());
             let seconds = began.elapsed().as_secs_f64();
             output::say(&exported_line(name, target, &outcome, seconds));
-            lines.push(exported_json(name, target, &outcome, seconds));
+            let mut line = exported_json(name, target, &outcome, seconds);
+            if let (Ok(_), Some(severity)) = (&outcome, app.gate(target, name)?) {
+                let compared = stoppable(session, source.parity(&mut to, name)).await??;
+                let differs = !compared.differences.is_empty();
+                if differs {
+                    output::say(&difference_line(name, target, severity, &compared));
+                }
+                failed += usize::from(differs && severity == Severity::Error);
+                line["differences"] = serde_json::json!(compared.differences);
+            }
+            lines.push(line);
             // After a failure the connection may be in the middle of something.
             connected = outcome.is_ok().then_some(to);
         }
@@ -204,6 +215,25 @@ fn exported_line(
             format!("{name:<32} failed: {error}{cause}{hint}")
         }
     }
+}
+
+/// What the export's own check found.
+fn difference_line(
+    name: &TableName,
+    target: &Target,
+    severity: Severity,
+    found: &Parity,
+) -> String {
+    let word = match severity {
+        Severity::Error => "error",
+        Severity::Warn => "warning",
+    };
+    format!(
+        "{word}: {name} differs in {}: {}\n  hint: flowguard parity {name} --target {} --repair",
+        target.name,
+        found.differences.join("; "),
+        target.name
+    )
 }
 
 fn exported_json(

@@ -328,3 +328,33 @@ fn history(project: &Project, arguments: &[&str]) -> Vec<String> {
     };
     report["history"].as_array().unwrap().iter().map(line).collect()
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_that_checks_itself_fails_or_warns() {
+    let project = planted().await;
+    for warehouse in Warehouse::all("parity::an_export_that_checks_itself", &project) {
+        warehouse.configure(&project, "silver.clean");
+        let unchecked = std::fs::read_to_string(project.folder().join("dags.yaml")).unwrap();
+        let checked = |keys: &str| {
+            let keys = format!("[silver.clean], check: parity{keys}}}");
+            project.write("dags.yaml", &unchecked.replace("[silver.clean]}", &keys));
+            project.run(&["check"]).succeeded();
+        };
+        checked("");
+        project.run(&["export", "run"]).succeeded();
+        warehouse.ask("UPDATE silver.clean SET n = 9 WHERE id = 'a'");
+        let line = "silver.clean differs in here: values: as many rows, but other ones\n  \
+                    hint: flowguard parity silver.clean --target here --repair\n";
+        for (keys, code, word) in
+            [("", 2, "error"), (", else: error", 2, "error"), (", else: warn", 0, "warning")]
+        {
+            checked(keys);
+            let found = project.run(&["export", "run"]).without_logs();
+            assert_eq!(found.code, Some(code), "{keys}");
+            assert!(found.stderr.contains(&format!("{word}: {line}")), "{}", found.stderr);
+        }
+        project.write("dags.yaml", &unchecked);
+        let found = project.run(&["export", "run"]).succeeded().without_logs();
+        assert!(!found.stderr.contains("differs"), "{}", found.stderr);
+    }
+}
