@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::App;
 use crate::config::{self, Secret};
-use crate::dag::{DriverKind, Export, Target, select};
+use crate::dag::{DriverKind, Export, Severity, Target, select};
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::export::dialect::{Dialect, dialect};
 use crate::export::{Destination, Source};
@@ -77,6 +77,18 @@ impl App {
                 .hint("exports are listed in dags.yaml, under `exports`"));
         }
         Ok(chosen)
+    }
+
+    /// Whether a run must compare the table with what `target` then holds. Of several exports the
+    /// strictest counts.
+    pub fn gate(&self, target: &Target, name: &TableName) -> Result<Option<Severity>> {
+        let mut strictest = None;
+        for export in self.dags.exports.values().filter(|e| e.target.value == target.name) {
+            if export.parity > strictest && self.selected(export)?.contains(name) {
+                strictest = export.parity;
+            }
+        }
+        Ok(strictest)
     }
 
     fn selected(&self, export: &Export) -> Result<Vec<TableName>> {

@@ -7,7 +7,7 @@ use futures::future::LocalBoxFuture;
 
 use super::{
     Global, Process, Session, audit, check, completions, config, demo, dlq, export, ingest,
-    lineage, output, query, run, schema, serve, sql, statements, user,
+    lineage, output, parity, query, run, schema, serve, sql, statements, user,
 };
 use crate::error::{Error, Result};
 
@@ -49,7 +49,7 @@ enum Command {
     Export(export::Arguments),
     Ingest(ingest::Arguments),
     Lineage(lineage::Arguments),
-    Parity(export::ParityArguments),
+    Parity(parity::Arguments),
     Query(query::Arguments),
     Run(run::Arguments),
     Schema(schema::Arguments),
@@ -86,7 +86,7 @@ async fn dispatch(arguments: Vec<OsString>, process: Process) -> Result<()> {
         Command::Export(arguments) => export::execute(&session, &arguments).await,
         Command::Ingest(arguments) => ingest::execute(&session, &arguments).await,
         Command::Lineage(arguments) => lineage::execute(&session, &arguments),
-        Command::Parity(arguments) => export::parity(&session, &arguments).await,
+        Command::Parity(arguments) => parity::execute(&session, &arguments).await,
         Command::Query(arguments) => query::execute(&session, &arguments).await,
         Command::Run(arguments) => run::execute(&session, &arguments).await,
         Command::Schema(arguments) => schema::execute(&arguments),

@@ -325,8 +325,8 @@ async fn export(session: &Session, app: &App) -> Result<bool> {
             found.push((target.name.clone(), source.parity(&mut to, name).await?));
         }
     }
-    output::write_text(&format!("\nexport\n{}", super::export::parity_table(&found)))?;
-    super::export::verdict(&found)?;
+    output::write_text(&format!("\nexport\n{}", super::parity::verdicts(&found)))?;
+    super::parity::judge(&found)?;
     Ok(true)
 }
 

@@ -1,4 +1,4 @@
-//! `flowguard export`, `flowguard parity` and `flowguard target`: tables kept equal in a warehouse.
+//! `flowguard export` and `flowguard target`: tables kept equal in a warehouse.
 
 use clap::{Args, Subcommand};
 use uuid::Uuid;
@@ -6,11 +6,13 @@ use uuid::Uuid;
 use super::{Output, Session, interrupted, output};
 use crate::app::App;
 use crate::app::export::Surroundings;
-use crate::dag::Target;
+use crate::dag::{Severity, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::change::Change;
+use crate::export::history::Entry;
 use crate::export::parity::Parity;
 use crate::export::{Destination, Exported};
+use crate::interval::Instant;
 use crate::table::TableName;
 
 /// Keep tables of a warehouse equal to tables of the lake
@@ -23,7 +25,8 @@ use crate::table::TableName;
   flowguard export run
   flowguard export run gold.* --target finance
   flowguard export run gold.daily_metrics --full
-  flowguard export status --output json")]
+  flowguard export status --output json
+  flowguard export history gold.daily_metrics")]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -35,18 +38,20 @@ enum Command {
     Run(RunArguments),
     /// What a run would move
     Status(Selected),
+    /// What became of exports, repairs and comparisons
+    History(HistoryArguments),
 }
 
 #[derive(Debug, Args)]
 pub struct Selected {
     /// Tables among those of the exports [default: all of them]
     #[arg(value_name = "SELECTOR")]
-    selectors: Vec<String>,
+    pub selectors: Vec<String>,
     /// Only this target
     #[arg(long, value_name = "NAME")]
-    target: Option<String>,
+    pub target: Option<String>,
     #[arg(long, value_enum, default_value = "text")]
-    output: Output,
+    pub output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -61,11 +66,21 @@ pub struct RunArguments {
     dry_run: bool,
 }
 
+#[derive(Debug, Args)]
+pub struct HistoryArguments {
+    #[command(flatten)]
+    selected: Selected,
+    /// Of each target, the newest
+    #[arg(long, value_name = "COUNT", default_value_t = 50)]
+    limit: usize,
+}
+
 pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     match &arguments.command {
         Command::Run(run) if run.dry_run => status(session, &run.selected, run.full).await,
         Command::Run(run) => export(session, run).await,
         Command::Status(selected) => status(session, selected, false).await,
+        Command::History(arguments) => history(session, arguments).await,
     }
 }
 
@@ -87,7 +102,17 @@ async fn export(session: &Session, arguments: &RunArguments) -> Result<()> {
             failed += usize::from(outcome.is_err());
             let seconds = began.elapsed().as_secs_f64();
             output::say(&exported_line(name, target, &outcome, seconds));
-            lines.push(exported_json(name, target, &outcome, seconds));
+            let mut line = exported_json(name, target, &outcome, seconds);
+            if let (Ok(_), Some(severity)) = (&outcome, app.gate(target, name)?) {
+                let compared = stoppable(session, source.parity(&mut to, name)).await??;
+                let differs = !compared.differences.is_empty();
+                if differs {
+                    output::say(&difference_line(name, target, severity, &compared));
+                }
+                failed += usize::from(differs && severity == Severity::Error);
+                line["differences"] = serde_json::json!(compared.differences);
+            }
+            lines.push(line);
             // After a failure the connection may be in the middle of something.
             connected = outcome.is_ok().then_some(to);
         }
@@ -109,9 +134,9 @@ async fn status(session: &Session, selected: &Selected, full: bool) -> Result<()
         let mut to = connect(session, &app, target).await?;
         for name in &tables {
             let change = app.export_source().plan(&mut to, name, full).await?;
-            rows.push(vec![name.to_string(), target.name.clone(), described(&change)]);
+            rows.push(vec![name.to_string(), target.name.clone(), change.to_string()]);
             lines.push(serde_json::json!({
-                "table": name.to_string(), "target": target.name, "moves": described(&change),
+                "table": name.to_string(), "target": target.name, "moves": change.to_string(),
                 "current": change == Change::None,
             }));
         }
@@ -124,15 +149,46 @@ async fn status(session: &Session, selected: &Selected, full: bool) -> Result<()
     }
 }
 
-fn described(change: &Change) -> String {
-    match change {
-        Change::None => "nothing".to_owned(),
-        Change::Ranges(ranges) => {
-            let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
-            ranges.join(", ")
-        }
-        Change::Whole(reason) => format!("everything: {}", reason.as_str()),
+async fn history(session: &Session, arguments: &HistoryArguments) -> Result<()> {
+    let app = session.app()?;
+    let selected = &arguments.selected;
+    let mut found = Vec::new();
+    for (target, tables) in app.exports(&selected.selectors, selected.target.as_deref())? {
+        let mut to = connect(session, &app, target).await?;
+        let entries = to.history(&tables, arguments.limit).await?;
+        found.extend(entries.into_iter().map(|entry| (target.name.clone(), entry)));
     }
+    found.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.at));
+    if selected.output == Output::Json {
+        let lines = found.iter().map(|(target, entry)| {
+            serde_json::json!({
+                "when": entry.at.map(|at| at.to_string()), "what": entry.what,
+                "table": entry.table, "target": target, "version": entry.version,
+                "run": entry.run, "rows": entry.rows, "seconds": entry.seconds,
+                "outcome": entry.outcome, "details": entry.details,
+            })
+        });
+        return output::write_json(&serde_json::json!({"history": lines.collect::<Vec<_>>()}));
+    }
+    let rows: Vec<Vec<String>> = found.into_iter().map(history_line).collect();
+    let headings =
+        ["when", "what", "table", "target", "version", "rows", "seconds", "outcome", "details"];
+    output::write_text(&output::columns(&headings, &rows))
+}
+
+fn history_line((target, entry): (String, Entry)) -> Vec<String> {
+    let second = |at: Instant| Instant(at.0 - at.0.rem_euclid(1_000_000)).to_string();
+    vec![
+        entry.at.map_or(String::new(), second),
+        entry.what,
+        entry.table,
+        target,
+        entry.version.map_or(String::new(), |version| version.to_string()),
+        output::thousands(entry.rows),
+        format!("{:.2}", entry.seconds),
+        entry.outcome,
+        entry.details.replace(char::is_control, " "),
+    ]
 }
 
 fn exported_line(
@@ -161,6 +217,25 @@ fn exported_line(
     }
 }
 
+/// What the export's own check found.
+fn difference_line(
+    name: &TableName,
+    target: &Target,
+    severity: Severity,
+    found: &Parity,
+) -> String {
+    let word = match severity {
+        Severity::Error => "error",
+        Severity::Warn => "warning",
+    };
+    format!(
+        "{word}: {name} differs in {}: {}\n  hint: flowguard parity {name} --target {} --repair",
+        target.name,
+        found.differences.join("; "),
+        target.name
+    )
+}
+
 fn exported_json(
     name: &TableName,
     target: &Target,
@@ -170,100 +245,13 @@ fn exported_json(
     match outcome {
         Ok(done) => serde_json::json!({
             "table": name.to_string(), "target": target.name, "outcome": "exported",
-            "version": done.version, "rows": done.rows, "moved": described(&done.change),
+            "version": done.version, "rows": done.rows, "moved": done.change.to_string(),
             "seconds": seconds,
         }),
         Err(error) => serde_json::json!({
             "table": name.to_string(), "target": target.name, "outcome": "failed",
             "error": error.message, "hint": error.hint,
         }),
-    }
-}
-
-/// Prove that a warehouse holds exactly what the lake holds
-///
-/// Both sides are read anew: the lake at the version that the target's ledger names, the target by
-/// one statement. Compared are rows, nulls of every column, and a hash over whole rows; sums of
-/// floating point within a tolerance. Exits with 1 if anything differs.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  flowguard parity
-  flowguard parity gold.daily_metrics --target finance
-  flowguard parity --repair")]
-pub struct ParityArguments {
-    #[command(flatten)]
-    selected: Selected,
-    /// Export again what differs
-    #[arg(long)]
-    repair: bool,
-}
-
-pub async fn parity(session: &Session, arguments: &ParityArguments) -> Result<()> {
-    let app = session.app()?;
-    let selected = &arguments.selected;
-    let mut found = Vec::new();
-    for (target, tables) in app.exports(&selected.selectors, selected.target.as_deref())? {
-        let mut to = connect(session, &app, target).await?;
-        for name in &tables {
-            let work = compare(&app, &mut to, name, arguments.repair);
-            found.push((target.name.clone(), stoppable(session, work).await??));
-        }
-    }
-    match selected.output {
-        Output::Json => {
-            let lines: Vec<_> = found
-                .iter()
-                .map(|(target, parity)| {
-                    serde_json::json!({
-                        "table": parity.table.to_string(), "target": target,
-                        "version": parity.version, "rows": parity.rows,
-                        "equal": parity.differences.is_empty(), "differences": parity.differences,
-                    })
-                })
-                .collect();
-            output::write_json(&serde_json::json!({"parity": lines}))?;
-        }
-        Output::Text => output::write_text(&parity_table(&found))?,
-    }
-    verdict(&found)
-}
-
-/// The verdict on one table, after a repair if there was something to repair.
-async fn compare(
-    app: &App,
-    to: &mut Destination,
-    name: &TableName,
-    repair: bool,
-) -> Result<Parity> {
-    let source = app.export_source();
-    let found = source.parity(to, name).await?;
-    if found.differences.is_empty() || !repair {
-        return Ok(found);
-    }
-    source.repair(to, name).await?;
-    source.parity(to, name).await
-}
-
-pub fn parity_table(found: &[(String, Parity)]) -> String {
-    let rows: Vec<Vec<String>> = found
-        .iter()
-        .map(|(target, parity)| {
-            let verdict = match parity.differences.as_slice() {
-                [] => "equal".to_owned(),
-                differences => differences.join("; "),
-            };
-            let (version, rows) = (parity.version.to_string(), output::thousands(parity.rows));
-            vec![parity.table.to_string(), target.clone(), version, rows, verdict]
-        })
-        .collect();
-    output::columns(&["table", "target", "version", "rows", "parity"], &rows)
-}
-
-pub fn verdict(found: &[(String, Parity)]) -> Result<()> {
-    match found.iter().filter(|(_, parity)| !parity.differences.is_empty()).count() {
-        0 => Ok(()),
-        count => Err(Error::invalid(format!("{count} of {} tables differ", found.len()))
-            .hint("flowguard parity --repair")),
     }
 }
 
@@ -309,7 +297,7 @@ fn surroundings(session: &Session) -> Surroundings<'_> {
 }
 
 /// The work, unless a signal ends it; its transaction is then rolled back.
-async fn stoppable<T>(session: &Session, work: impl Future<Output = T>) -> Result<T> {
+pub async fn stoppable<T>(session: &Session, work: impl Future<Output = T>) -> Result<T> {
     tokio::select! {
         done = work => Ok(done),
         () = session.process.stop.cancelled() => {

@@ -12,6 +12,7 @@ mod export;
 mod ingest;
 mod lineage;
 mod output;
+mod parity;
 mod query;
 mod run;
 mod schema;

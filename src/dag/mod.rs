@@ -18,7 +18,7 @@ mod targets;
 
 pub use schedule::Schedule;
 pub use select::select;
-pub use targets::{DriverKind, Export, Target};
+pub use targets::{DriverKind, Export, Severity, Target};
 
 use targets::{KeysRead, NAME_HINT, SELECTORS_HINT};
 
@@ -286,6 +286,28 @@ dags.yaml:7:21: there is no target `locale`
       nightly: {target: locale, select: [gold.*]}
                         ^^^^^^
     hint: did you mean `local`?"#,
+        );
+    }
+
+    #[test]
+    fn what_a_difference_is_belongs_to_a_check() {
+        check(
+            "version: 1
+targets:
+  local: {driver: duckdb, path: a}
+exports:
+  nightly: {target: local, select: [gold.*], else: warn}
+  hourly: {target: local, select: [gold.*], check: parity, else: warm}
+",
+            r#"
+dags.yaml:5:52: `else` belongs to a check
+      nightly: {target: local, select: [gold.*], else: warn}
+                                                       ^^^^
+    hint: add check: parity, or remove the key
+dags.yaml:6:66: unknown else `warm`
+      hourly: {target: local, select: [gold.*], check: parity, else: warm}
+                                                                     ^^^^
+    hint: did you mean `warn`?"#,
         );
     }
 

@@ -42,7 +42,19 @@ pub struct Export {
     pub name: String,
     pub target: Spanned<String>,
     pub select: Vec<Spanned<String>>,
+    /// What a difference that is found after each run is; `None` looks for none.
+    pub parity: Option<Severity>,
 }
+
+/// What becomes of a run that a check found fault with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    Warn,
+    Error,
+}
+
+const CHECKS: [(&str, ()); 1] = [("parity", ())];
+const SEVERITIES: [(&str, Severity); 2] = [("error", Severity::Error), ("warn", Severity::Warn)];
 
 impl Target {
     pub fn schema(&self, layer: Layer) -> &str {
@@ -140,10 +152,18 @@ pub(super) fn read_export(name: &str, map: Mapping<'_>) -> (Option<Export>, Keys
         }
         Some(selectors)
     });
+    let check = map.optional("check");
+    let severity = map.optional("else");
+    if let (None, Some(severity)) = (check, severity) {
+        severity.report("`else` belongs to a check", "add check: parity, or remove the key");
+    }
+    let severity = severity.map(|value| value.one_of(&SEVERITIES));
+    let parity = check.and_then(|value| value.one_of(&CHECKS));
     let export = target.map(|target| Export {
         name: name.to_owned(),
         target,
         select: select.unwrap_or_default(),
+        parity: parity.map(|()| severity.flatten().unwrap_or(Severity::Error)),
     });
     (export, map.finish())
 }

@@ -94,6 +94,20 @@ impl Proof {
         Ok(())
     }
 
+    /// The two multisets as one.
+    pub fn add(&mut self, other: &Proof) {
+        self.rows += other.rows;
+        self.hash += other.hash;
+        for (nulls, others) in self.nulls.iter_mut().zip(&other.nulls) {
+            *nulls += others;
+        }
+        for (floats, others) in self.floats.iter_mut().zip(&other.floats) {
+            floats.sum += others.sum;
+            floats.sum_of_sizes += others.sum_of_sizes;
+            floats.others += others.others;
+        }
+    }
+
     /// What the two sides do not agree on; empty when they are equal.
     pub fn differences(&self, other: &Proof, schema: &SchemaRef) -> Vec<String> {
         let mut found = Vec::new();
@@ -136,6 +150,16 @@ impl Floats {
             && (self.sum - other.sum).abs() <= tolerance
             && (self.sum_of_sizes - other.sum_of_sizes).abs() <= tolerance
     }
+}
+
+/// Whether two values of floating point are the same within the tolerance.
+pub fn are_close(one: f64, other: f64) -> bool {
+    // The first also holds for infinities, which have no distance.
+    one == other
+        || (one.is_nan() && other.is_nan())
+        || (one - other).abs() <= FLOAT_TOLERANCE * one.abs().max(other.abs())
+            && one.is_finite()
+            && other.is_finite()
 }
 
 /// Of every row, the first 60 bits of its text's MD5.

@@ -1,6 +1,9 @@
 //! What an export must move: the difference between the version that a target holds and the newest,
 //! as the lake's own log tells it. When the log doesn't, everything.
 
+use std::fmt;
+use std::time::Instant as Clock;
+
 use crate::error::Result;
 use crate::interval::RangeSet;
 use crate::lake::Snapshot;
@@ -23,6 +26,38 @@ pub enum Change {
     Whole(Reason),
 }
 
+/// What one transaction brings to a target.
+pub struct Move<'a> {
+    pub held: Option<&'a Held>,
+    pub change: &'a Change,
+    /// As the history calls it.
+    pub what: &'static str,
+    pub began: Clock,
+}
+
+impl Move<'_> {
+    /// `None` replaces everything.
+    pub fn ranges(&self) -> Option<&RangeSet> {
+        match self.change {
+            Change::Ranges(ranges) => Some(ranges),
+            Change::None | Change::Whole(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::None => f.write_str("nothing"),
+            Change::Ranges(ranges) => {
+                let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+                f.write_str(&ranges.join(", "))
+            }
+            Change::Whole(reason) => write!(f, "everything: {}", reason.as_str()),
+        }
+    }
+}
+
 /// Why everything is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
@@ -36,6 +71,8 @@ pub enum Reason {
     TargetGone,
     /// The table's kind is always replaced or appended as a whole.
     Kind,
+    /// Parity found a difference that no intervals hold.
+    Differs,
 }
 
 impl Reason {
@@ -47,6 +84,7 @@ impl Reason {
             Reason::LogUnknown => "the log does not tell what changed",
             Reason::TargetGone => "the target has lost the table",
             Reason::Kind => "the table is replaced whole",
+            Reason::Differs => "the table differed",
         }
     }
 }

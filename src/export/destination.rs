@@ -2,6 +2,7 @@
 //! publishes them.
 
 use std::sync::Arc;
+use std::time::Instant as Clock;
 
 use arrow::datatypes::SchemaRef;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -9,14 +10,16 @@ use futures::StreamExt;
 use uuid::Uuid;
 
 use super::canonical::Proof;
-use super::change::Held;
+use super::change::{Held, Move};
 use super::dialect::{Dialect, literal, proof_query, quoted};
+use super::history::{self, Entry, HISTORY};
 use super::pair::{Pair, Source};
 use super::rows::{self, RowSource};
 use super::shape;
 use crate::dag::Target;
 use crate::error::{Error, ErrorKind, Result};
-use crate::interval::RangeSet;
+use crate::interval::Instant;
+use crate::table::TableName;
 use crate::warehouse::Warehouse;
 
 /// Schema of the ledger and of rows on their way, in the target.
@@ -49,6 +52,12 @@ impl Destination {
                  row_count BIGINT NOT NULL, exported_at TIMESTAMP WITH TIME ZONE NOT NULL)"
             ))
             .await?;
+        let past = self.dialect.table(OWN_SCHEMA, HISTORY);
+        self.warehouse.execute(history::create(self.dialect, &past)).await?;
+        if let Some(began) = self.run.get_timestamp().map(|at| at.to_unix().0) {
+            let now = Instant(i64::try_from(began).unwrap_or_default().saturating_mul(1_000_000));
+            self.warehouse.execute(history::prune(self.dialect, &past, now)).await?;
+        }
         let stages = self
             .texts(format!(
                 "SELECT CAST(table_name AS VARCHAR) FROM information_schema.tables \
@@ -99,6 +108,15 @@ impl Destination {
         format!("{}.{}", pair.schema, pair.name().name())
     }
 
+    pub(super) async fn has_rows(&mut self, pair: &Pair<'_>) -> Result<bool> {
+        let name = pair.name().name();
+        if self.texts(self.dialect.columns_of(&pair.schema, name)).await?.is_empty() {
+            return Ok(false);
+        }
+        let table = self.dialect.table(&pair.schema, name);
+        Ok(!self.texts(format!("SELECT 1 FROM {table} LIMIT 1")).await?.is_empty())
+    }
+
     /// Creates the table or adds columns; false if it was not there.
     pub(super) async fn shape(&mut self, pair: &Pair<'_>) -> Result<bool> {
         let found = self.texts(self.dialect.columns_of(&pair.schema, pair.name().name())).await?;
@@ -110,20 +128,19 @@ impl Destination {
     }
 
     /// Loads rows aside, proves them, and puts them in place of the old ones together with the
-    /// ledger. `None` replaces everything.
+    /// ledger.
     pub(super) async fn apply(
         &mut self,
         source: &Source,
         pair: &Pair<'_>,
-        held: Option<&Held>,
-        ranges: Option<&RangeSet>,
+        moving: &Move<'_>,
     ) -> Result<u64> {
         let stage = shape::stage_name(self.run, pair.name());
         let table = self.dialect.table(OWN_SCHEMA, &stage);
         let create = shape::create(self.dialect, &table, &pair.columns)?;
         self.warehouse.execute(format!("DROP TABLE IF EXISTS {table}")).await?;
         self.warehouse.execute(create).await?;
-        let applied = self.load_and_publish(source, pair, held, ranges, &stage).await;
+        let applied = self.load_and_publish(source, pair, moving, &stage).await;
         let dropped = self.warehouse.execute(format!("DROP TABLE IF EXISTS {table}")).await;
         let rows = applied?;
         dropped?;
@@ -134,10 +151,10 @@ impl Destination {
         &mut self,
         source: &Source,
         pair: &Pair<'_>,
-        held: Option<&Held>,
-        ranges: Option<&RangeSet>,
+        moving: &Move<'_>,
         stage: &str,
     ) -> Result<u64> {
+        let ranges = moving.ranges();
         let mut rows = RowSource::open(source, pair, ranges, self.dialect).await?;
         self.warehouse
             .ingest(OWN_SCHEMA, stage, Arc::clone(&pair.columns), rows.stream().boxed())
@@ -165,10 +182,11 @@ impl Destination {
             None => String::new(),
             Some(ranges) => format!(" WHERE {}", rows::condition(self.dialect, pair, ranges)?),
         };
-        let claim = self.claim(pair, held, Some(sent.rows));
+        let claim = self.claim(pair, moving.held, Some(sent.rows));
         let statements = [
             format!("DELETE FROM {live}{condition}"),
             format!("INSERT INTO {live} ({names}) SELECT {names} FROM {staged}"),
+            self.noted(pair, moving, sent.rows),
         ];
         self.transaction(&claim, &statements, pair).await?;
         Ok(sent.rows)
@@ -196,6 +214,52 @@ impl Destination {
                 )
             }
         }
+    }
+
+    /// The statement that writes an export into the history.
+    pub(super) fn noted(&self, pair: &Pair<'_>, moving: &Move<'_>, rows: u64) -> String {
+        let entry = Entry {
+            version: Some(pair.snapshot.version()),
+            rows,
+            details: moving.change.to_string(),
+            ..self.entry(moving.what, pair.name(), moving.began, history::DONE)
+        };
+        history::insert(&self.dialect.table(OWN_SCHEMA, HISTORY), &entry)
+    }
+
+    /// An entry of this process that holds no more than it must.
+    pub(super) fn entry(&self, what: &str, name: &TableName, began: Clock, outcome: &str) -> Entry {
+        Entry {
+            at: None,
+            what: what.to_owned(),
+            table: name.to_string(),
+            version: None,
+            run: self.run.to_string(),
+            rows: 0,
+            seconds: began.elapsed().as_secs_f64(),
+            outcome: outcome.to_owned(),
+            details: String::new(),
+        }
+    }
+
+    pub(super) async fn note(&mut self, entry: &Entry) -> Result<()> {
+        let statement = history::insert(&self.dialect.table(OWN_SCHEMA, HISTORY), entry);
+        self.warehouse.execute(statement).await.map(drop)
+    }
+
+    /// The newest entries about `tables`, newest first.
+    pub async fn history(&mut self, tables: &[TableName], limit: usize) -> Result<Vec<Entry>> {
+        self.prepare().await?;
+        let table = self.dialect.table(OWN_SCHEMA, HISTORY);
+        let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
+        let rows = self.texts(history::query(self.dialect, &table, &names, limit)).await?;
+        let entry = |row: &Vec<Option<String>>| {
+            history::entry(row).ok_or_else(|| {
+                Error::invalid(format!("the history of `{}` cannot be read", self.target.name))
+                    .hint(format!("DROP TABLE {table} makes room for a new one"))
+            })
+        };
+        rows.iter().map(entry).collect()
     }
 
     /// Runs the claim and what follows as one transaction.

@@ -1,13 +1,19 @@
 //! Whether a target holds exactly what the version that it names holds; asked of both sides anew.
 
+use std::time::Instant as Clock;
+
 use arrow::datatypes::{DataType, SchemaRef};
 use futures::StreamExt;
 
 use super::canonical::Proof;
 use super::destination::Destination;
+use super::differing::{DifferingRows, ROWS_COMPARED_MAX, differing_rows};
+use super::history::{self, Entry};
+use super::narrow::{DifferingInterval, differing_intervals};
 use super::pair::{Pair, Source};
 use super::rows::RowSource;
 use crate::error::{Error, ErrorKind, Result};
+use crate::interval::{Range, RangeSet};
 use crate::table::TableName;
 
 /// What was found about one table.
@@ -18,11 +24,32 @@ pub struct Parity {
     pub rows: u64,
     /// In words; none if both sides are equal.
     pub differences: Vec<String>,
+    /// Where they are; none if both sides are equal or their columns differ.
+    pub narrowed: Option<Narrowed>,
+}
+
+/// Where two sides differ.
+#[derive(Debug, Clone)]
+pub struct Narrowed {
+    /// `None` if the table has no intervals.
+    pub intervals: Option<Vec<DifferingInterval>>,
+    pub rows: DifferingRows,
+    /// What was not compared row by row, in words.
+    pub left_out: Option<String>,
+}
+
+impl Narrowed {
+    /// The intervals, if they hold all that differs.
+    pub fn ranges(&self) -> Option<RangeSet> {
+        let ranges = self.intervals.as_ref()?.iter().map(|interval| interval.range);
+        ranges.collect::<Option<RangeSet>>().filter(|ranges| !ranges.is_empty())
+    }
 }
 
 impl Source {
     /// Compares `name` in the target with the lake, at the version that the target's ledger names.
     pub async fn parity(&self, to: &mut Destination, name: &TableName) -> Result<Parity> {
+        let began = Clock::now();
         let newest = self.pair(&to.target, to.dialect, name, None).await?;
         to.prepare().await?;
         let held = to.held(&newest).await?.ok_or_else(|| {
@@ -46,12 +73,59 @@ impl Source {
         let found = to.texts(to.dialect.columns_of(&pair.schema, name.name())).await?;
         let mut differences = form_differences(to, &pair.columns, &found);
         let own = self.scan(to, &pair).await?;
+        let mut narrowed = None;
         if differences.is_empty() {
             let table = to.dialect.table(&pair.schema, name.name());
             let theirs = to.proof(&table, &pair.columns).await?;
             differences = own.differences(&theirs, &pair.columns);
+            if !differences.is_empty() {
+                narrowed = Some(self.narrow(to, &pair, own.rows.max(theirs.rows)).await?);
+            }
         }
-        Ok(Parity { table: name.clone(), version: held.version, rows: own.rows, differences })
+        let outcome = if differences.is_empty() { history::EQUAL } else { history::DIFFERENT };
+        to.note(&Entry {
+            version: Some(held.version),
+            rows: own.rows,
+            details: differences.join("; "),
+            ..to.entry(history::PARITY, name, began, outcome)
+        })
+        .await?;
+        let (table, version) = (name.clone(), held.version);
+        Ok(Parity { table, version, rows: own.rows, differences, narrowed })
+    }
+
+    /// Where the two sides differ; `rows` are in the larger one.
+    async fn narrow(&self, to: &mut Destination, pair: &Pair<'_>, rows: u64) -> Result<Narrowed> {
+        let intervals = differing_intervals(self, to, pair).await?;
+        let mut narrowed = Narrowed { intervals, rows: DifferingRows::default(), left_out: None };
+        if narrowed.ranges().is_none() {
+            if rows > ROWS_COMPARED_MAX {
+                let word =
+                    format!("more than {ROWS_COMPARED_MAX} rows are not compared one by one");
+                narrowed.left_out = Some(word);
+            } else {
+                narrowed.rows = differing_rows(self, to, pair, None).await?;
+            }
+            return Ok(narrowed);
+        }
+        let mut left = ROWS_COMPARED_MAX;
+        let fitting = narrowed.intervals.iter().flatten().map_while(|interval| {
+            left = left.checked_sub(interval.rows)?;
+            interval.range
+        });
+        let fitting: Vec<Range> = fitting.collect();
+        let all = narrowed.intervals.as_ref().map_or(0, Vec::len);
+        if fitting.len() < all {
+            narrowed.left_out = Some(format!(
+                "rows of {} intervals are not compared one by one: more than {ROWS_COMPARED_MAX}",
+                all - fitting.len()
+            ));
+        }
+        if !fitting.is_empty() {
+            let ranges = fitting.into_iter().collect();
+            narrowed.rows = differing_rows(self, to, pair, Some(&ranges)).await?;
+        }
+        Ok(narrowed)
     }
 
     async fn scan(&self, to: &Destination, pair: &Pair<'_>) -> Result<Proof> {

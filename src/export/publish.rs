@@ -1,9 +1,13 @@
 //! Brings a target's table to the lake's newest version.
 
-use super::change::{Change, Held, Reason, change_since};
+use std::time::Instant as Clock;
+
+use super::change::{Change, Held, Move, Reason, change_since};
 use super::destination::Destination;
+use super::history::{self, Entry};
 use super::pair::{Pair, Source};
-use crate::error::Result;
+use super::parity::Narrowed;
+use crate::error::{Error, Result};
 use crate::table::TableName;
 
 /// What became of one table.
@@ -21,6 +25,9 @@ impl Source {
         let pair = self.pair(&to.target, to.dialect, name, None).await?;
         to.prepare().await?;
         let held = to.held(&pair).await?;
+        if held.is_none() && !full {
+            refuse_foreign_rows(to, &pair).await?;
+        }
         self.change(&pair, held.as_ref(), full).await
     }
 
@@ -31,30 +38,65 @@ impl Source {
         name: &TableName,
         full: bool,
     ) -> Result<Exported> {
+        let began = Clock::now();
+        let exported = self.bring(to, name, full, began).await;
+        note_failure(to, history::EXPORT, name, began, &exported).await;
+        exported
+    }
+
+    async fn bring(
+        &self,
+        to: &mut Destination,
+        name: &TableName,
+        full: bool,
+        began: Clock,
+    ) -> Result<Exported> {
         let pair = self.pair(&to.target, to.dialect, name, None).await?;
         let version = pair.snapshot.version();
         to.prepare().await?;
         let held = to.held(&pair).await?;
+        if held.is_none() && !full {
+            refuse_foreign_rows(to, &pair).await?;
+        }
         let is_there = to.shape(&pair).await?;
         let change = match self.change(&pair, held.as_ref(), full).await? {
             _ if !is_there && held.is_some() => Change::Whole(Reason::TargetGone),
             change => change,
         };
-        let rows = match &change {
-            Change::None => 0,
-            Change::Ranges(ranges) => to.apply(self, &pair, held.as_ref(), Some(ranges)).await?,
-            Change::Whole(_) => to.apply(self, &pair, held.as_ref(), None).await?,
+        let moving = Move { held: held.as_ref(), change: &change, what: history::EXPORT, began };
+        let rows = match (&change, &held) {
+            (Change::None, Some(held)) if held.version == version => 0,
+            (Change::None, _) => {
+                let claim = to.claim(&pair, held.as_ref(), None);
+                to.transaction(&claim, &[to.noted(&pair, &moving, 0)], &pair).await?;
+                0
+            }
+            _ => to.apply(self, &pair, &moving).await?,
         };
-        if let (Change::None, Some(held)) = (&change, &held)
-            && held.version != version
-        {
-            to.transaction(&to.claim(&pair, Some(held), None), &[], &pair).await?;
-        }
         Ok(Exported { version, rows, change })
     }
 
-    /// Replaces the whole table again, at the version that the target's ledger names.
-    pub async fn repair(&self, to: &mut Destination, name: &TableName) -> Result<u64> {
+    /// Replaces what a comparison found to differ, at the version that the target's ledger names:
+    /// the intervals, or the whole table where there are none.
+    pub async fn repair(
+        &self,
+        to: &mut Destination,
+        name: &TableName,
+        narrowed: Option<&Narrowed>,
+    ) -> Result<Exported> {
+        let began = Clock::now();
+        let repaired = self.bring_again(to, name, narrowed, began).await;
+        note_failure(to, history::REPAIR, name, began, &repaired).await;
+        repaired
+    }
+
+    async fn bring_again(
+        &self,
+        to: &mut Destination,
+        name: &TableName,
+        narrowed: Option<&Narrowed>,
+        began: Clock,
+    ) -> Result<Exported> {
         let held = {
             let pair = self.pair(&to.target, to.dialect, name, None).await?;
             to.held(&pair).await?
@@ -62,7 +104,11 @@ impl Source {
         let pair =
             self.pair(&to.target, to.dialect, name, held.as_ref().map(|held| held.version)).await?;
         to.shape(&pair).await?;
-        to.apply(self, &pair, held.as_ref(), None).await
+        let ranges = narrowed.and_then(Narrowed::ranges);
+        let change = ranges.map_or(Change::Whole(Reason::Differs), Change::Ranges);
+        let moving = Move { held: held.as_ref(), change: &change, what: history::REPAIR, began };
+        let rows = to.apply(self, &pair, &moving).await?;
+        Ok(Exported { version: pair.snapshot.version(), rows, change })
     }
 
     async fn change(&self, pair: &Pair<'_>, held: Option<&Held>, full: bool) -> Result<Change> {
@@ -70,5 +116,38 @@ impl Source {
             return Ok(Change::Whole(Reason::Asked));
         }
         change_since(held, &pair.snapshot, pair.model).await
+    }
+}
+
+/// A first export replaces everything, and rows that are there already are somebody's. A table that
+/// an export of our own made, and did not live to fill, is empty.
+async fn refuse_foreign_rows(to: &mut Destination, pair: &Pair<'_>) -> Result<()> {
+    if !to.has_rows(pair).await? {
+        return Ok(());
+    }
+    let table = to.dialect.table(&pair.schema, pair.name().name());
+    Err(Error::invalid(format!(
+        "{table} holds rows in `{}` that were not exported by FlowGuard",
+        to.target.name
+    ))
+    .hint(format!(
+        "`flowguard export run {} --target {} --full` replaces them all",
+        pair.name(),
+        to.target.name
+    )))
+}
+
+/// Says in the history that nothing came of it, as far as the target can still be told; the failure
+/// itself is what counts.
+async fn note_failure(
+    to: &mut Destination,
+    what: &str,
+    name: &TableName,
+    began: Clock,
+    outcome: &Result<Exported>,
+) {
+    if let Err(error) = outcome {
+        let entry = to.entry(what, name, began, history::FAILED);
+        let _ = to.note(&Entry { details: error.message.clone(), ..entry }).await;
     }
 }

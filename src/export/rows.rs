@@ -53,10 +53,9 @@ impl RowSource {
         })
     }
 
-    /// The rows, once; each batch is noted as it passes.
-    pub fn stream(&mut self) -> impl Stream<Item = Result<RecordBatch>> + Send + use<> {
-        let (name, columns, proof) =
-            (self.name.clone(), Arc::clone(&self.columns), Arc::clone(&self.proof));
+    /// The rows, once.
+    pub fn batches(&mut self) -> impl Stream<Item = Result<RecordBatch>> + Send + use<> {
+        let (name, columns) = (self.name.clone(), Arc::clone(&self.columns));
         let takes_zero_bytes = self.takes_zero_bytes;
         futures::stream::iter(self.rows.take()).flatten().map(move |batch| {
             let batch =
@@ -65,6 +64,15 @@ impl RowSource {
             if !takes_zero_bytes {
                 refuse_zero_bytes(&name, &batch)?;
             }
+            Ok(batch)
+        })
+    }
+
+    /// The rows, once; each batch is noted as it passes.
+    pub fn stream(&mut self) -> impl Stream<Item = Result<RecordBatch>> + Send + use<> {
+        let proof = Arc::clone(&self.proof);
+        self.batches().map(move |batch| {
+            let batch = batch?;
             proof.lock().unwrap_or_else(PoisonError::into_inner).update(&batch)?;
             Ok(batch)
         })

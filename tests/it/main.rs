@@ -27,6 +27,7 @@ mod kill9;
 mod lake;
 mod licences;
 mod load;
+mod parity;
 mod planted;
 mod policies;
 mod program;

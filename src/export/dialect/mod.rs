@@ -21,6 +21,20 @@ pub fn dialect(driver: DriverKind) -> &'static dyn Dialect {
 /// One row of texts: rows, hash, nulls of every column, and of floating point its sum, the sum of
 /// its sizes, and how many are not finite. See [`super::canonical`].
 pub fn proof_query(dialect: &dyn Dialect, table: &str, schema: &SchemaRef) -> String {
+    format!("SELECT {} FROM {table}", proof_outputs(dialect, schema))
+}
+
+/// The same for every value of `group`, which goes first.
+pub fn grouped_proof_query(
+    dialect: &dyn Dialect,
+    table: &str,
+    schema: &SchemaRef,
+    group: &str,
+) -> String {
+    format!("SELECT {group}, {} FROM {table} GROUP BY 1", proof_outputs(dialect, schema))
+}
+
+fn proof_outputs(dialect: &dyn Dialect, schema: &SchemaRef) -> String {
     let text = |expression: String| format!("CAST({expression} AS VARCHAR)");
     let mut outputs = vec![
         text("count(*)".to_owned()),
@@ -37,11 +51,11 @@ pub fn proof_query(dialect: &dyn Dialect, table: &str, schema: &SchemaRef) -> St
         outputs.push(text(format!("coalesce(sum(CASE WHEN {finite} THEN abs({value}) END), 0)")));
         outputs.push(text(format!("count(CASE WHEN NOT ({finite}) THEN 1 END)")));
     }
-    format!("SELECT {} FROM {table}", outputs.join(", "))
+    outputs.join(", ")
 }
 
 /// The whole row's text.
-fn row_text(dialect: &dyn Dialect, schema: &SchemaRef) -> String {
+pub fn row_text(dialect: &dyn Dialect, schema: &SchemaRef) -> String {
     let fields = schema.fields().iter().filter(|field| !is_float(field.data_type()));
     let parts: Vec<String> = fields
         .map(|field| {

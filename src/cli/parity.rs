@@ -1,0 +1,207 @@
+//! `flowguard parity`: whether a warehouse holds what the lake holds, and where it does not.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::export::{Selected, connect, stoppable};
+use super::{Output, Session, output};
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::export::Destination;
+use crate::export::differing::{DifferingRow, Values};
+use crate::export::narrow::DifferingInterval;
+use crate::export::parity::{Narrowed, Parity};
+use crate::table::TableName;
+
+/// Intervals that are printed; JSON has all.
+const INTERVALS_SHOWN_MAX: usize = 10;
+
+/// Prove that a warehouse holds exactly what the lake holds
+///
+/// Both sides are read anew: the lake at the version that the target's ledger names, the target by
+/// one statement. Compared are rows, nulls of every column, and a hash over whole rows; sums of
+/// floating point within a tolerance. What differs is narrowed to intervals and rows. Exits with 1
+/// if anything differs.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flowguard parity
+  flowguard parity gold.daily_metrics --target finance
+  flowguard parity --repair")]
+pub struct Arguments {
+    #[command(flatten)]
+    selected: Selected,
+    /// Export again the intervals that differ, or the tables that have none
+    #[arg(long)]
+    repair: bool,
+}
+
+pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
+    let app = session.app()?;
+    let selected = &arguments.selected;
+    let mut found = Vec::new();
+    for (target, tables) in app.exports(&selected.selectors, selected.target.as_deref())? {
+        let mut to = connect(session, &app, target).await?;
+        for name in &tables {
+            let work = compare(&app, &mut to, name, arguments.repair);
+            found.push((target.name.clone(), stoppable(session, work).await??));
+        }
+    }
+    match selected.output {
+        Output::Json => {
+            let lines: Vec<Value> =
+                found.iter().map(|(target, p)| verdict_json(target, p)).collect();
+            output::write_json(&json!({"parity": lines}))?;
+        }
+        Output::Text => {
+            let mut text = verdicts(&found);
+            for (target, parity) in &found {
+                if let Some(narrowed) = &parity.narrowed {
+                    text.push_str(&format!("\n{} in {target}\n", parity.table));
+                    text.push_str(&narrowed_text(narrowed));
+                }
+            }
+            output::write_text(&text)?;
+        }
+    }
+    judge(&found)
+}
+
+/// The verdict on one table, after a repair if there was something to repair.
+async fn compare(
+    app: &App,
+    to: &mut Destination,
+    name: &TableName,
+    repair: bool,
+) -> Result<Parity> {
+    let source = app.export_source();
+    let found = source.parity(to, name).await?;
+    if found.differences.is_empty() || !repair {
+        return Ok(found);
+    }
+    let repaired = source.repair(to, name, found.narrowed.as_ref()).await?;
+    let (rows, change) = (output::thousands(repaired.rows), repaired.change);
+    output::say(&format!("{name} was repaired in {} with {rows} rows: {change}", to.target.name));
+    source.parity(to, name).await
+}
+
+/// A line per table.
+pub fn verdicts(found: &[(String, Parity)]) -> String {
+    let rows: Vec<Vec<String>> = found
+        .iter()
+        .map(|(target, parity)| {
+            let verdict = match parity.differences.as_slice() {
+                [] => "equal".to_owned(),
+                differences => differences.join("; "),
+            };
+            let (version, rows) = (parity.version.to_string(), output::thousands(parity.rows));
+            vec![parity.table.to_string(), target.clone(), version, rows, verdict]
+        })
+        .collect();
+    output::columns(&["table", "target", "version", "rows", "parity"], &rows)
+}
+
+pub fn judge(found: &[(String, Parity)]) -> Result<()> {
+    match found.iter().filter(|(_, parity)| !parity.differences.is_empty()).count() {
+        0 => Ok(()),
+        count => Err(Error::invalid(format!("{count} of {} tables differ", found.len()))
+            .hint("flowguard parity --repair")),
+    }
+}
+
+fn narrowed_text(narrowed: &Narrowed) -> String {
+    let mut text = String::new();
+    if let Some(intervals) = &narrowed.intervals {
+        let lines: Vec<Vec<String>> = intervals
+            .iter()
+            .take(INTERVALS_SHOWN_MAX)
+            .map(|interval| {
+                let range = interval.range.map_or("no time".to_owned(), |range| range.to_string());
+                vec![range, interval.differences.join("; ")]
+            })
+            .collect();
+        text.push_str(&output::columns(&["interval", "parity"], &lines));
+        if intervals.len() > lines.len() {
+            text.push_str(&format!("and {} more intervals\n", intervals.len() - lines.len()));
+        }
+    }
+    if !narrowed.rows.shown.is_empty() {
+        let lines: Vec<Vec<String>> = narrowed.rows.shown.iter().flat_map(row_lines).collect();
+        text.push_str(&output::columns(&["row", "column", "lake", "target"], &lines));
+        let left = narrowed.rows.count.saturating_sub(narrowed.rows.shown.len() as u64);
+        if left > 0 {
+            text.push_str(&format!("and {} more\n", output::thousands(left)));
+        }
+    }
+    if let Some(word) = &narrowed.left_out {
+        text.push_str(&format!("{word}\n"));
+    }
+    text
+}
+
+/// One row against one row by column; otherwise a line per row.
+fn row_lines(row: &DifferingRow) -> Vec<Vec<String>> {
+    let key = pairs(&row.key);
+    if let ([own], [theirs]) = (row.lake.as_slice(), row.target.as_slice()) {
+        let differing = own.iter().zip(theirs).filter(|(own, theirs)| own.1 != theirs.1);
+        let line = |(own, theirs): (&(String, _), &(String, _))| {
+            vec![key.clone(), own.0.clone(), shown(&own.1), shown(&theirs.1)]
+        };
+        return differing.map(line).collect();
+    }
+    let line = |lake: String, target: String| vec![key.clone(), String::new(), lake, target];
+    let only_in_lake = row.lake.iter().map(|row| line(pairs(row), "-".to_owned()));
+    let only_in_target = row.target.iter().map(|row| line("-".to_owned(), pairs(row)));
+    only_in_lake.chain(only_in_target).collect()
+}
+
+fn pairs(values: &Values) -> String {
+    let pairs = values.iter().map(|(name, value)| format!("{name}={}", shown(value)));
+    pairs.collect::<Vec<_>>().join(" ")
+}
+
+/// A value on one line that is no other value's.
+fn shown(value: &Option<String>) -> String {
+    match value {
+        None => "null".to_owned(),
+        Some(text) if text.is_empty() || text == "null" || text == "-" => format!("{text:?}"),
+        Some(text) if text.contains(|c: char| c.is_control() || c == ' ' || c == '"') => {
+            format!("{text:?}")
+        }
+        Some(text) => text.clone(),
+    }
+}
+
+fn verdict_json(target: &str, parity: &Parity) -> Value {
+    let narrowed = parity.narrowed.as_ref();
+    let intervals = narrowed.and_then(|narrowed| narrowed.intervals.as_ref()).map(|intervals| {
+        let line = |interval: &DifferingInterval| {
+            json!({
+                "start": interval.range.map(|range| range.start.to_string()),
+                "end": interval.range.map(|range| range.end.to_string()),
+                "differences": interval.differences,
+            })
+        };
+        intervals.iter().map(line).collect::<Vec<Value>>()
+    });
+    let rows = narrowed.map(|narrowed| {
+        let rows = |rows: &[Values]| rows.iter().map(values_json).collect::<Vec<Value>>();
+        let line = |row: &DifferingRow| {
+            json!({
+                "key": values_json(&row.key), "lake": rows(&row.lake), "target": rows(&row.target),
+            })
+        };
+        narrowed.rows.shown.iter().map(line).collect::<Vec<Value>>()
+    });
+    json!({
+        "table": parity.table.to_string(), "target": target,
+        "version": parity.version, "rows": parity.rows,
+        "equal": parity.differences.is_empty(), "differences": parity.differences,
+        "intervals": intervals, "differing_rows": rows,
+        "differing_rows_count": narrowed.map(|narrowed| narrowed.rows.count),
+        "left_out": narrowed.and_then(|narrowed| narrowed.left_out.as_ref()),
+    })
+}
+
+fn values_json(values: &Values) -> Value {
+    values.iter().map(|(name, value)| (name.clone(), json!(value))).collect()
+}
