@@ -4,7 +4,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveDateTime, TimeZone, Timelike, Utc};
+use chrono::{
+    DateTime, Datelike, Days, Months, NaiveDate, NaiveDateTime, TimeDelta, TimeZone, Timelike, Utc,
+};
 use chrono_tz::Tz;
 
 use crate::error::{Error, Result};
@@ -15,6 +17,7 @@ pub struct Instant(pub i64);
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_HOUR: i64 = 3_600 * MICROS_PER_SECOND;
+pub const MICROS_PER_DAY: i64 = 24 * MICROS_PER_HOUR;
 
 impl Instant {
     pub fn from_datetime(datetime: DateTime<Utc>) -> Self {
@@ -24,6 +27,21 @@ impl Instant {
     /// `None` outside chrono's range of about ±262,000 years.
     pub fn to_datetime(self) -> Option<DateTime<Utc>> {
         DateTime::from_timestamp_micros(self.0)
+    }
+
+    /// The first instant of a day, counted from 1970-01-01, in `timezone`.
+    pub fn of_day(day: i32, timezone: Tz) -> Result<Self> {
+        let since = TimeDelta::days(i64::from(day));
+        let date = NaiveDate::default().checked_add_signed(since).ok_or_else(|| {
+            Error::invalid(format!("day {day} since 1970 is no date of the calendar"))
+        })?;
+        Self::parse(&date.to_string(), timezone)
+    }
+
+    /// The day that it lies in, as [`Self::of_day`] counts; `None` far outside the calendar.
+    pub fn day_in(self, timezone: Tz) -> Option<i32> {
+        let date = self.to_datetime()?.with_timezone(&timezone).date_naive();
+        i32::try_from(date.signed_duration_since(NaiveDate::default()).num_days()).ok()
     }
 
     /// Reads `2026-01-31`, `2026-01-31T12:00` or `2026-01-31T12:00:00.5` in `timezone`, or any

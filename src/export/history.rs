@@ -5,12 +5,11 @@
 use arrow::datatypes::{DataType, TimeUnit};
 
 use super::dialect::{Dialect, literal};
-use crate::interval::Instant;
+use crate::interval::{Instant, MICROS_PER_DAY};
 
 pub const HISTORY: &str = "history";
 /// Entries are kept for so long.
 const DAYS_MAX: i64 = 400;
-const DAY_MICROS: i64 = 86_400_000_000;
 /// Longer details are cut.
 const DETAILS_CHARS_MAX: usize = 1_000;
 
@@ -60,7 +59,7 @@ pub fn create(dialect: &dyn Dialect, table: &str) -> String {
 
 /// Forgets what is too old for a run that began at `now`.
 pub fn prune(dialect: &dyn Dialect, table: &str, now: Instant) -> String {
-    let oldest = dialect.instant(now.0.saturating_sub(DAYS_MAX * DAY_MICROS));
+    let oldest = dialect.instant(now.0.saturating_sub(DAYS_MAX * MICROS_PER_DAY));
     format!("DELETE FROM {table} WHERE happened_at < {oldest}")
 }
 

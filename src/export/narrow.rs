@@ -16,12 +16,11 @@ use super::pair::{Pair, Source};
 use super::rows::RowSource;
 use super::shape::proof_of;
 use crate::error::{Error, Result};
-use crate::interval::{Every, Instant, Range};
+use crate::interval::{Every, Instant, MICROS_PER_DAY, Range};
 use crate::model::Kind;
 
 /// A table with more intervals is compared as if it had none.
 const INTERVALS_MAX: usize = 100_000;
-const DAY_MICROS: i64 = 86_400_000_000;
 
 /// One interval whose rows are not the same on both sides.
 #[derive(Debug, Clone)]
@@ -113,7 +112,7 @@ async fn of_target(
 /// it and needs no calendar, and none of its groups straddles an interval of the lake.
 fn width_of<'a>(ranges: impl Iterator<Item = &'a Range>) -> i64 {
     let bounds = ranges.flat_map(|range| [range.start.0, range.end.0]);
-    bounds.fold(DAY_MICROS, |width, bound| {
+    bounds.fold(MICROS_PER_DAY, |width, bound| {
         let (mut one, mut other) = (width, bound.abs());
         while other != 0 {
             (one, other) = (other, one % other);
@@ -153,9 +152,7 @@ impl<'a> Calendar<'a> {
                     let day = column.as_primitive::<Date32Type>().value(row);
                     Some(match days.entry(day) {
                         Entry::Occupied(known) => *known.get(),
-                        Entry::Vacant(unknown) => {
-                            *unknown.insert(self.range_of_day(i64::from(day))?)
-                        }
+                        Entry::Vacant(unknown) => *unknown.insert(self.range_of_day(day)?),
                     })
                 }
                 _ => {
@@ -191,7 +188,12 @@ impl<'a> Calendar<'a> {
     /// The interval of a group; several where the group lies between the lake's.
     fn range_of_bucket(&self, bucket: i64, width: i64) -> Result<Range> {
         match self.data_type {
-            DataType::Date32 => self.range_of_day(bucket),
+            DataType::Date32 => {
+                let day = i32::try_from(bucket).map_err(|source| {
+                    Error::invalid(format!("day {bucket} since 1970 is no date")).source(source)
+                })?;
+                self.range_of_day(day)
+            }
             _ => {
                 let group = Range::new(Instant(bucket), Instant(bucket.saturating_add(width)))?;
                 Ok(self.every.align(group, self.timezone))
@@ -199,12 +201,8 @@ impl<'a> Calendar<'a> {
         }
     }
 
-    fn range_of_day(&self, days: i64) -> Result<Range> {
-        let date =
-            i32::try_from(days).ok().and_then(arrow::temporal_conversions::date32_to_datetime);
-        let date = date.ok_or_else(|| Error::invalid(format!("{days} days are no date")))?.date();
-        let midnight = Instant::parse(&date.to_string(), self.timezone)?;
-        Ok(self.every.interval_of(midnight, self.timezone))
+    fn range_of_day(&self, day: i32) -> Result<Range> {
+        Ok(self.every.interval_of(Instant::of_day(day, self.timezone)?, self.timezone))
     }
 }
 

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
-use chrono_tz::Tz;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::Expr;
 use datafusion::prelude::{col, lit};
@@ -100,7 +99,7 @@ fn refuse_zero_bytes(name: &str, batch: &RecordBatch) -> Result<()> {
 
 /// Bounds of a range as the time column has them.
 enum Bounds {
-    Dates(i64, i64),
+    Dates(i32, i32),
     Instants(i64, i64),
 }
 
@@ -116,14 +115,11 @@ fn bounds(pair: &Pair<'_>, range: &Range) -> Result<Bounds> {
     if !is_date {
         return Ok(Bounds::Instants(range.start.0, range.end.0));
     }
-    let day = |instant: Instant| day_of(instant, pair.model.timezone);
+    let day = |instant: Instant| {
+        let day = instant.day_in(pair.model.timezone);
+        day.ok_or_else(|| Error::internal(format!("{instant} has no date")))
+    };
     Ok(Bounds::Dates(day(range.start)?, day(range.end)?))
-}
-
-fn day_of(instant: Instant, timezone: Tz) -> Result<i64> {
-    let at = instant.to_datetime().map(|at| at.with_timezone(&timezone).date_naive());
-    at.map(|date| date.signed_duration_since(chrono::NaiveDate::default()).num_days())
-        .ok_or_else(|| Error::internal(format!("{instant} has no date")))
 }
 
 fn within(pair: &Pair<'_>, ranges: &RangeSet) -> Result<Expr> {
@@ -132,7 +128,7 @@ fn within(pair: &Pair<'_>, ranges: &RangeSet) -> Result<Expr> {
     for range in ranges.iter() {
         let (start, end) = match bounds(pair, range)? {
             Bounds::Dates(start, end) => {
-                let date = |days: i64| ScalarValue::Date32(i32::try_from(days).ok());
+                let date = |day| ScalarValue::Date32(Some(day));
                 (date(start), date(end))
             }
             Bounds::Instants(start, end) => {

@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use chrono_tz::Tz;
 
 use crate::error::{Error, Result};
-use crate::interval::{Every, Instant, Range};
+use crate::interval::{Every, Instant, MICROS_PER_DAY, Range};
 use crate::table::TableName;
 
 /// The physical partition column of tables that are partitioned by day.
@@ -89,20 +89,12 @@ pub fn instants_of(column: &ArrayRef, timezone: Tz) -> Result<Vec<Option<i64>>> 
     Ok(instants.iter().collect())
 }
 
-const MICROS_PER_DAY: i64 = 86_400_000_000;
-
 fn midnight(days: i32, timezone: Tz) -> i64 {
-    // Noon UTC lies in the same calendar day in zones from -12 to +11; the two zones beyond
-    // are stepped back from a whole day.
     let utc_midnight = i64::from(days) * MICROS_PER_DAY;
     if timezone == Tz::UTC {
         return utc_midnight;
     }
-    let date = Instant(utc_midnight).to_datetime().map(|datetime| datetime.date_naive());
-    match date.map(|date| Instant::parse(&date.to_string(), timezone)) {
-        Some(Ok(instant)) => instant.0,
-        _ => utc_midnight,
-    }
+    Instant::of_day(days, timezone).map_or(utc_midnight, |instant| instant.0)
 }
 
 /// The day of every row in `timezone`.
@@ -117,9 +109,7 @@ fn days_of(column: &ArrayRef, timezone: Tz) -> Result<ArrayRef> {
         match known {
             Some((range, day)) if range.contains(instant) => Some(day),
             _ => {
-                let local = instant.to_datetime()?.with_timezone(&timezone).date_naive();
-                let since = local.signed_duration_since(chrono::NaiveDate::default()).num_days();
-                let day = i32::try_from(since).ok()?;
+                let day = instant.day_in(timezone)?;
                 known = Some((Every::Day.interval_of(instant, timezone), day));
                 Some(day)
             }

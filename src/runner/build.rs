@@ -368,11 +368,7 @@ fn outside(spec: &TableSpec, time: &str, range: Range) -> Expr {
         .is_ok_and(|field| matches!(field.data_type(), DataType::Date32));
     let bound = |instant: Instant| {
         if is_date {
-            let date =
-                instant.to_datetime().map(|at| at.with_timezone(&spec.timezone).date_naive());
-            let days = date
-                .map(|date| date.signed_duration_since(chrono::NaiveDate::default()).num_days());
-            lit(ScalarValue::Date32(days.and_then(|days| i32::try_from(days).ok())))
+            lit(ScalarValue::Date32(instant.day_in(spec.timezone)))
         } else {
             lit(ScalarValue::TimestampMicrosecond(Some(instant.0), Some("UTC".into())))
         }

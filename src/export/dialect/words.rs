@@ -52,6 +52,6 @@ pub fn literal(text: &str) -> String {
 }
 
 /// A date literal of days since 1970.
-pub fn date(days: i64) -> String {
-    format!("(DATE '1970-01-01' + {days})")
+pub fn date(day: i32) -> String {
+    format!("(DATE '1970-01-01' + {day})")
 }
