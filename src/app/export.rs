@@ -96,7 +96,7 @@ impl App {
         select(&self.models, &self.dags, &selectors)
     }
 
-    /// Finds the driver and connects.
+    /// Finds the driver, connects, and makes what FlowGuard needs there.
     pub async fn destination(
         &self,
         target: &Target,
@@ -105,7 +105,7 @@ impl App {
     ) -> Result<Destination> {
         let access = self.access(target, surroundings)?;
         let warehouse = Warehouse::connect(&access).await?;
-        Ok(Destination { target: target.clone(), dialect: dialect(target.driver), warehouse, run })
+        Destination::open(target.clone(), dialect(target.driver), warehouse, run).await
     }
 
     /// The file's path, in a folder that exists.

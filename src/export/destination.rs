@@ -31,15 +31,26 @@ const STAGE_HOURS_MAX: u64 = 24;
 /// Where they go.
 pub struct Destination {
     pub target: Target,
-    pub dialect: &'static dyn Dialect,
-    pub warehouse: Warehouse,
+    pub(super) dialect: &'static dyn Dialect,
+    pub(super) warehouse: Warehouse,
     /// Of this process; marks what it writes.
-    pub run: Uuid,
+    run: Uuid,
 }
 
 impl Destination {
-    /// The ledger, and no rows that an earlier process abandoned.
-    pub(super) async fn prepare(&mut self) -> Result<()> {
+    /// With a ledger and a history, and without rows that an earlier process abandoned.
+    pub async fn open(
+        target: Target,
+        dialect: &'static dyn Dialect,
+        warehouse: Warehouse,
+        run: Uuid,
+    ) -> Result<Self> {
+        let mut destination = Self { target, dialect, warehouse, run };
+        destination.prepare().await?;
+        Ok(destination)
+    }
+
+    async fn prepare(&mut self) -> Result<()> {
         let text = self.dialect.column_type(&arrow::datatypes::DataType::Utf8).unwrap_or_default();
         let ledger = self.dialect.table(OWN_SCHEMA, LEDGER);
         self.warehouse
@@ -95,7 +106,6 @@ impl Destination {
     /// Does everything that an export does, to a table of its own; the warehouse's version.
     pub async fn test(&mut self) -> Result<String> {
         let version = self.texts("SELECT CAST(version() AS VARCHAR)".to_owned()).await?;
-        self.prepare().await?;
         let probe = self.dialect.table(OWN_SCHEMA, &format!("stage_{}_test", self.run.simple()));
         self.warehouse.execute(format!("CREATE TABLE {probe} (n INTEGER)")).await?;
         self.warehouse.execute(format!("INSERT INTO {probe} VALUES (1)")).await?;
@@ -249,7 +259,6 @@ impl Destination {
 
     /// The newest entries about `tables`, newest first.
     pub async fn history(&mut self, tables: &[TableName], limit: usize) -> Result<Vec<Entry>> {
-        self.prepare().await?;
         let table = self.dialect.table(OWN_SCHEMA, HISTORY);
         let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
         let rows = self.texts(history::query(self.dialect, &table, &names, limit)).await?;

@@ -51,7 +51,6 @@ impl Source {
     pub async fn parity(&self, to: &mut Destination, name: &TableName) -> Result<Parity> {
         let began = Clock::now();
         let newest = self.pair(&to.target, to.dialect, name, None).await?;
-        to.prepare().await?;
         let held = to.held(&newest).await?.ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,

@@ -23,11 +23,7 @@ impl Source {
     /// What an export of `name` would move, without moving it.
     pub async fn plan(&self, to: &mut Destination, name: &TableName, full: bool) -> Result<Change> {
         let pair = self.pair(&to.target, to.dialect, name, None).await?;
-        to.prepare().await?;
-        let held = to.held(&pair).await?;
-        if held.is_none() && !full {
-            refuse_foreign_rows(to, &pair).await?;
-        }
+        let held = held_by(to, &pair, full).await?;
         self.change(&pair, held.as_ref(), full).await
     }
 
@@ -53,11 +49,7 @@ impl Source {
     ) -> Result<Exported> {
         let pair = self.pair(&to.target, to.dialect, name, None).await?;
         let version = pair.snapshot.version();
-        to.prepare().await?;
-        let held = to.held(&pair).await?;
-        if held.is_none() && !full {
-            refuse_foreign_rows(to, &pair).await?;
-        }
+        let held = held_by(to, &pair, full).await?;
         let is_there = to.shape(&pair).await?;
         let change = match self.change(&pair, held.as_ref(), full).await? {
             _ if !is_there && held.is_some() => Change::Whole(Reason::TargetGone),
@@ -119,11 +111,13 @@ impl Source {
     }
 }
 
-/// A first export replaces everything, and rows that are there already are somebody's. A table that
-/// an export of our own made, and did not live to fill, is empty.
-async fn refuse_foreign_rows(to: &mut Destination, pair: &Pair<'_>) -> Result<()> {
-    if !to.has_rows(pair).await? {
-        return Ok(());
+/// What the target holds. A first export replaces everything, and rows that are there already are
+/// somebody's: refused unless all are to be replaced. A table that an export of our own made, and
+/// did not live to fill, is empty.
+async fn held_by(to: &mut Destination, pair: &Pair<'_>, full: bool) -> Result<Option<Held>> {
+    let held = to.held(pair).await?;
+    if held.is_some() || full || !to.has_rows(pair).await? {
+        return Ok(held);
     }
     let table = to.dialect.table(&pair.schema, pair.name().name());
     Err(Error::invalid(format!(
