@@ -9,6 +9,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::StreamExt;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::canonical::{are_close, hashes, is_float};
 use super::destination::Destination;
@@ -77,18 +78,11 @@ pub async fn differing_rows(
         return Ok(DifferingRows::default());
     }
     let mut sides: BTreeMap<u64, [Vec<Row>; 2]> = BTreeMap::new();
-    fetch_from_lake(
-        source,
-        to.dialect,
-        pair,
-        ranges,
-        &Wanted { key: &key, hashes: &shown },
-        |row| {
-            sides.entry(row.key).or_default()[0].push(row);
-        },
-    )
-    .await?;
-    for row in fetch_from_target(to, pair, ranges, &Wanted { key: &key, hashes: &shown }).await? {
+    let wanted = Wanted { key: &key, hashes: &shown };
+    for row in fetch_from_lake(source, to.dialect, pair, ranges, &wanted).await? {
+        sides.entry(row.key).or_default()[0].push(row);
+    }
+    for row in fetch_from_target(to, pair, ranges, &wanted).await? {
         sides.entry(row.key).or_default()[1].push(row);
     }
     let mut shown: Vec<DifferingRow> =
@@ -180,13 +174,9 @@ fn mix_floats(digests: &mut [u64], column: &dyn Array) -> Result<()> {
     Ok(())
 }
 
-/// SplitMix64's last step, so that sums of digests do not cancel out.
-/// https://prng.di.unimi.it/splitmix64.c
+/// So that sums of digests do not cancel out.
 fn scattered(value: u64) -> u64 {
-    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
+    xxh3_64(&value.to_le_bytes())
 }
 
 fn uncast(source: arrow::error::ArrowError) -> Error {
@@ -209,7 +199,7 @@ async fn of_target(
     outputs.extend(floats.map(|f| format!("CAST({} AS DOUBLE PRECISION)", quoted(f.name()))));
     let named = outputs.iter().enumerate().map(|(at, output)| format!("{output} AS c{at}"));
     let query = format!(
-        "SELECT {} FROM {}{}",
+        "SELECT {} FROM {} WHERE {}",
         named.collect::<Vec<_>>().join(", "),
         dialect.table(&pair.schema, pair.name().name()),
         within(dialect, pair, ranges)?
@@ -232,8 +222,8 @@ async fn of_target(
 
 fn within(dialect: &dyn Dialect, pair: &Pair<'_>, ranges: Option<&RangeSet>) -> Result<String> {
     Ok(match ranges {
-        None => String::new(),
-        Some(ranges) => format!(" WHERE ({})", rows::condition(dialect, pair, ranges)?),
+        None => "TRUE".to_owned(),
+        Some(ranges) => format!("({})", rows::condition(dialect, pair, ranges)?),
     })
 }
 
@@ -258,21 +248,17 @@ async fn fetch_from_lake(
     pair: &Pair<'_>,
     ranges: Option<&RangeSet>,
     wanted: &Wanted<'_>,
-    mut take: impl FnMut(Row),
-) -> Result<()> {
+) -> Result<Vec<Row>> {
     let mut lake = RowSource::open(source, pair, ranges, dialect).await?;
     let mut batches = std::pin::pin!(lake.batches());
-    let mut fetched = 0;
-    while let Some(batch) = batches.next().await {
-        for row in wanted.rows(&batch?)? {
-            take(row);
-            fetched += 1;
-            if fetched == ROWS_FETCHED_MAX {
-                return Ok(());
-            }
-        }
+    let mut rows = Vec::new();
+    while rows.len() < ROWS_FETCHED_MAX
+        && let Some(batch) = batches.next().await
+    {
+        rows.extend(wanted.rows(&batch?)?);
     }
-    Ok(())
+    rows.truncate(ROWS_FETCHED_MAX);
+    Ok(rows)
 }
 
 async fn fetch_from_target(
@@ -284,12 +270,11 @@ async fn fetch_from_target(
     let dialect = to.dialect;
     let names: Vec<String> = pair.columns.fields().iter().map(|f| quoted(f.name())).collect();
     let hashes: Vec<String> = wanted.hashes.iter().map(u64::to_string).collect();
-    let within = within(dialect, pair, ranges)?;
     let query = format!(
-        "SELECT {} FROM {}{}{} IN ({}) LIMIT {ROWS_FETCHED_MAX}",
+        "SELECT {} FROM {} WHERE {} AND {} IN ({}) LIMIT {ROWS_FETCHED_MAX}",
         names.join(", "),
         dialect.table(&pair.schema, pair.name().name()),
-        if within.is_empty() { " WHERE ".to_owned() } else { format!("{within} AND ") },
+        within(dialect, pair, ranges)?,
         wanted.key.expression(dialect, &pair.columns)?,
         hashes.join(", ")
     );
