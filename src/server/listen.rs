@@ -17,8 +17,10 @@ use tokio::task::JoinSet;
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use super::gathering::Gathering;
 use super::tls::Tls;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -100,7 +102,7 @@ impl Listener {
                 },
                 accepted = self.accept(), if handshakes.len() < HANDSHAKES_MAX => {
                     match (accepted, &self.tls) {
-                        (Ok(plain), None) => return plain.connection(Io::Plain),
+                        (Ok(plain), None) => return plain.connection(),
                         (Ok(plain), Some(tls)) => drop(handshakes.spawn(plain.secure(tls.acceptor()))),
                         (Err(error), _) => {
                             tracing::warn!(%error, "a connection was not accepted");
@@ -183,28 +185,21 @@ struct Accepted {
 }
 
 impl Accepted {
-    fn connection(self, io: impl FnOnce(TcpStream) -> Io) -> Connection {
+    fn connection(self) -> Connection {
         let Self { stream, peer, local, place } = self;
-        Connection {
-            io: io(stream),
-            peer,
-            local,
-            opening: Opening::within(OPENING_TIME_MAX),
-            _place: place,
-        }
+        Connection::new(Either::Left(stream), peer, local, place)
     }
 
     async fn secure(self, tls: TlsAcceptor) -> io::Result<Connection> {
         let Self { stream, peer, local, place } = self;
         let stream = tokio::time::timeout(HANDSHAKE_TIME_MAX, tls.accept(stream)).await??;
-        let opening = Opening::within(OPENING_TIME_MAX);
-        Ok(Connection { io: Io::Tls(Box::new(stream)), peer, local, opening, _place: place })
+        Ok(Connection::new(Either::Right(Box::new(stream)), peer, local, place))
     }
 }
 
 /// One client's connection, plain or under TLS.
 pub struct Connection {
-    io: Io,
+    io: Gathering<Io>,
     peer: SocketAddr,
     local: SocketAddr,
     /// Until it has said its first bytes.
@@ -212,10 +207,7 @@ pub struct Connection {
     _place: Place,
 }
 
-enum Io {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
+type Io = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// A connection that says nothing holds a place that others wait for.
 struct Opening {
@@ -230,6 +222,11 @@ impl Opening {
 }
 
 impl Connection {
+    fn new(io: Io, peer: SocketAddr, local: SocketAddr, place: Place) -> Self {
+        let opening = Opening::within(OPENING_TIME_MAX);
+        Self { io: Gathering::new(io), peer, local, opening, _place: place }
+    }
+
     pub fn peer(&self) -> IpAddr {
         self.peer.ip().to_canonical()
     }
@@ -250,10 +247,7 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = match &mut self.io {
-            Io::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Io::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        };
+        let read = Pin::new(&mut self.io).poll_read(context, buffer);
         if let Some(opening) = &mut self.opening {
             opening.bytes += buffer.filled().len() - before;
             if opening.bytes >= OPENING_BYTES {
@@ -272,10 +266,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.io {
-            Io::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Io::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
+        Pin::new(&mut self.io).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -283,31 +274,19 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.io {
-            Io::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-        }
+        Pin::new(&mut self.io).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.io {
-            Io::Plain(stream) => stream.is_write_vectored(),
-            Io::Tls(stream) => stream.is_write_vectored(),
-        }
+        self.io.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Io::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Io::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
+        Pin::new(&mut self.io).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Io::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Io::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-        }
+        Pin::new(&mut self.io).poll_shutdown(context)
     }
 }
 

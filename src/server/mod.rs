@@ -3,6 +3,7 @@
 //! run or decided here.
 
 pub mod flight;
+mod gathering;
 pub mod http;
 pub mod listen;
 pub mod metrics;

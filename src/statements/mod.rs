@@ -6,6 +6,7 @@ mod admission;
 pub mod figures;
 pub mod log;
 mod rows;
+mod small;
 mod statement;
 
 use std::collections::HashMap;
