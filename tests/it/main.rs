@@ -19,6 +19,7 @@ mod clients_in_rust;
 mod dlq;
 mod expected;
 mod export;
+mod export_changes;
 mod export_deaths;
 mod export_faults;
 mod faulty_store;
