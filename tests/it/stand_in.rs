@@ -84,6 +84,7 @@ fn python() -> String {
 
 /// Processes of drivers that were started in this folder and are still there.
 pub fn drivers_in(folder: &Path) -> Vec<u32> {
+    let folder = folder.canonicalize().unwrap();
     let is_driver = |process: &Path| {
         let command = std::fs::read_to_string(process.join("cmdline")).unwrap_or_default();
         command.ends_with("\0warehouse-driver\0")
