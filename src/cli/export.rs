@@ -284,11 +284,22 @@ pub async fn target(session: &Session, arguments: &TargetArguments) -> Result<()
     let TargetCommand::Test { name } = &arguments.command;
     let app = session.app()?;
     let target = app.target(name)?;
-    let mut to = connect(session, &app, target).await?;
-    let version = to.test().await?;
+    let mut to = app.untouched(target, &surroundings(session), Uuid::now_v7()).await?;
+    let missing = to.missing_rights(&app.exported_to(target)?).await?;
+    if !missing.is_empty() {
+        let rows: Vec<Vec<String>> =
+            missing.into_iter().map(|missing| vec![missing.right, missing.given_by]).collect();
+        output::write_text(&output::columns(&["missing right", "given by"], &rows))?;
+        let message = format!("`{name}` lacks rights that an export needs");
+        return Err(Error::new(ErrorKind::Denied, message)
+            .hint("have the database's owner run the statements above, then test again"));
+    }
+    to.prepare().await?;
     let driver = app.access(target, &surroundings(session))?.library;
+    let version = to.test(&driver).await?;
     output::write_text(&format!(
-        "{name}: {version}\ndriver: {}\nmay create schemas, tables and rows: yes\n",
+        "{name}: {version}\ndriver: {}\nmay create schemas, tables and rows: yes\n\
+         hard values arrive as they were sent: yes\n",
         driver.display()
     ))
 }

@@ -34,10 +34,7 @@ pub fn statements(
 ) -> Result<Vec<String>> {
     let table = dialect.table(&pair.schema, pair.name().name());
     if found.is_empty() {
-        return Ok(vec![
-            format!("CREATE SCHEMA IF NOT EXISTS {}", quoted(&pair.schema)),
-            create(dialect, &table, &pair.columns)?,
-        ]);
+        return Ok(vec![create(dialect, &table, &pair.columns)?]);
     }
     let mut statements = Vec::new();
     for field in pair.columns.fields() {
