@@ -22,6 +22,7 @@ mod export;
 mod export_changes;
 mod export_deaths;
 mod export_faults;
+mod export_shapes;
 mod export_trial;
 mod faulty_store;
 mod flight;
