@@ -1,6 +1,6 @@
 //! Targets as `dags.yaml` names them, with their variables replaced and their drivers found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -96,6 +96,15 @@ impl App {
         select(&self.models, &self.dags, &selectors)
     }
 
+    /// Every table that an export brings to `target`.
+    pub fn exported_to(&self, target: &Target) -> Result<Vec<TableName>> {
+        let mut tables = BTreeSet::new();
+        for export in self.dags.exports.values().filter(|e| e.target.value == target.name) {
+            tables.extend(self.selected(export)?);
+        }
+        Ok(tables.into_iter().collect())
+    }
+
     /// Finds the driver, connects, and makes what FlowGuard needs there.
     pub async fn destination(
         &self,
@@ -103,9 +112,21 @@ impl App {
         surroundings: &Surroundings<'_>,
         run: Uuid,
     ) -> Result<Destination> {
+        let mut destination = self.untouched(target, surroundings, run).await?;
+        destination.prepare().await?;
+        Ok(destination)
+    }
+
+    /// Finds the driver and connects.
+    pub async fn untouched(
+        &self,
+        target: &Target,
+        surroundings: &Surroundings<'_>,
+        run: Uuid,
+    ) -> Result<Destination> {
         let access = self.access(target, surroundings)?;
         let warehouse = Warehouse::connect(&access).await?;
-        Destination::open(target.clone(), dialect(target.driver), warehouse, run).await
+        Ok(Destination::new(target.clone(), dialect(target.driver), warehouse, run))
     }
 
     /// The file's path, in a folder that exists.

@@ -1,6 +1,10 @@
 //! `flowguard export` and `flowguard target`: tables kept equal in a warehouse.
 
+use std::os::unix::process::parent_id;
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{Output, Session, interrupted, output};
@@ -14,6 +18,10 @@ use crate::export::parity::Parity;
 use crate::export::{Destination, Exported};
 use crate::interval::Instant;
 use crate::table::TableName;
+use crate::warehouse::driver;
+
+/// How long a driver may outlive its engine: less than a next export needs to begin.
+const ENGINE_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Keep tables of a warehouse equal to tables of the lake
 ///
@@ -276,11 +284,22 @@ pub async fn target(session: &Session, arguments: &TargetArguments) -> Result<()
     let TargetCommand::Test { name } = &arguments.command;
     let app = session.app()?;
     let target = app.target(name)?;
-    let mut to = connect(session, &app, target).await?;
-    let version = to.test().await?;
+    let mut to = app.untouched(target, &surroundings(session), Uuid::now_v7()).await?;
+    let missing = to.missing_rights(&app.exported_to(target)?).await?;
+    if !missing.is_empty() {
+        let rows: Vec<Vec<String>> =
+            missing.into_iter().map(|missing| vec![missing.right, missing.given_by]).collect();
+        output::write_text(&output::columns(&["missing right", "given by"], &rows))?;
+        let message = format!("`{name}` lacks rights that an export needs");
+        return Err(Error::new(ErrorKind::Denied, message)
+            .hint("have the database's owner run the statements above, then test again"));
+    }
+    to.prepare().await?;
     let driver = app.access(target, &surroundings(session))?.library;
+    let version = to.test(&driver).await?;
     output::write_text(&format!(
-        "{name}: {version}\ndriver: {}\nmay create schemas, tables and rows: yes\n",
+        "{name}: {version}\ndriver: {}\nmay create schemas, tables and rows: yes\n\
+         hard values arrive as they were sent: yes\n",
         driver.display()
     ))
 }
@@ -306,10 +325,26 @@ pub async fn stoppable<T>(session: &Session, work: impl Future<Output = T>) -> R
     }
 }
 
-/// The process that holds a driver, for this program itself.
+/// The process that holds a driver, for this program itself. A driver cannot be stopped within a
+/// statement: when the engine is gone, the process ends around it.
 pub async fn drive() -> Result<()> {
-    let served = tokio::task::spawn_blocking(|| {
-        crate::warehouse::driver::serve(std::io::stdin(), std::io::stdout())
+    let engine = parent_id();
+    let (done, served) = oneshot::channel();
+    // Not a thread of the runtime, whose work a process waits for at its end.
+    std::thread::spawn(move || {
+        let _ = done.send(driver::serve(std::io::stdin(), std::io::stdout()));
     });
-    served.await.map_err(|source| Error::internal("the driver stopped").source(source))?
+    tokio::select! {
+        served = served => {
+            served.map_err(|source| Error::internal("the driver stopped").source(source))?
+        }
+        () = end_of(engine) => Ok(()),
+    }
+}
+
+/// A process whose parent is gone is given another one.
+async fn end_of(engine: u32) {
+    while parent_id() == engine {
+        tokio::time::sleep(ENGINE_CHECK_INTERVAL).await;
+    }
 }

@@ -187,7 +187,7 @@ pub fn hashes(batch: &RecordBatch) -> Result<Vec<u64>> {
 }
 
 /// Writes the text of a value; false for null.
-fn write_value(column: &ArrayRef, row: usize, text: &mut Vec<u8>) -> Result<bool> {
+pub fn write_value(column: &ArrayRef, row: usize, text: &mut Vec<u8>) -> Result<bool> {
     if column.is_null(row) {
         return Ok(false);
     }

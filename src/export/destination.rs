@@ -23,8 +23,8 @@ use crate::table::TableName;
 use crate::warehouse::Warehouse;
 
 /// Schema of the ledger and of rows on their way, in the target.
-const OWN_SCHEMA: &str = "flowguard";
-const LEDGER: &str = "exports";
+pub(super) const OWN_SCHEMA: &str = "flowguard";
+pub(super) const LEDGER: &str = "exports";
 /// Rows on their way that are older than this were abandoned.
 const STAGE_HOURS_MAX: u64 = 24;
 
@@ -34,28 +34,49 @@ pub struct Destination {
     pub(super) dialect: &'static dyn Dialect,
     pub(super) warehouse: Warehouse,
     /// Of this process; marks what it writes.
-    run: Uuid,
+    pub(super) run: Uuid,
 }
 
 impl Destination {
-    /// With a ledger and a history, and without rows that an earlier process abandoned.
-    pub async fn open(
+    /// As it is: [`Self::prepare`] makes it fit for exports.
+    pub fn new(
         target: Target,
         dialect: &'static dyn Dialect,
         warehouse: Warehouse,
         run: Uuid,
-    ) -> Result<Self> {
-        let mut destination = Self { target, dialect, warehouse, run };
-        destination.prepare().await?;
-        Ok(destination)
+    ) -> Self {
+        Self { target, dialect, warehouse, run }
     }
 
-    async fn prepare(&mut self) -> Result<()> {
+    /// Makes a ledger and a history, and drops rows that an earlier process abandoned.
+    pub async fn prepare(&mut self) -> Result<()> {
+        let tables = self
+            .texts(format!(
+                "SELECT CAST(table_name AS VARCHAR) FROM information_schema.tables \
+                 WHERE table_schema = {}",
+                literal(OWN_SCHEMA)
+            ))
+            .await?;
+        let tables: Vec<String> = tables.into_iter().flatten().flatten().collect();
+        let past = self.dialect.table(OWN_SCHEMA, HISTORY);
+        if ![LEDGER, HISTORY].iter().all(|own| tables.iter().any(|table| table == own)) {
+            self.make_ledger(&past).await?;
+        }
+        if let Some(began) = self.run.get_timestamp().map(|at| at.to_unix().0) {
+            let now = Instant(i64::try_from(began).unwrap_or_default().saturating_mul(1_000_000));
+            self.warehouse.execute(history::prune(self.dialect, &past, now)).await?;
+        }
+        for name in tables.iter().filter(|n| shape::is_abandoned(n, self.run, STAGE_HOURS_MAX)) {
+            let table = self.dialect.table(OWN_SCHEMA, name);
+            self.warehouse.execute(format!("DROP TABLE IF EXISTS {table}")).await?;
+        }
+        Ok(())
+    }
+
+    async fn make_ledger(&mut self, past: &str) -> Result<()> {
+        self.make_schema(OWN_SCHEMA).await?;
         let text = self.dialect.column_type(&arrow::datatypes::DataType::Utf8).unwrap_or_default();
         let ledger = self.dialect.table(OWN_SCHEMA, LEDGER);
-        self.warehouse
-            .execute(format!("CREATE SCHEMA IF NOT EXISTS {}", quoted(OWN_SCHEMA)))
-            .await?;
         self.warehouse
             .execute(format!(
                 "CREATE TABLE IF NOT EXISTS {ledger} (table_name {text} PRIMARY KEY, \
@@ -63,24 +84,18 @@ impl Destination {
                  row_count BIGINT NOT NULL, exported_at TIMESTAMP WITH TIME ZONE NOT NULL)"
             ))
             .await?;
-        let past = self.dialect.table(OWN_SCHEMA, HISTORY);
-        self.warehouse.execute(history::create(self.dialect, &past)).await?;
-        if let Some(began) = self.run.get_timestamp().map(|at| at.to_unix().0) {
-            let now = Instant(i64::try_from(began).unwrap_or_default().saturating_mul(1_000_000));
-            self.warehouse.execute(history::prune(self.dialect, &past, now)).await?;
-        }
-        let stages = self
-            .texts(format!(
-                "SELECT CAST(table_name AS VARCHAR) FROM information_schema.tables \
-                 WHERE table_schema = {}",
-                literal(OWN_SCHEMA)
-            ))
-            .await?;
-        for name in stages.into_iter().flatten().flatten() {
-            if shape::is_abandoned(&name, self.run, STAGE_HOURS_MAX) {
-                let table = self.dialect.table(OWN_SCHEMA, &name);
-                self.warehouse.execute(format!("DROP TABLE IF EXISTS {table}")).await?;
-            }
+        self.warehouse.execute(history::create(self.dialect, past)).await.map(drop)
+    }
+
+    /// Only if there is none: whoever may not make schemas may use one that was made for them.
+    async fn make_schema(&mut self, schema: &str) -> Result<()> {
+        let query = format!(
+            "SELECT 1 FROM information_schema.schemata WHERE schema_name = {}",
+            literal(schema)
+        );
+        if self.texts(query).await?.is_empty() {
+            let create = format!("CREATE SCHEMA IF NOT EXISTS {}", quoted(schema));
+            self.warehouse.execute(create).await?;
         }
         Ok(())
     }
@@ -103,16 +118,6 @@ impl Destination {
         Ok(Some(Held { table_id: table_id.clone(), version }))
     }
 
-    /// Does everything that an export does, to a table of its own; the warehouse's version.
-    pub async fn test(&mut self) -> Result<String> {
-        let version = self.texts("SELECT CAST(version() AS VARCHAR)".to_owned()).await?;
-        let probe = self.dialect.table(OWN_SCHEMA, &format!("stage_{}_test", self.run.simple()));
-        self.warehouse.execute(format!("CREATE TABLE {probe} (n INTEGER)")).await?;
-        self.warehouse.execute(format!("INSERT INTO {probe} VALUES (1)")).await?;
-        self.warehouse.execute(format!("DROP TABLE {probe}")).await?;
-        Ok(version.into_iter().flatten().flatten().next().unwrap_or_default())
-    }
-
     /// The table's name in the ledger: several layers may share a schema.
     fn key(&self, pair: &Pair<'_>) -> String {
         format!("{}.{}", pair.schema, pair.name().name())
@@ -131,6 +136,9 @@ impl Destination {
     pub(super) async fn shape(&mut self, pair: &Pair<'_>) -> Result<bool> {
         let found = self.texts(self.dialect.columns_of(&pair.schema, pair.name().name())).await?;
         let statements = shape::statements(self.dialect, pair, &found)?;
+        if found.is_empty() {
+            self.make_schema(&pair.schema).await?;
+        }
         for statement in statements {
             self.warehouse.execute(statement).await?;
         }

@@ -3,6 +3,7 @@
 
 pub mod canonical;
 pub mod change;
+mod corpus;
 mod destination;
 pub mod dialect;
 pub mod differing;
@@ -13,7 +14,9 @@ pub mod parity;
 mod publish;
 mod rows;
 mod shape;
+mod trial;
 
 pub use destination::Destination;
 pub use pair::Source;
 pub use publish::Exported;
+pub use trial::MissingRight;

@@ -55,6 +55,9 @@ impl Source {
             })?,
         };
         let columns = exported_columns(name, &snapshot.schema(), dialect)?;
+        if let Some(bytes_max) = dialect.name_bytes_max() {
+            check_names(target, name, &columns, bytes_max)?;
+        }
         let schema = target.schema(name.layer).to_owned();
         Ok(Pair { model, snapshot, columns, schema })
     }
@@ -63,6 +66,24 @@ impl Source {
 impl Pair<'_> {
     pub fn name(&self) -> &TableName {
         &self.model.name
+    }
+}
+
+/// A warehouse cuts what is too long, and then two names may be one.
+fn check_names(
+    target: &Target,
+    name: &TableName,
+    columns: &SchemaRef,
+    bytes_max: usize,
+) -> Result<()> {
+    let names = columns.fields().iter().map(|field| field.name().as_str());
+    match names.chain([name.name()]).find(|name| name.len() > bytes_max) {
+        None => Ok(()),
+        Some(long) => Err(Error::invalid(format!(
+            "the name `{long}` of `{name}` is longer than the {bytes_max} bytes that `{}` keeps",
+            target.name
+        ))
+        .hint("shorten it in the model, or export a model of its own with a shorter one")),
     }
 }
 

@@ -242,7 +242,21 @@ fn driver_error(doing: String, status: &str, message: String, sqlstate: &str) ->
         (_, "53100" | "53200") => ErrorKind::Exhausted,
         _ => ErrorKind::Invalid,
     };
-    Error::new(kind, doing).source(without_uri(&message))
+    match file_hint(&message) {
+        Some((kind, hint)) => Error::new(kind, doing).source(message).hint(hint),
+        None => Error::new(kind, doing).source(without_uri(&message)),
+    }
+}
+
+/// What can be done when DuckDB cannot have its file, which it says in words alone.
+fn file_hint(message: &str) -> Option<(ErrorKind, &'static str)> {
+    if message.contains("Could not set lock on file") {
+        let hint = "another process has the file open; run again when it has closed it";
+        return Some((ErrorKind::Unavailable, hint));
+    }
+    let is_denied = message.contains("Permission denied") && message.contains("Cannot open file");
+    is_denied
+        .then_some((ErrorKind::Denied, "this user must be able to write the file and its folder"))
 }
 
 fn without_uri(message: &str) -> String {

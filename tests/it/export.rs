@@ -39,7 +39,7 @@ impl Drop for Server {
     }
 }
 
-fn scripts() -> PathBuf {
+pub fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/warehouses")
 }
 

@@ -40,16 +40,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Lines of a log that a failure shows.
 const LAST_WORDS_LINES: usize = 10;
 
-struct Random(ChaCha8Rng);
+/// The same choices for the same seed.
+pub struct Random(ChaCha8Rng);
 
 impl Random {
-    fn new(seed: u64, purpose: u64) -> Self {
+    pub fn new(seed: u64, purpose: u64) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         random.set_stream(purpose);
         Self(random)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.0.next_u64() % bound
     }
 
@@ -58,11 +59,15 @@ impl Random {
     }
 }
 
+pub fn seed() -> u64 {
+    let seed = std::env::var("FLOWGUARD_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    seed.unwrap_or(20_260_105)
+}
+
 #[test]
 fn exactly_once_under_kill_9() {
     let Some(services) = services_alone("kill9::exactly_once_under_kill_9") else { return };
-    let seed = std::env::var("FLOWGUARD_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed: u64 = seed.unwrap_or(20_260_105);
+    let seed = seed();
     let logs = kept_folder("kill9");
     say(&format!("kill9: FLOWGUARD_TEST_SEED={seed}, logs in {}", logs.display()));
     let project = Project::on_services(&services, User::Root, &format!("kill9-{}", services.nonce))

@@ -1,13 +1,18 @@
-"""Stands between the engine and a driver's process, and kills that at one step.
+"""Stands between the engine and a driver's process, and kills one of them at one step.
 
-dying_driver.py PROGRAM STEP MOMENT STEPS_FILE: at request number STEP, `during` it (as soon as
-it was passed on) or `after` it (the reply is lost). Writes how many requests it saw to STEPS_FILE.
+dying_driver.py PROGRAM STEP MOMENT STEPS_FILE [VICTIM]: at request number STEP, `during` it (as
+soon as it was passed on) or `after` it (the reply is lost). Writes how many requests it saw to
+STEPS_FILE. VICTIM is the `driver` or the `engine`, whose ends of the pipes then close, as a dead
+engine's do; the driver is left to itself.
 """
 
+import os
+import signal
 import subprocess
 import sys
 
 program, step, moment, steps_file = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+victim = sys.argv[5] if len(sys.argv) > 5 else "driver"
 driver = subprocess.Popen([program, "warehouse-driver"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 engine_in, engine_out = sys.stdin.buffer, sys.stdout.buffer
 
@@ -34,6 +39,17 @@ def pass_on(source, sink, last):
             return content[5:]
 
 
+def die():
+    if victim == "engine":
+        os.kill(os.getppid(), signal.SIGKILL)
+        driver.stdin.close()
+        driver.stdout.close()
+    else:
+        driver.kill()
+        driver.wait()
+    sys.exit(1)
+
+
 seen = 0
 while True:
     found = frame(engine_in)
@@ -49,17 +65,13 @@ while True:
     if content[5:].startswith(b'{"Ingest"'):
         pass_on(engine_in, driver.stdin, (b"E",))
     if dies and moment == "during":
-        driver.kill()
-        driver.wait()
-        sys.exit(1)
+        die()
     sink = None if dies else engine_out
     reply = pass_on(driver.stdout, sink, (b"M",))
     if content[5:].startswith(b'{"Query"') and reply.startswith(b'{"Done"'):
         pass_on(driver.stdout, sink, (b"E",))
         pass_on(driver.stdout, sink, (b"M",))
     if dies:
-        driver.kill()
-        driver.wait()
-        sys.exit(1)
+        die()
 driver.stdin.close()
 driver.wait()

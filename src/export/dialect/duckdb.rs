@@ -56,6 +56,15 @@ impl Dialect for Duckdb {
             DataType::Binary => format!("lower(hex({column}))"),
             DataType::Date32 => format!("CAST({column} - DATE '1970-01-01' AS VARCHAR)"),
             DataType::Timestamp(_, _) => format!("CAST(epoch_us({column}) AS VARCHAR)"),
+            // Without a digit before the point DuckDB writes none.
+            DataType::Decimal128(precision, scale)
+                if i16::from(*precision) == i16::from(*scale) =>
+            {
+                let text = format!("CAST({column} AS VARCHAR)");
+                format!(
+                    "CASE WHEN {column} < 0 THEN '-0' || substr({text}, 2) ELSE '0' || {text} END"
+                )
+            }
             _ => format!("CAST({column} AS VARCHAR)"),
         }
     }

@@ -18,13 +18,18 @@ pub fn dialect(driver: DriverKind) -> &'static dyn Dialect {
     }
 }
 
-/// One row of texts: rows, hash, nulls of every column, and of floating point its sum, the sum of
-/// its sizes, and how many are not finite. See [`super::canonical`].
+/// Operands that stand side by side. More are nested: parsers go down a step for each, and have
+/// an end.
+const OPERANDS_MAX: usize = 100;
+
+/// One text, of which the parts are separated by a space: rows, hash, nulls of every column, and of
+/// floating point its sum, the sum of its sizes, and how many are not finite. See
+/// [`super::canonical`]. One, because warehouses have an end of columns.
 pub fn proof_query(dialect: &dyn Dialect, table: &str, schema: &SchemaRef) -> String {
     format!("SELECT {} FROM {table}", proof_outputs(dialect, schema))
 }
 
-/// The same for every value of `group`, which goes first.
+/// The same for every value of `group`, which goes first, as a column of its own.
 pub fn grouped_proof_query(
     dialect: &dyn Dialect,
     table: &str,
@@ -51,7 +56,15 @@ fn proof_outputs(dialect: &dyn Dialect, schema: &SchemaRef) -> String {
         outputs.push(text(format!("coalesce(sum(CASE WHEN {finite} THEN abs({value}) END), 0)")));
         outputs.push(text(format!("count(CASE WHEN NOT ({finite}) THEN 1 END)")));
     }
-    outputs.join(", ")
+    concatenated(&outputs, " || ' ' || ")
+}
+
+fn concatenated(parts: &[String], between: &str) -> String {
+    if parts.len() <= OPERANDS_MAX {
+        return parts.join(between);
+    }
+    let groups = parts.chunks(OPERANDS_MAX).map(|group| format!("({})", group.join(between)));
+    concatenated(&groups.collect::<Vec<_>>(), between)
 }
 
 /// The whole row's text.
@@ -67,5 +80,5 @@ pub fn row_text(dialect: &dyn Dialect, schema: &SchemaRef) -> String {
             )
         })
         .collect();
-    if parts.is_empty() { "''".to_owned() } else { parts.join(" || ") }
+    if parts.is_empty() { "''".to_owned() } else { concatenated(&parts, " || ") }
 }

@@ -83,4 +83,38 @@ impl Dialect for Postgresql {
     fn takes_zero_bytes(&self) -> bool {
         false
     }
+
+    /// A schema that is missing will be this user's own, with all rights.
+    fn missing_rights(&self, tables: &[(&str, &str)], updated: &str) -> Option<String> {
+        let wanted: Vec<String> = tables
+            .iter()
+            .map(|(schema, table)| format!("({}, {})", literal(schema), literal(table)))
+            .collect();
+        Some(format!(
+            "WITH wanted(schema_name, table_name) AS (VALUES {}), \
+             missing(position, privilege, place) AS ( \
+             SELECT 1, 'CREATE', format('DATABASE %I', current_database()) \
+             WHERE NOT has_database_privilege(current_database(), 'CREATE') \
+             AND EXISTS (SELECT FROM wanted WHERE to_regnamespace(quote_ident(schema_name)) IS NULL) \
+             UNION SELECT 2, p.name, format('SCHEMA %I', n.nspname) \
+             FROM wanted w JOIN pg_namespace n ON n.nspname = w.schema_name \
+             CROSS JOIN (VALUES ('USAGE'), ('CREATE')) AS p(name) \
+             WHERE NOT has_schema_privilege(n.oid, p.name) \
+             UNION SELECT 3, p.name, format('TABLE %I.%I', n.nspname, c.relname) \
+             FROM wanted w JOIN pg_namespace n ON n.nspname = w.schema_name \
+             JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.table_name \
+             CROSS JOIN (VALUES ('SELECT'), ('INSERT'), ('UPDATE'), ('DELETE')) AS p(name) \
+             WHERE NOT has_table_privilege(c.oid, p.name) \
+             AND (p.name <> 'UPDATE' OR c.relname = {})) \
+             SELECT privilege || ' on ' || place, \
+             format('GRANT %s ON %s TO %I', privilege, place, current_user) \
+             FROM missing ORDER BY position, place, privilege",
+            wanted.join(", "),
+            literal(updated)
+        ))
+    }
+
+    fn name_bytes_max(&self) -> Option<usize> {
+        Some(63)
+    }
 }

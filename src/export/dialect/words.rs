@@ -35,6 +35,18 @@ pub trait Dialect: Send + Sync {
     /// Whether text may hold zero bytes.
     fn takes_zero_bytes(&self) -> bool;
 
+    /// Query for what this user may not do and an export to these tables, of a schema each, must:
+    /// the right in words, and the statement that gives it. The one named `updated` is updated, too.
+    /// `None` where there are no such rights.
+    fn missing_rights(&self, _tables: &[(&str, &str)], _updated: &str) -> Option<String> {
+        None
+    }
+
+    /// Longer names are cut; `None` if there is no such end.
+    fn name_bytes_max(&self) -> Option<usize> {
+        None
+    }
+
     /// A table's name within its schema.
     fn table(&self, schema: &str, table: &str) -> String {
         format!("{}.{}", quoted(schema), quoted(table))

@@ -1,0 +1,158 @@
+//! Whether a target is fit for exports, before there is one: what this user may not do there, and
+//! whether the driver brings hard values over unharmed. Some drivers change them and say nothing.
+
+use std::path::Path;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{Float32Type, Float64Type};
+
+use super::canonical::{is_float, write_value};
+use super::corpus::{POSITION, ROWS, corpus};
+use super::destination::{Destination, LEDGER, OWN_SCHEMA};
+use super::dialect::quoted;
+use super::history::HISTORY;
+use super::shape;
+use crate::error::{Error, ErrorKind, Result};
+use crate::table::TableName;
+
+/// What a user may not do and an export must.
+#[derive(Debug, Clone)]
+pub struct MissingRight {
+    pub right: String,
+    /// The statement that cures it.
+    pub given_by: String,
+}
+
+impl Destination {
+    /// What is missing for exports of `tables`, as far as the warehouse can tell beforehand.
+    pub async fn missing_rights(&mut self, tables: &[TableName]) -> Result<Vec<MissingRight>> {
+        let mut wanted = vec![(OWN_SCHEMA, LEDGER), (OWN_SCHEMA, HISTORY)];
+        wanted.extend(tables.iter().map(|table| (self.target.schema(table.layer), table.name())));
+        let Some(query) = self.dialect.missing_rights(&wanted, LEDGER) else {
+            return Ok(Vec::new());
+        };
+        let missing = self.texts(query).await?.into_iter();
+        let missing = missing.filter_map(|row| match <[_; 2]>::try_from(row) {
+            Ok([Some(right), Some(given_by)]) => Some(MissingRight { right, given_by }),
+            _ => None,
+        });
+        Ok(missing.collect())
+    }
+
+    /// Does everything that an export does, to a table of its own, by the driver at `library`; the
+    /// warehouse's version.
+    pub async fn test(&mut self, library: &Path) -> Result<String> {
+        let version = self.texts("SELECT CAST(version() AS VARCHAR)".to_owned()).await?;
+        let stage = format!("stage_{}_test", self.run.simple());
+        let table = self.dialect.table(OWN_SCHEMA, &stage);
+        let sent = corpus(|data_type| self.dialect.column_type(data_type).is_some())?;
+        self.warehouse.execute(shape::create(self.dialect, &table, &sent.schema())?).await?;
+        let arrived = self.there_and_back(&stage, &sent).await;
+        self.warehouse.execute(format!("DROP TABLE {table}")).await?;
+        let refused = |error: Error| {
+            let hint = format!("a newer driver may be better: {}", self.dialect.library().hint);
+            let message = format!("the driver {} is not fit: {}", library.display(), error.message);
+            Error { message, ..error }.hint(hint)
+        };
+        compare(&sent, &arrived.map_err(refused)?).map_err(refused)?;
+        Ok(version.into_iter().flatten().flatten().next().unwrap_or_default())
+    }
+
+    /// Loads the rows as an export does; the texts of what the warehouse then has.
+    async fn there_and_back(
+        &mut self,
+        stage: &str,
+        sent: &RecordBatch,
+    ) -> Result<Vec<Vec<Option<String>>>> {
+        let halves = [sent.slice(0, ROWS / 2), sent.slice(ROWS / 2, ROWS - ROWS / 2)];
+        let rows = futures::stream::iter(halves.map(Ok));
+        self.warehouse.ingest(OWN_SCHEMA, stage, sent.schema(), rows).await?;
+        let text = |field: &arrow::datatypes::FieldRef| {
+            let column = quoted(field.name());
+            match is_float(field.data_type()) {
+                true => format!("CAST({column} AS VARCHAR)"),
+                false => self.dialect.text(&column, field.data_type()),
+            }
+        };
+        let texts: Vec<String> = sent.schema().fields().iter().map(text).collect();
+        let table = self.dialect.table(OWN_SCHEMA, stage);
+        let position = quoted(POSITION);
+        self.texts(format!("SELECT {} FROM {table} ORDER BY {position}", texts.join(", "))).await
+    }
+}
+
+/// The first value that came back as another one is an error.
+fn compare(sent: &RecordBatch, arrived: &[Vec<Option<String>>]) -> Result<()> {
+    if arrived.len() != sent.num_rows() {
+        return Err(changed(format!("{} rows became {}", sent.num_rows(), arrived.len())));
+    }
+    let schema = sent.schema();
+    for (row, texts) in arrived.iter().enumerate() {
+        for ((field, column), text) in schema.fields().iter().zip(sent.columns()).zip(texts) {
+            let own = text_of(column, row)?;
+            let is_same = match (&own, text) {
+                (Some(own), Some(text)) if is_float(field.data_type()) => is_same_float(own, text),
+                _ => own == *text,
+            };
+            if !is_same {
+                let shown = |text: &Option<String>| text.clone().unwrap_or("null".to_owned());
+                return Err(changed(format!(
+                    "{} of type {} became {}",
+                    shown(&own),
+                    field.data_type(),
+                    shown(text)
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn changed(how: String) -> Error {
+    Error::new(ErrorKind::DataLoss, how)
+}
+
+fn text_of(column: &ArrayRef, row: usize) -> Result<Option<String>> {
+    if column.is_null(row) {
+        return Ok(None);
+    }
+    if let Some(floats) = column.as_primitive_opt::<Float32Type>() {
+        return Ok(Some(floats.value(row).to_string()));
+    }
+    if let Some(floats) = column.as_primitive_opt::<Float64Type>() {
+        return Ok(Some(floats.value(row).to_string()));
+    }
+    let mut text = Vec::new();
+    write_value(column, row, &mut text)?;
+    Ok(Some(String::from_utf8_lossy(&text).into_owned()))
+}
+
+fn is_same_float(one: &str, other: &str) -> bool {
+    match (one.parse::<f64>(), other.parse::<f64>()) {
+        (Ok(one), Ok(other)) => one == other || (one.is_nan() && other.is_nan()),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_came_back_as_another_one_is_named() {
+        let sent = corpus(|data_type| !is_float(data_type)).unwrap();
+        let texts = |row: usize| -> Vec<Option<String>> {
+            sent.columns().iter().map(|column| text_of(column, row).unwrap()).collect()
+        };
+        let mut arrived: Vec<Vec<Option<String>>> = (0..ROWS).map(texts).collect();
+        compare(&sent, &arrived).unwrap();
+        let column = sent.schema().index_of("decimal_38_10").unwrap();
+        assert_eq!(arrived[1][column].as_deref(), Some("10000.0000000001"));
+        arrived[1][column] = Some("10000.0000000000".to_owned());
+        let error = compare(&sent, &arrived).unwrap_err();
+        let words = "10000.0000000001 of type Decimal128(38, 10) became 10000.0000000000";
+        assert_eq!(error.message, words);
+        arrived.pop();
+        assert_eq!(compare(&sent, &arrived).unwrap_err().message, "6 rows became 5");
+    }
+}

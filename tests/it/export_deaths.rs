@@ -1,0 +1,247 @@
+//! `kill -9` of `flowguard export run` itself: between every two of its steps, and of it or its
+//! driver at random moments of its whole life. Afterwards the driver's process ends and publishes
+//! nothing, the target holds the rows of the version that its ledger names, and the next run brings
+//! the newest, once.
+//!
+//! `FLOWGUARD_TEST_SEED` repeats the choices, not the machine's timing.
+
+use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::export::Warehouse;
+use crate::kill9::{Random, seed};
+use crate::program::{Project, model};
+use crate::runs::{add, project};
+use crate::services::say;
+use crate::stand_in::{StandIn, drivers_in};
+
+const DAILY: &str = "kind: interval\nevery: 1d\ntime: at\npartition_by: day";
+const CLEAN: &str = "SELECT id, at, CAST(n AS BIGINT) AS n FROM bronze.events \
+                     WHERE at >= $start AND at < $end";
+const AT_FIRST: [(&str, &str, &str); 3] = [
+    ("a", "2026-01-05T10:00:00Z", "1"),
+    ("b", "2026-01-06T10:00:00Z", "2"),
+    ("c", "2026-01-07T10:00:00Z", "3"),
+];
+/// Moments at which an export is killed, on each target.
+const MOMENTS: u32 = 50;
+/// A driver's process has nothing more to do once its engine is dead.
+pub const ORPHAN_AGE_MAX: Duration = Duration::from_secs(2);
+
+/// A table whose every version is one row longer, and the target that it is exported to.
+pub struct Growing<'a> {
+    pub project: &'a Project,
+    pub warehouse: &'a Warehouse,
+    /// In the lake.
+    pub version: u64,
+    /// Whether the target has its tables for certain.
+    is_known: bool,
+}
+
+pub async fn growing_project() -> Project {
+    let project = project(&[("silver/clean", &model(DAILY, CLEAN))]);
+    build(&project).await;
+    project
+}
+
+async fn build(project: &Project) {
+    add(project, &AT_FIRST).await;
+    project.run(&["run"]).succeeded();
+}
+
+impl<'a> Growing<'a> {
+    /// Every run of the export compares the table afterwards.
+    pub fn new(project: &'a Project, warehouse: &'a Warehouse) -> Self {
+        warehouse.configure(project, "silver.*");
+        compare_each_run(project);
+        Self { project, warehouse, version: 0, is_known: false }
+    }
+
+    /// The lake as it was at first, and nothing in the target.
+    pub async fn begins_anew(&mut self) {
+        std::fs::remove_dir_all(self.project.folder().join(".flowguard")).unwrap();
+        build(self.project).await;
+        self.version = 0;
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        let drop = |schema: &str| format!("DROP SCHEMA IF EXISTS {schema} CASCADE");
+        self.warehouse.ask(&["silver", "flowguard"].map(drop).join("; "));
+        self.is_known = false;
+    }
+
+    pub async fn grow(&mut self) {
+        self.version += 1;
+        let id = format!("e{:04}", self.version);
+        add(self.project, &[(&id, "2026-01-06T12:00:00Z", "5")]).await;
+        let day = ["run", "silver.clean", "--start", "2026-01-06", "--end", "2026-01-07"];
+        self.project.run(&day).succeeded();
+    }
+
+    fn rows_at(version: u64) -> BTreeSet<String> {
+        let added = (1..=version).map(|version| format!("e{version:04} 5"));
+        let first = AT_FIRST.iter().map(|(id, _, n)| format!("{id} {n}"));
+        first.chain(added).collect()
+    }
+
+    /// What the target's own client finds: the version that the ledger names, and what is wrong:
+    /// rows that are not that version's, entries of the history that are not the ledger's.
+    pub fn look(&self) -> (Option<u64>, Vec<String>) {
+        let there = "SELECT count(*) FROM information_schema.tables WHERE \
+                     (table_schema = 'flowguard' AND table_name IN ('exports', 'history')) \
+                     OR (table_schema = 'silver' AND table_name = 'clean')";
+        if !self.is_known && self.warehouse.ask(there) != ["3"] {
+            return (None, Vec::new());
+        }
+        let done = "flowguard.history WHERE what = 'export' AND outcome = 'done'";
+        let found = self.warehouse.ask(&format!(
+            "SELECT 'row ' || id || ' ' || CAST(n AS VARCHAR) AS line FROM silver.clean \
+             UNION ALL SELECT 'holds ' || CAST(version AS VARCHAR) FROM flowguard.exports \
+             UNION ALL SELECT 'is told twice: ' || CAST(version AS VARCHAR) FROM {done} \
+             GROUP BY version HAVING count(*) > 1 \
+             UNION ALL SELECT 'is not told: ' || CAST(version AS VARCHAR) FROM flowguard.exports \
+             WHERE version NOT IN (SELECT version FROM {done}) ORDER BY line"
+        ));
+        let starting = |start: &str| {
+            let lines = found.iter().filter_map(|line| line.strip_prefix(start));
+            lines.map(str::to_owned).collect::<Vec<String>>()
+        };
+        let held = starting("holds ").first().map(|version| version.parse().unwrap());
+        let rows = starting("row ");
+        let expected = held.map(Self::rows_at).unwrap_or_default();
+        let distinct: BTreeSet<String> = rows.iter().cloned().collect();
+        let mut wrong = starting("is ");
+        wrong.extend(expected.difference(&distinct).map(|row| format!("lost: {row}")));
+        wrong.extend(distinct.difference(&expected).map(|row| format!("too many: {row}")));
+        wrong.extend((rows.len() > distinct.len()).then(|| "doubled".to_owned()));
+        (held, wrong)
+    }
+
+    /// Runs the export again, compared by itself and by the target's own client; how long it took.
+    pub fn goes_on(&mut self, when: &str) -> Duration {
+        let began = Instant::now();
+        let again = self.project.run(&["export", "run"]);
+        let lasted = began.elapsed();
+        assert_eq!(again.code, Some(0), "{when}: {}", again.stderr);
+        assert_eq!(self.look(), (Some(self.version), Vec::new()), "{when}");
+        self.is_known = true;
+        lasted
+    }
+}
+
+/// Makes every run of the export compare its tables, and fail where one differs.
+pub fn compare_each_run(project: &Project) {
+    let file = project.folder().join("dags.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("select:", "check: parity, select:")).unwrap();
+}
+
+/// Waits for the end of drivers whose engine is dead.
+pub fn await_orphans(project: &Project, when: &str) {
+    let died = Instant::now();
+    while !drivers_in(project.folder()).is_empty() {
+        assert!(died.elapsed() < ORPHAN_AGE_MAX, "a driver outlives its engine: {when}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Kills the engine at each step, and returns whether each of these runs had published.
+async fn kill_at_each_step(
+    table: &mut Growing<'_>,
+    stand_in: &StandIn,
+    moment: &str,
+    is_first: bool,
+) -> Vec<bool> {
+    let mut published = Vec::new();
+    for step in 1.. {
+        if is_first {
+            table.forget();
+        } else {
+            table.grow().await;
+        }
+        let when = format!("{moment} step {step}, first: {is_first}");
+        stand_in.dies("engine", step, moment);
+        let outcome = stand_in.run(table.project, &["export", "run"]);
+        if stand_in.steps_seen() < step {
+            outcome.succeeded();
+            break;
+        }
+        assert_eq!(outcome.code, None, "{when}: {}", outcome.stderr);
+        await_orphans(table.project, &when);
+        let (held, wrong) = table.look();
+        assert_eq!(wrong, Vec::<String>::new(), "{when}");
+        published.push(held == Some(table.version));
+        table.goes_on(&when);
+    }
+    published
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_killed_at_any_step_publishes_once() {
+    let project = growing_project().await;
+    let stand_in = StandIn::new();
+    for warehouse in Warehouse::all("export_deaths::killed_at_any_step", &project) {
+        let mut table = Growing::new(&project, &warehouse);
+        table.begins_anew().await;
+        for (moment, is_first) in
+            [("during", true), ("after", true), ("during", false), ("after", false)]
+        {
+            let published = kill_at_each_step(&mut table, &stand_in, moment, is_first).await;
+            // The commit is one step: nothing before it publishes, also not after the death.
+            assert!(published.is_sorted(), "{moment}: {published:?}");
+            assert!(published.len() > 15, "{moment}: {published:?}");
+            assert!(!published[10] && published[published.len() - 1], "{moment}: {published:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_killed_at_random_moments_publishes_once() {
+    let seed = seed();
+    let project = growing_project().await;
+    let mut random = Random::new(seed, 5);
+    for warehouse in Warehouse::all("export_deaths::killed_at_random_moments", &project) {
+        let mut table = Growing::new(&project, &warehouse);
+        table.begins_anew().await;
+        table.goes_on("at first");
+        table.grow().await;
+        let mut lasts = table.goes_on("at first");
+        let (mut engines, mut drivers, mut published) = (0, 0, 0);
+        for moment in 0..MOMENTS {
+            table.grow().await;
+            let mut command = project.command(&["export", "run"]);
+            let mut engine = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            let part = (f64::from(moment) + random.below(1_000) as f64 / 1e3) / f64::from(MOMENTS);
+            let after = lasts.mul_f64(part);
+            thread::sleep(after);
+            // Every other time the driver's process, if there is one yet.
+            let driver = drivers_in(project.folder()).first().copied().filter(|_| moment % 2 == 1);
+            match driver {
+                Some(driver) => {
+                    drop(Command::new("kill").args(["-9", &driver.to_string()]).status())
+                }
+                None => engine.kill().unwrap(),
+            }
+            let died = engine.wait().unwrap().code() != Some(0);
+            engines += u32::from(died && driver.is_none());
+            drivers += u32::from(died && driver.is_some());
+            let when = format!("FLOWGUARD_TEST_SEED={seed}: moment {moment}, after {after:?}");
+            // Half of the next runs come at once, while a driver may still be there.
+            if moment % 4 < 2 {
+                await_orphans(&project, &when);
+                let (held, wrong) = table.look();
+                assert_eq!(wrong, Vec::<String>::new(), "{when}");
+                published += u32::from(held == Some(table.version));
+            }
+            lasts = table.goes_on(&when);
+        }
+        say(&format!(
+            "export_deaths: FLOWGUARD_TEST_SEED={seed}: killed were {engines} exports and {drivers} \
+             drivers, {published} after they had published"
+        ));
+        assert!(engines > MOMENTS / 4 && drivers > MOMENTS / 5, "{engines} and {drivers}");
+    }
+}

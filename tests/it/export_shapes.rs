@@ -1,0 +1,168 @@
+//! Tables of hard shapes: a thousand columns, a text of 16 MB, names that need quotes, no rows at
+//! all, and the edges of dates, instants, decimals and floating point. They arrive the same or are
+//! refused before anything moves.
+
+use crate::export::{Warehouse, export, parity};
+use crate::export_changes::micros;
+use crate::program::{Project, model};
+
+fn full(sql: &str) -> String {
+    model("kind: full", sql)
+}
+
+fn of_one_table(sql: &str) -> Project {
+    let project = Project::of_models(&[("gold/t", &full(sql))]);
+    project.run(&["run"]).succeeded();
+    project
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_of_a_thousand_columns_arrives() {
+    let types = ["DOUBLE", "BIGINT", "DECIMAL(38, 10)", "VARCHAR", "DOUBLE"];
+    let columns: Vec<String> = (0..1_000)
+        .map(|n| format!("CAST(n + {n} AS {}) AS column_{n}", types[n % types.len()]))
+        .collect();
+    let sql = format!("SELECT {} FROM (VALUES (1), (2)) AS v(n)", columns.join(", "));
+    let project = of_one_table(&sql);
+    for warehouse in Warehouse::all("export_shapes::a_thousand_columns", &project) {
+        warehouse.configure(&project, "gold.*");
+        assert_eq!(export(&project, &[])["gold.t"], "2 rows: everything: first export");
+        parity(&project).succeeded();
+        let some = "SELECT column_1, column_998 FROM gold.t ORDER BY 1";
+        assert_eq!(warehouse.ask(some), ["2|999", "3|1000"]);
+        warehouse.ask("UPDATE gold.t SET column_999 = 7 WHERE column_1 = 2");
+        assert!(parity(&project).stdout.contains("sum of `column_999`"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_of_16_megabytes_arrives() {
+    let project =
+        of_one_table("SELECT n, repeat('ü', 8388608) AS t FROM (VALUES (1), (2)) AS v(n)");
+    for warehouse in Warehouse::all("export_shapes::a_text_of_16_megabytes", &project) {
+        warehouse.configure(&project, "gold.*");
+        export(&project, &[]);
+        parity(&project).succeeded();
+        let whole = "SELECT count(*) FROM gold.t WHERE t = repeat('ü', 8388608)";
+        assert_eq!(warehouse.ask(whole), ["2"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_need_quotes_arrive() {
+    let names =
+        ["select", "Order", "ünï日本", "it's", "quo\"te", "a.b", "a-b", "100%", "$1", "USER"];
+    let columns: Vec<String> = names
+        .iter()
+        .enumerate()
+        .map(|(n, name)| format!("'{n}' AS \"{}\"", name.replace('"', "\"\"")))
+        .collect();
+    let project = of_one_table(&format!("SELECT {}", columns.join(", ")));
+    project.write("sql/gold/select.sql", &full("SELECT 1 AS \"table\", 2.5 AS \"Double\""));
+    project.run(&["run"]).succeeded();
+    for warehouse in Warehouse::all("export_shapes::names_that_need_quotes", &project) {
+        warehouse.configure(&project, "gold.*");
+        export(&project, &[]);
+        export(&project, &["--full"]);
+        parity(&project).succeeded();
+        assert_eq!(warehouse.ask("SELECT * FROM gold.t"), ["0|1|2|3|4|5|6|7|8|9"]);
+        let own = "SELECT \"quo\"\"te\", \"Order\", \"ünï日本\", \"it's\" FROM gold.t";
+        assert_eq!(warehouse.ask(own), ["4|1|2|3"]);
+        assert_eq!(warehouse.ask("SELECT \"table\", \"Double\" FROM gold.\"select\""), ["1|2.5"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_of_any_length_arrive_or_are_refused() {
+    let table = "a_table_with_a_name_that_is_as_long_as_postgresql_allows_them_x";
+    assert_eq!(table.len(), 63);
+    let project = Project::of_models(&[(&format!("gold/{table}"), &full("SELECT 1 AS n"))]);
+    project.run(&["run"]).succeeded();
+    for warehouse in Warehouse::all("export_shapes::names_of_any_length", &project) {
+        project.write(&format!("sql/gold/{table}.sql"), &full("SELECT 1 AS n"));
+        project.run(&["run"]).succeeded();
+        warehouse.configure(&project, "gold.*");
+        export(&project, &[]);
+        export(&project, &["--full"]);
+        parity(&project).succeeded();
+        assert_eq!(warehouse.ask(&format!("SELECT n FROM gold.{table}")), ["1"]);
+
+        let long = "ü".repeat(32);
+        let sql = full(&format!("SELECT 1 AS n, 2 AS \"{long}\""));
+        project.write(&format!("sql/gold/{table}.sql"), &sql);
+        project.run(&["run"]).succeeded();
+        let outcome = project.run(&["export", "run"]).without_logs();
+        if let Warehouse::Duckdb { .. } = warehouse {
+            outcome.succeeded();
+            assert_eq!(warehouse.ask(&format!("SELECT {long} FROM gold.{table}")), ["2"]);
+        } else {
+            assert_eq!(outcome.code, Some(2));
+            let words = format!(
+                "the name `{long}` of `gold.{table}` is longer than the 63 bytes that `here` keeps"
+            );
+            assert!(outcome.stderr.contains(&words), "{}", outcome.stderr);
+            assert_eq!(warehouse.ask(&format!("SELECT * FROM gold.{table}")), ["1"]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_without_rows_is_a_table() {
+    let project = of_one_table("SELECT 1 AS n, 'a' AS t, 1.5 AS f WHERE false");
+    for warehouse in Warehouse::all("export_shapes::a_table_without_rows", &project) {
+        warehouse.configure(&project, "gold.*");
+        assert_eq!(export(&project, &[])["gold.t"], "0 rows: everything: first export");
+        assert_eq!(export(&project, &[])["gold.t"], "0 rows: nothing");
+        parity(&project).succeeded();
+        assert_eq!(warehouse.ask("SELECT count(n), count(t), count(f) FROM gold.t"), ["0|0|0"]);
+        let columns = "SELECT count(*) FROM information_schema.columns \
+                       WHERE table_schema = 'gold' AND table_name = 't'";
+        assert_eq!(warehouse.ask(columns), ["3"]);
+    }
+}
+
+/// What `export::every_type_and_its_edges_arrive` has not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_edges_of_time_and_numbers_arrive() {
+    let project = of_one_table(
+        "SELECT k, arrow_cast(us, 'Timestamp(Microsecond, Some(\"UTC\"))') AS at, CAST(d AS DECIMAL(38, 0)) AS whole, \
+         CAST(f AS DECIMAL(38, 38)) AS part, CAST(x AS FLOAT) AS single, CAST(y AS DOUBLE) AS y, \
+         CAST(b AS BYTEA) AS b \
+         FROM (VALUES \
+         (1, 253402300799999999, '99999999999999999999999999999999999999', \
+          '0.99999999999999999999999999999999999999', '-Infinity', '1.7976931348623157e308', ''), \
+         (2, -62135596800000000, '-99999999999999999999999999999999999999', \
+          '-0.00000000000000000000000000000000000001', 'NaN', '5e-324', 'ü'), \
+         (3, -1, '10000000000000000000000000000000000000', '0.1', '0.1', '-Infinity', NULL)) \
+         AS v(k, us, d, f, x, y, b)",
+    );
+    for warehouse in Warehouse::all("export_shapes::the_edges", &project) {
+        warehouse.configure(&project, "gold.*");
+        export(&project, &[]);
+        parity(&project).succeeded();
+        let rows = warehouse.ask(
+            "SELECT k, CAST(whole AS VARCHAR), CAST(part AS VARCHAR), \
+             CASE WHEN single > 1e30 THEN 'NaN' WHEN single < -1e30 THEN 'low' ELSE 'finite' END, \
+             y > 1.797693134862315e308, y > 0 AND y < 1e-323, y < -1.8e308 \
+             FROM gold.t ORDER BY k",
+        );
+        let rows: Vec<String> = rows
+            .iter()
+            .map(|row| row.to_lowercase().replace("true", "t").replace("false", "f"))
+            .collect();
+        assert_eq!(
+            rows,
+            [
+                "1|99999999999999999999999999999999999999|0.99999999999999999999999999999999999999|low|t|f|f",
+                "2|-99999999999999999999999999999999999999|-0.00000000000000000000000000000000000001|nan|f|t|f",
+                "3|10000000000000000000000000000000000000|0.10000000000000000000000000000000000000|finite|f|f|t",
+            ]
+        );
+        let times = format!("SELECT {} FROM gold.t ORDER BY k", micros(&warehouse));
+        assert_eq!(warehouse.ask(&times), ["253402300799999999", "-62135596800000000", "-1"]);
+        assert_eq!(
+            warehouse.ask("SELECT octet_length(b) FROM gold.t WHERE b IS NOT NULL ORDER BY k"),
+            ["0", "2"]
+        );
+    }
+}

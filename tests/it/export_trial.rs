@@ -1,0 +1,241 @@
+//! `flowguard target test`: a driver that changes values is refused, rights that are missing are
+//! listed with the statements that give them, a file that somebody else has open is named. And what
+//! becomes of a driver in the middle of a statement when its engine is killed.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use crate::export::{Warehouse, export};
+use crate::export_deaths::{ORPHAN_AGE_MAX, await_orphans};
+use crate::program::{Project, model};
+
+const PRICES: &str = "SELECT CAST('10000.01' AS DECIMAL(12, 2)) AS price";
+
+fn of_prices() -> Project {
+    let project = Project::of_models(&[("gold/prices", &model("kind: full", PRICES))]);
+    project.run(&["run"]).succeeded();
+    project
+}
+
+/// In the project's `dags.yaml`.
+fn replace(project: &Project, from: &str, to: &str) {
+    let file = project.folder().join("dags.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains(from), "{text}");
+    std::fs::write(&file, text.replace(from, to)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_driver_that_changes_values_is_refused() {
+    let project = of_prices();
+    for warehouse in Warehouse::all("export_trial::a_driver_that_changes", &project) {
+        warehouse.configure(&project, "gold.*");
+        let tested = project.run(&["target", "test", "here"]).succeeded();
+        assert!(tested.stdout.ends_with("\nhard values arrive as they were sent: yes\n"));
+        assert!(!matches!(warehouse, Warehouse::Duckdb { .. }) || tested.stdout.contains("v1."));
+        let stages = "SELECT count(*) FROM information_schema.tables \
+                      WHERE table_schema = 'flowguard' AND table_name LIKE 'stage_%'";
+        assert_eq!(warehouse.ask(stages), ["0"]);
+        if !matches!(warehouse, Warehouse::Postgresql { .. }) {
+            continue;
+        }
+        replace(&project, "/drivers/", "/drivers-old/");
+        let refused = project.run(&["target", "test", "here"]).without_logs();
+        assert_eq!((refused.code, refused.stdout.as_str()), (Some(4), ""));
+        let (before, after) = refused.stderr.split_once(" is not fit: ").unwrap();
+        assert!(before.starts_with("error: the driver /"), "{before}");
+        let (value, hint) = after.split_once('\n').unwrap();
+        let words = "10000.0000000001 of type Decimal128(38, 10) became ";
+        assert!(value.starts_with(words), "{after}");
+        let words = "hint: a newer driver may be better: pip install adbc-driver-postgresql";
+        assert!(hint.starts_with(words), "{after}");
+        assert_eq!(warehouse.ask(stages), ["0"]);
+
+        let refused = project.run(&["export", "run"]).without_logs();
+        assert_eq!(refused.code, Some(2));
+        let words = "`gold.prices` did not arrive in `here` as it was sent";
+        assert!(refused.stderr.contains(words), "{}", refused.stderr);
+        assert_eq!(warehouse.ask("SELECT count(*) FROM gold.prices"), ["0"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn missing_rights_are_listed_with_their_cure() {
+    let project = of_prices();
+    for warehouse in Warehouse::all("export_trial::missing_rights", &project) {
+        if !matches!(warehouse, Warehouse::Postgresql { .. }) {
+            continue;
+        }
+        warehouse.configure(&project, "gold.*");
+        warehouse.ask("CREATE ROLE \"the Narrow\" LOGIN");
+        let grantee = "GRANT CREATE ON DATABASE postgres TO \"the Narrow\"";
+        replace(&project, "owner@", "the%20Narrow@");
+        let lacking = project.run(&["target", "test", "here"]).without_logs();
+        let list = format!(
+            "missing right                given by\nCREATE on DATABASE postgres  {grantee}\n"
+        );
+        assert_eq!((lacking.code, lacking.stdout.as_str()), (Some(3), list.as_str()));
+        assert_eq!(
+            lacking.stderr,
+            "error: `here` lacks rights that an export needs\n\
+             hint: have the database's owner run the statements above, then test again\n"
+        );
+        warehouse.ask(grantee);
+        project.run(&["target", "test", "here"]).succeeded();
+        export(&project, &[]);
+        warehouse.ask("DROP SCHEMA gold CASCADE");
+        warehouse.ask("DROP SCHEMA flowguard CASCADE");
+        warehouse.ask("REVOKE CREATE ON DATABASE postgres FROM \"the Narrow\"");
+
+        // Somebody else exported so far.
+        replace(&project, "the%20Narrow@", "owner@");
+        export(&project, &[]);
+        replace(&project, "owner@", "the%20Narrow@");
+        let lacking = project.run(&["target", "test", "here"]).without_logs();
+        let cures: Vec<&str> = lacking
+            .stdout
+            .lines()
+            .skip(1)
+            .map(|line| &line[line.find("GRANT").unwrap()..])
+            .collect();
+        let on_schemas: Vec<&str> =
+            cures.iter().copied().filter(|cure| cure.contains("SCHEMA")).collect();
+        let grant = |right: &str, schema: &str| {
+            format!("GRANT {right} ON SCHEMA {schema} TO \"the Narrow\"")
+        };
+        let expected = [
+            ("CREATE", "flowguard"),
+            ("USAGE", "flowguard"),
+            ("CREATE", "gold"),
+            ("USAGE", "gold"),
+        ];
+        assert_eq!(on_schemas, expected.map(|(right, schema)| grant(right, schema)));
+        assert_eq!(cures.len(), 4 + 4 + 3 + 3, "{}", lacking.stdout);
+        for cure in cures {
+            warehouse.ask(cure);
+        }
+        project.run(&["target", "test", "here"]).succeeded();
+        assert_eq!(export(&project, &["--full"])["gold.prices"], "1 rows: everything: asked for");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_somebody_has_open_is_named() {
+    let project = of_prices();
+    for warehouse in Warehouse::all("export_trial::a_file_that_somebody_has", &project) {
+        let Warehouse::Duckdb { home, file } = &warehouse else { continue };
+        warehouse.configure(&project, "gold.*");
+        let script = "import duckdb, sys\n\
+                      connection = duckdb.connect(sys.argv[1])\n\
+                      print('open', flush=True)\n\
+                      sys.stdin.read()";
+        let mut somebody = Command::new(home.join("python/bin/python"))
+            .args(["-c", script])
+            .arg(file)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        read_line(&mut somebody);
+        for arguments in [&["target", "test", "here"][..], &["export", "run"]] {
+            let refused = project.run(arguments).without_logs();
+            assert_eq!(refused.code, Some(3));
+            let start =
+                "error: cannot connect to `here`\ncause: IO Error: Could not set lock on file";
+            assert!(refused.stderr.starts_with(start), "{}", refused.stderr);
+            let hint =
+                "\nhint: another process has the file open; run again when it has closed it\n";
+            assert!(refused.stderr.ends_with(hint), "{}", refused.stderr);
+        }
+        drop(somebody.stdin.take());
+        somebody.wait().unwrap();
+        project.run(&["target", "test", "here"]).succeeded();
+    }
+}
+
+fn read_line(child: &mut Child) -> String {
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    line
+}
+
+/// The driver waits for a lock when the engine is killed: it ends, and does not go on once the lock
+/// is free.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_driver_within_a_statement_ends_with_its_engine() {
+    let project = of_prices();
+    for warehouse in Warehouse::all("export_trial::a_driver_within_a_statement", &project) {
+        if !matches!(warehouse, Warehouse::Postgresql { .. }) {
+            continue;
+        }
+        warehouse.configure(&project, "gold.*");
+        export(&project, &[]);
+        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+        thread::scope(|scope| {
+            let lock = "BEGIN; LOCK TABLE gold.prices IN SHARE MODE; SELECT pg_sleep(5); COMMIT";
+            let locking = scope.spawn(|| warehouse.ask(lock));
+            let held = "SELECT count(*) FROM pg_locks WHERE mode = 'ShareLock' AND granted \
+                        AND relation = 'gold.prices'::regclass";
+            await_answer(&warehouse, held);
+            let mut engine = project.command(&["export", "run", "--full"]).spawn().unwrap();
+            await_answer(&warehouse, waits);
+            engine.kill().unwrap();
+            engine.wait().unwrap();
+            await_orphans(&project, "while it waits for a lock");
+            assert_eq!(warehouse.ask(held), ["1"], "the lock was there for too short a time");
+            locking.join().unwrap();
+        });
+        let done = "SELECT count(*) FROM flowguard.history WHERE outcome = 'done'";
+        assert_eq!(warehouse.ask(done), ["1"]);
+        export(&project, &["--full"]);
+        assert_eq!(warehouse.ask(done), ["2"]);
+    }
+}
+
+fn await_answer(warehouse: &Warehouse, question: &str) {
+    for _ in 0..200 {
+        if warehouse.ask(question) != ["0"] {
+            return;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    panic!("{question} stays 0");
+}
+
+/// The same in a process that computes. Its input stays open: the engine's death alone ends it.
+#[test]
+fn a_driver_that_computes_ends_with_its_engine() {
+    let project = of_prices();
+    for warehouse in Warehouse::all("export_trial::a_driver_that_computes", &project) {
+        let Warehouse::Duckdb { home, file } = &warehouse else { continue };
+        let script = "exec 3<&0; \"$0\" warehouse-driver <&3 & wait";
+        let mut engine = Command::new("sh")
+            .args(["-c", script, env!("CARGO_BIN_EXE_flowguard")])
+            .current_dir(project.folder())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let connect = serde_json::json!({"Connect": {
+            "library": home.join("drivers/libduckdb.so"), "entrypoint": "duckdb_adbc_init",
+            "options": [["path", file]],
+        }});
+        let compute = "SELECT count(*) FROM range(1000000000000) AS r(n) WHERE hash(n) = 7";
+        let mut requests = engine.stdin.take().unwrap();
+        for request in [connect, serde_json::json!({"Execute": {"sql": compute}})] {
+            let text = request.to_string();
+            requests.write_all(b"M").unwrap();
+            requests.write_all(&u32::try_from(text.len()).unwrap().to_le_bytes()).unwrap();
+            requests.write_all(text.as_bytes()).unwrap();
+        }
+        // Its answer to the first.
+        let mut head = [0; 5];
+        std::io::Read::read_exact(engine.stdout.as_mut().unwrap(), &mut head).unwrap();
+        thread::sleep(ORPHAN_AGE_MAX / 10);
+        engine.kill().unwrap();
+        engine.wait().unwrap();
+        await_orphans(&project, "while it computes");
+    }
+}
