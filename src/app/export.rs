@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use url::Url;
 use uuid::Uuid;
 
-use super::App;
+use super::{App, now_micros, s3_access};
 use crate::config::{self, Secret};
 use crate::dag::{DriverKind, Export, Severity, Target, select};
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::export::dialect::{Dialect, dialect};
-use crate::export::{Destination, Source};
+use crate::export::{Destination, Files, Source, SqlDestination};
+use crate::lake::folder::Folder;
 use crate::table::TableName;
 use crate::warehouse::libraries::folders;
 use crate::warehouse::{Access, Warehouse};
@@ -96,16 +98,35 @@ impl App {
         select(&self.models, &self.dags, &selectors)
     }
 
-    /// Finds the driver, connects, and makes what FlowGuard needs there.
+    /// Finds the driver, if the target has one, connects, and makes what FlowGuard needs there.
     pub async fn destination(
         &self,
         target: &Target,
         surroundings: &Surroundings<'_>,
         run: Uuid,
     ) -> Result<Destination> {
-        let access = self.access(target, surroundings)?;
+        let Some(dialect) = dialect(target.driver) else {
+            let folder = self.folder(target, surroundings)?;
+            return Ok(Box::new(Files::open(target.clone(), folder, run, now_micros)));
+        };
+        let access = self.access(target, dialect, surroundings)?;
         let warehouse = Warehouse::connect(&access).await?;
-        Destination::open(target.clone(), dialect(target.driver), warehouse, run).await
+        let opened = SqlDestination::open(target.clone(), dialect, warehouse, run).await?;
+        Ok(Box::new(opened))
+    }
+
+    /// Of a target of files, which a store keeps that is reached like the lake's.
+    fn folder(&self, target: &Target, surroundings: &Surroundings<'_>) -> Result<Folder> {
+        let place = expanded(target, &target.place.value, surroundings)?;
+        let root = match place.contains("://") {
+            true => Url::parse(&place).ok(),
+            false => Url::from_directory_path(self.config.project.join(&place)).ok(),
+        };
+        let root = root.ok_or_else(|| {
+            Error::invalid(format!("target `{}`: `{place}` is no place for files", target.name))
+                .hint("write path: folder, or uri: s3://bucket/prefix")
+        })?;
+        Folder::open(&root, &s3_access(&self.config))
     }
 
     /// The file's path, in a folder that exists.
@@ -124,29 +145,48 @@ impl App {
         Ok(file.to_string_lossy().into_owned())
     }
 
-    pub fn access(&self, target: &Target, surroundings: &Surroundings<'_>) -> Result<Access> {
-        let dialect: &dyn Dialect = dialect(target.driver);
-        let environment = surroundings.environment;
-        let expanded = |text: &str| {
-            config::expanded(text, environment).map_err(|error| {
-                let message = format!("target `{}`: {}", target.name, error.message);
-                Error { message, ..error }
-            })
-        };
-        let place = expanded(&target.place.value)?;
-        let place = match target.driver {
-            DriverKind::Duckdb => self.duckdb_file(target, &place)?,
-            DriverKind::Postgresql => place,
-        };
-        let variable = |name: &str| environment.get(name).map(String::as_str);
-        let library = match &target.library {
-            Some(library) => self.config.project.join(expanded(&library.value)?),
+    /// The driver's file; `None` for a target without a driver.
+    pub fn driver(
+        &self,
+        target: &Target,
+        surroundings: &Surroundings<'_>,
+    ) -> Result<Option<PathBuf>> {
+        let found = dialect(target.driver).map(|found| self.library(target, found, surroundings));
+        found.transpose()
+    }
+
+    fn library(
+        &self,
+        target: &Target,
+        dialect: &dyn Dialect,
+        surroundings: &Surroundings<'_>,
+    ) -> Result<PathBuf> {
+        let variable = |name: &str| surroundings.environment.get(name).map(String::as_str);
+        match &target.library {
+            Some(library) => {
+                let library = expanded(target, &library.value, surroundings)?;
+                Ok(self.config.project.join(library))
+            }
             None => dialect.library().find(&folders(
                 &self.config.project,
                 variable("VIRTUAL_ENV"),
                 variable("HOME"),
-            ))?,
+            )),
+        }
+    }
+
+    fn access(
+        &self,
+        target: &Target,
+        dialect: &dyn Dialect,
+        surroundings: &Surroundings<'_>,
+    ) -> Result<Access> {
+        let place = expanded(target, &target.place.value, surroundings)?;
+        let place = match target.driver {
+            DriverKind::Duckdb => self.duckdb_file(target, &place)?,
+            DriverKind::Postgresql | DriverKind::Files => place,
         };
+        let library = self.library(target, dialect, surroundings)?;
         Ok(Access {
             target: target.name.clone(),
             program: surroundings.program.clone(),
@@ -155,4 +195,12 @@ impl App {
             options: vec![(dialect.place_option().to_owned(), Secret::new(place))],
         })
     }
+}
+
+/// A text of the target with its variables replaced.
+fn expanded(target: &Target, text: &str, surroundings: &Surroundings<'_>) -> Result<String> {
+    config::expanded(text, surroundings.environment).map_err(|error| {
+        let message = format!("target `{}`: {}", target.name, error.message);
+        Error { message, ..error }
+    })
 }

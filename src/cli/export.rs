@@ -278,10 +278,10 @@ pub async fn target(session: &Session, arguments: &TargetArguments) -> Result<()
     let target = app.target(name)?;
     let mut to = connect(session, &app, target).await?;
     let version = to.test().await?;
-    let driver = app.access(target, &surroundings(session))?.library;
+    let driver = app.driver(target, &surroundings(session))?;
+    let driver = driver.map_or(String::new(), |file| format!("driver: {}\n", file.display()));
     output::write_text(&format!(
-        "{name}: {version}\ndriver: {}\nmay create schemas, tables and rows: yes\n",
-        driver.display()
+        "{name}: {version}\n{driver}may create schemas, tables and rows: yes\n"
     ))
 }
 

@@ -8,7 +8,8 @@ use super::{Output, Session, output};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::export::Destination;
-use crate::export::differing::{DifferingRow, Values};
+use crate::export::differing::DifferingRow;
+use crate::export::keys::Values;
 use crate::export::narrow::DifferingInterval;
 use crate::export::parity::{Narrowed, Parity};
 use crate::table::TableName;
@@ -80,7 +81,7 @@ async fn compare(
     }
     let repaired = source.repair(to, name, found.narrowed.as_ref()).await?;
     let (rows, change) = (output::thousands(repaired.rows), repaired.change);
-    output::say(&format!("{name} was repaired in {} with {rows} rows: {change}", to.target.name));
+    output::say(&format!("{name} was repaired in {} with {rows} rows: {change}", to.target().name));
     source.parity(to, name).await
 }
 

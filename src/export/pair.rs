@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::canonical::is_comparable;
-use super::dialect::Dialect;
 use crate::dag::Target;
 use crate::engine::Engine;
 use crate::engine::storable::storable_type;
@@ -14,6 +13,17 @@ use crate::lake::spec::DAY_COLUMN;
 use crate::lake::{Lake, Snapshot};
 use crate::model::{Kind, Model, ModelSet};
 use crate::table::TableName;
+
+/// A target as far as tables must fit it.
+pub trait Keeper: Send + Sync {
+    fn target(&self) -> &Target;
+
+    /// Type of a column, as the target itself spells it; `None` if it has none of this kind.
+    fn column_type(&self, data_type: &DataType) -> Option<String>;
+
+    /// Whether text may hold zero bytes.
+    fn takes_zero_bytes(&self) -> bool;
+}
 
 /// Where rows come from.
 #[derive(Clone)]
@@ -31,14 +41,14 @@ pub struct Pair<'a> {
     pub columns: SchemaRef,
     /// Schema and table in the target.
     pub schema: String,
+    pub takes_zero_bytes: bool,
 }
 
 impl Source {
     /// At the newest version, or at the one given.
     pub async fn pair(
         &self,
-        target: &Target,
-        dialect: &dyn Dialect,
+        keeper: &dyn Keeper,
         name: &TableName,
         version: Option<u64>,
     ) -> Result<Pair<'_>> {
@@ -54,9 +64,10 @@ impl Source {
                     .hint(format!("`flowguard run +{name}` builds it"))
             })?,
         };
-        let columns = exported_columns(name, &snapshot.schema(), dialect)?;
-        let schema = target.schema(name.layer).to_owned();
-        Ok(Pair { model, snapshot, columns, schema })
+        let columns = exported_columns(name, &snapshot.schema(), keeper)?;
+        let schema = keeper.target().schema(name.layer).to_owned();
+        let takes_zero_bytes = keeper.takes_zero_bytes();
+        Ok(Pair { model, snapshot, columns, schema, takes_zero_bytes })
     }
 }
 
@@ -70,14 +81,14 @@ impl Pair<'_> {
 fn exported_columns(
     name: &TableName,
     schema: &SchemaRef,
-    dialect: &dyn Dialect,
+    keeper: &dyn Keeper,
 ) -> Result<SchemaRef> {
     let fields = schema.fields().iter().filter(|field| field.name() != DAY_COLUMN);
     let fields: Result<Vec<Field>> = fields
         .map(|field| {
             let stored =
                 storable_type(field.data_type()).unwrap_or_else(|_| field.data_type().clone());
-            if is_comparable(&stored) && dialect.column_type(&stored).is_some() {
+            if is_comparable(&stored) && keeper.column_type(&stored).is_some() {
                 return Ok(Field::new(field.name(), stored, field.is_nullable()));
             }
             Err(Error::invalid(format!(

@@ -2,8 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Date32Type, SchemaRef, TimestampMicrosecondType};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::Expr;
 use datafusion::prelude::{col, lit};
@@ -27,11 +28,16 @@ pub struct RowSource {
 }
 
 impl RowSource {
-    pub async fn open(
+    pub async fn open(source: &Source, pair: &Pair<'_>, ranges: Option<&RangeSet>) -> Result<Self> {
+        Self::open_in_order(source, pair, ranges, None).await
+    }
+
+    /// Sorted by a column, nulls first.
+    pub async fn open_in_order(
         source: &Source,
         pair: &Pair<'_>,
         ranges: Option<&RangeSet>,
-        dialect: &dyn Dialect,
+        order: Option<&str>,
     ) -> Result<Self> {
         let doing = format!("cannot read `{}`", pair.name());
         let failed = |error| engine_error(&doing, error);
@@ -40,6 +46,10 @@ impl RowSource {
         if let Some(ranges) = ranges {
             frame = frame.filter(within(pair, ranges)?).map_err(failed)?;
         }
+        if let Some(column) = order {
+            let column = col(datafusion::common::Column::from_name(column));
+            frame = frame.sort(vec![column.sort(true, true)]).map_err(failed)?;
+        }
         let names: Vec<&str> =
             pair.columns.fields().iter().map(|field| field.name().as_str()).collect();
         let frame = frame.select_columns(&names).map_err(failed)?;
@@ -47,7 +57,7 @@ impl RowSource {
             rows: Some(frame.execute_stream().await.map_err(failed)?),
             name: pair.name().to_string(),
             columns: Arc::clone(&pair.columns),
-            takes_zero_bytes: dialect.takes_zero_bytes(),
+            takes_zero_bytes: pair.takes_zero_bytes,
             proof: Arc::new(Mutex::new(Proof::new(&pair.columns))),
         })
     }
@@ -144,6 +154,28 @@ fn within(pair: &Pair<'_>, ranges: &RangeSet) -> Result<Expr> {
         });
     }
     Ok(condition.unwrap_or_else(|| lit(false)))
+}
+
+/// The rows of a batch that lie within the ranges.
+pub fn only_within(pair: &Pair<'_>, ranges: &RangeSet, batch: &RecordBatch) -> Result<RecordBatch> {
+    let time = time_of(pair)?;
+    let column = batch
+        .column_by_name(time)
+        .ok_or_else(|| Error::internal(format!("rows without `{time}`")))?;
+    let bounds = ranges.iter().map(|range| bounds(pair, range)).collect::<Result<Vec<_>>>()?;
+    let is_within = |row: usize| {
+        column.is_valid(row)
+            && bounds.iter().any(|bounds| match bounds {
+                Bounds::Dates(start, end) => {
+                    (*start..*end).contains(&column.as_primitive::<Date32Type>().value(row))
+                }
+                Bounds::Instants(start, end) => (*start..*end)
+                    .contains(&column.as_primitive::<TimestampMicrosecondType>().value(row)),
+            })
+    };
+    let mask: BooleanArray = (0..batch.num_rows()).map(|row| Some(is_within(row))).collect();
+    filter_record_batch(batch, &mask)
+        .map_err(|source| Error::internal("rows cannot be filtered").source(source))
 }
 
 /// The same in the target's words.

@@ -4,6 +4,7 @@
 
 pub mod commit;
 mod durable;
+pub mod folder;
 pub mod ledger;
 mod loaded;
 pub mod replace;

@@ -20,6 +20,7 @@ mod dlq;
 mod expected;
 mod export;
 mod faulty_store;
+mod files;
 mod flight;
 mod gold;
 mod ingest_faults;
