@@ -18,6 +18,7 @@ mod rows;
 mod shape;
 mod side;
 mod sql;
+pub mod zero_copy;
 
 pub use destination::SqlDestination;
 pub use files::Files;

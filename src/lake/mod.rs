@@ -3,6 +3,7 @@
 //! ([`commit::commit`]); it plans no queries and knows no models.
 
 pub mod commit;
+pub mod details;
 mod durable;
 pub mod folder;
 pub mod ledger;
