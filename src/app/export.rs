@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use url::Url;
 use uuid::Uuid;
@@ -12,11 +13,17 @@ use crate::config::{self, Secret};
 use crate::dag::{DriverKind, Export, Severity, Target, select};
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::export::dialect::{Dialect, dialect};
-use crate::export::{Destination, Files, Source, SqlDestination};
+use crate::export::{Destination, Exported, Files, Source, SqlDestination};
 use crate::lake::folder::Folder;
+use crate::model::Kind;
 use crate::table::TableName;
 use crate::warehouse::libraries::folders;
 use crate::warehouse::{Access, Warehouse};
+
+/// Attempts at something that may succeed later, and the first pause between them; each is twice as
+/// long as the one before.
+const ATTEMPTS_MAX: u32 = 5;
+const RETRY_DELAY_MIN: Duration = Duration::from_secs(1);
 
 /// What a process knows and the project does not.
 pub struct Surroundings<'a> {
@@ -31,6 +38,7 @@ impl App {
             lake: self.lake.clone(),
             engine: self.engine.clone(),
             models: Arc::clone(&self.models),
+            rows_read: Arc::default(),
         }
     }
 
@@ -96,6 +104,61 @@ impl App {
     fn selected(&self, export: &Export) -> Result<Vec<TableName>> {
         let selectors: Vec<String> = export.select.iter().map(|text| text.value.clone()).collect();
         select(&self.models, &self.dags, &selectors)
+    }
+
+    /// Tables that are stored, with their schemas in a target: those of its exports, or without a
+    /// target all that `selectors` select.
+    pub fn stored(
+        &self,
+        selectors: &[String],
+        target: Option<&str>,
+    ) -> Result<Vec<(TableName, String)>> {
+        if target.is_some() {
+            let chosen = self.exports(selectors, target)?.into_iter();
+            let named = chosen.flat_map(|(target, names)| {
+                let schema = |name: &TableName| target.schema(name.layer).to_owned();
+                names.into_iter().map(move |name| (name.clone(), schema(&name)))
+            });
+            return Ok(named.collect());
+        }
+        let is_stored = |name: &TableName| {
+            self.models.get(name).is_some_and(|model| !matches!(model.kind, Kind::View))
+        };
+        let names = select(&self.models, &self.dags, selectors)?.into_iter().filter(is_stored);
+        Ok(names.map(|name| (name.clone(), name.layer.to_string())).collect())
+    }
+
+    /// Connects, and tries again while the target cannot be reached.
+    pub async fn connected(
+        &self,
+        target: &Target,
+        surroundings: &Surroundings<'_>,
+    ) -> Result<Destination> {
+        let connect = async || self.destination(target, surroundings, Uuid::now_v7()).await;
+        patiently(&target.name, connect).await
+    }
+
+    /// Brings one table to its newest version. After a failure that may pass it connects anew and
+    /// begins again, which is safe: what is left to do is read from the target's ledger. `to` is
+    /// left empty by an error.
+    pub async fn export_table(
+        &self,
+        source: &Source,
+        target: &Target,
+        surroundings: &Surroundings<'_>,
+        to: &mut Option<Destination>,
+        (name, full): (&TableName, bool),
+    ) -> Result<Exported> {
+        let export = async || {
+            let mut connected = match to.take() {
+                Some(connected) => connected,
+                None => self.destination(target, surroundings, Uuid::now_v7()).await?,
+            };
+            let exported = source.export(&mut connected, name, full).await?;
+            *to = Some(connected);
+            Ok(exported)
+        };
+        patiently(&name.to_string(), export).await
     }
 
     /// Finds the driver, if the target has one, connects, and makes what FlowGuard needs there.
@@ -194,6 +257,24 @@ impl App {
             entrypoint: dialect.entrypoint(),
             options: vec![(dialect.place_option().to_owned(), Secret::new(place))],
         })
+    }
+}
+
+/// Repeats what failed for a reason that may pass: a target that restarts or has no more room for
+/// connections, another export at the same time.
+async fn patiently<T>(what: &str, mut work: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+    let (mut attempt, mut delay) = (1, RETRY_DELAY_MIN);
+    loop {
+        match work().await {
+            Err(error) if error.kind.is_retryable() && attempt < ATTEMPTS_MAX => {
+                let cause = error.source.as_ref().map(ToString::to_string).unwrap_or_default();
+                tracing::warn!(what, attempt, %error, cause, "it is tried again");
+            }
+            outcome => return outcome,
+        }
+        tokio::time::sleep(delay).await;
+        attempt += 1;
+        delay *= 2;
     }
 }
 

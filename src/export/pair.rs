@@ -1,6 +1,7 @@
 //! A table of the lake and its counterpart in a target.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
@@ -31,6 +32,8 @@ pub struct Source {
     pub lake: Lake,
     pub engine: Engine,
     pub models: Arc<ModelSet>,
+    /// Of the lake, so far, for whoever shows it.
+    pub rows_read: Arc<AtomicU64>,
 }
 
 /// A table of the lake at one version, and its counterpart.

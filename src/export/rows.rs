@@ -1,5 +1,6 @@
 //! Rows of one version of a table on their way to a target, and what they were, for the proof.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
@@ -24,6 +25,7 @@ pub struct RowSource {
     name: String,
     columns: SchemaRef,
     takes_zero_bytes: bool,
+    rows_read: Arc<AtomicU64>,
     proof: Arc<Mutex<Proof>>,
 }
 
@@ -58,6 +60,7 @@ impl RowSource {
             name: pair.name().to_string(),
             columns: Arc::clone(&pair.columns),
             takes_zero_bytes: pair.takes_zero_bytes,
+            rows_read: Arc::clone(&source.rows_read),
             proof: Arc::new(Mutex::new(Proof::new(&pair.columns))),
         })
     }
@@ -65,10 +68,11 @@ impl RowSource {
     /// The rows, once.
     pub fn batches(&mut self) -> impl Stream<Item = Result<RecordBatch>> + Send + use<> {
         let (name, columns) = (self.name.clone(), Arc::clone(&self.columns));
-        let takes_zero_bytes = self.takes_zero_bytes;
+        let (takes_zero_bytes, rows_read) = (self.takes_zero_bytes, Arc::clone(&self.rows_read));
         futures::stream::iter(self.rows.take()).flatten().map(move |batch| {
             let batch =
                 batch.map_err(|error| engine_error(&format!("cannot read `{name}`"), error))?;
+            rows_read.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
             let batch = conform(&batch, &columns)?;
             if !takes_zero_bytes {
                 refuse_zero_bytes(&name, &batch)?;

@@ -18,6 +18,7 @@ use crate::interval::Instant;
 const PART_BYTES: usize = 8 << 20;
 /// Parts on their way.
 const PARTS_MAX: usize = 4;
+const DELETE_ATTEMPTS_MAX: u32 = 3;
 
 #[derive(Clone)]
 pub struct Folder {
@@ -133,11 +134,17 @@ impl Folder {
         }
     }
 
-    /// Deletes an object, if it is there.
+    /// Deletes an object, if it is there. A delete that a dropped connection cut off, which MinIO
+    /// does after it refused a conditional put, is not repeated by object_store.
     pub async fn delete(&self, name: &str) -> Result<()> {
-        match self.store.delete(&self.path_of(name)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(source) => Err(self.failed("delete", name, source)),
+        let path = self.path_of(name);
+        let mut attempt = 1;
+        loop {
+            match self.store.delete(&path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => return Ok(()),
+                Err(_) if attempt < DELETE_ATTEMPTS_MAX => attempt += 1,
+                Err(source) => return Err(self.failed("delete", name, source)),
+            }
         }
     }
 }

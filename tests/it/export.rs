@@ -3,8 +3,9 @@
 //! clients look at the result.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use flowguard::app::App;
 use flowguard::app::export::Surroundings;
@@ -465,5 +466,39 @@ async fn rows_that_somebody_else_put_there_are_replaced_only_when_asked() {
         warehouse.ask("DELETE FROM flowguard.exports");
         assert_eq!(export(&project, &[])["gold.t"], "1 rows: everything: first export");
         parity(&project).succeeded();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_restarts_is_waited_for_and_a_refusal_is_not_repeated() {
+    let project = changing_project();
+    add(&project, &THREE).await;
+    project.run(&["run"]).succeeded();
+    for warehouse in Warehouse::all("export::a_server_that_restarts", &project) {
+        let Warehouse::Postgresql { server, .. } = &warehouse else { continue };
+        warehouse.configure(&project, "silver.*, gold.*");
+        let serve = |verb: &str| {
+            let mut command = Command::new(scripts().join("postgresql"));
+            finish(command.arg(verb).arg(server.0.path().join("server"))).succeeded();
+        };
+        serve("stop");
+        let mut running = project.command(&["export", "run"]);
+        let mut running = running.stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(running.stderr.take().unwrap()).lines();
+        let said = |line: &std::io::Result<String>| line.as_ref().unwrap().contains("tried again");
+        assert!(lines.any(|line| said(&line)), "nothing was tried again");
+        serve("resume");
+        for line in lines {
+            println!("{}", line.unwrap());
+        }
+        assert!(running.wait().unwrap().success());
+        assert_eq!(warehouse.ask("SELECT count(*), sum(n) FROM silver.clean"), ["3|6"]);
+        parity(&project).succeeded();
+
+        warehouse.ask("ALTER TABLE gold.by_day ADD COLUMN theirs INTEGER");
+        let refused = project.run(&["export", "run", "--full"]);
+        assert_eq!(refused.code, Some(2));
+        assert!(!refused.stderr.contains("tried again"), "{}", refused.stderr);
+        warehouse.ask("ALTER TABLE gold.by_day DROP COLUMN theirs");
     }
 }

@@ -2,11 +2,11 @@
 //! readers and what is deleted, and damaged files. What its tables hold after changes and planted
 //! faults is tested with the other targets, in `export` and `parity`.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use flowguard::app::{App, now_micros};
 use flowguard::config::Config;
@@ -25,6 +25,7 @@ use crate::faulty_store::{Fault, FaultyStore, Reply};
 use crate::program::Project;
 use crate::runs::add;
 use crate::services::{User, services};
+use crate::terminal::Terminal;
 
 const HOUR: i64 = 3_600_000_000;
 
@@ -153,6 +154,19 @@ fn names(folder: PathBuf, ending: &str) -> Vec<String> {
     names
 }
 
+/// As if all had been written two days ago.
+fn backdate(folder: &Path) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            backdate(&path);
+        } else {
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(48 * 3_600)).unwrap();
+        }
+    }
+}
+
 /// In order of their numbers.
 fn manifests(project: &Project) -> Vec<Value> {
     let folder = folder(project).join("_manifest");
@@ -187,23 +201,39 @@ async fn an_interval_is_replaced_and_earlier_readers_keep_their_files_for_a_day(
     assert_eq!(versions[1]["rows"], 4);
     assert_eq!(versions[1]["export"]["details"], "2026-01-06T00:00:00Z/2026-01-07T00:00:00Z");
 
-    // What a killed export left, and what somebody else put there.
-    let stray = format!("part-{}.parquet", Uuid::now_v7());
-    std::fs::write(folder(&project).join(&stray), "rows").unwrap();
-    std::fs::write(folder(&project).join("theirs.parquet"), "rows").unwrap();
-    export_at(&project, || now_micros() + 23 * HOUR).await;
-    assert_eq!(manifests(&project).len(), 2);
-    assert_eq!(names(folder(&project), ".parquet").len(), 4 + 2);
-    export_at(&project, || now_micros() + 25 * HOUR).await;
+    // What killed exports left, and what somebody else put there.
+    let stray = || format!("part-{}.parquet", Uuid::now_v7());
+    let (old, young) = (stray(), stray());
+    for name in [&old, "theirs.parquet"] {
+        std::fs::write(folder(&project).join(name), "rows").unwrap();
+    }
+    backdate(&folder(&project));
+    std::fs::write(folder(&project).join(&young), "rows").unwrap();
+    let others = [young, "theirs.parquet".to_owned()];
+    let stored = |manifests: &[&[(String, String)]]| -> Vec<String> {
+        let named = manifests.concat().into_iter().map(|(_, path)| path);
+        let names: BTreeSet<String> = named.chain(others.clone()).collect();
+        names.into_iter().collect()
+    };
+    // The first was replaced more than a day ago.
+    export(&project, &[]);
     assert_eq!(manifests(&project), versions[1..]);
-    let mut kept: Vec<String> = second.into_iter().map(|(_, path)| path).collect();
-    kept.push("theirs.parquet".to_owned());
-    kept.sort();
-    assert_eq!(names(folder(&project), ".parquet"), kept);
+    assert_eq!(names(folder(&project), ".parquet"), stored(&[&second]));
+    // The second has just been replaced: its files stay, though they are old.
+    another_event(&project).await;
+    export(&project, &[]);
+    export(&project, &[]);
+    let third = paths(manifests(&project).last().unwrap());
+    assert_ne!(second, third);
+    assert_eq!(manifests(&project).len(), 2);
+    assert_eq!(names(folder(&project), ".parquet"), stored(&[&second, &third]));
     parity(&project).succeeded();
     let told = project.run(&["export", "history"]).succeeded().stdout;
-    assert_eq!(told.lines().filter(|line| line.contains("  export  ")).count(), 2, "{told}");
-    export_at(&project, || now_micros() + 401 * 24 * HOUR).await;
+    assert_eq!(told.lines().filter(|line| line.contains("  export  ")).count(), 3, "{told}");
+    // One to move the entry of the second, one to forget it.
+    for _ in 0..2 {
+        export_at(&project, || now_micros() + 401 * 24 * HOUR).await;
+    }
     assert_eq!(names(folder(&project).join("_history"), ".json"), Vec::<String>::new());
 }
 
@@ -270,4 +300,66 @@ async fn a_bucket_is_a_target_as_well() {
     assert_eq!(moved["silver.clean"], "2 rows: 2026-01-06T00:00:00Z/2026-01-07T00:00:00Z");
     parity(&project).succeeded();
     services.remove_objects(&format!("export-{nonce}")).await;
+}
+
+/// What a run with a comparison leaves for Prometheus.
+pub async fn metrics_of_an_export() -> String {
+    let project = changing_project();
+    configure(&project);
+    add(&project, &THREE).await;
+    project.run(&["run"]).succeeded();
+    project.run(&["export", "run", "--metrics-file", "flowguard.prom"]).succeeded();
+    project.run(&["parity", "--metrics-file", "flowguard.prom"]).succeeded();
+    std::fs::read_to_string(project.folder().join("flowguard.prom")).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn results_are_noted_for_prometheus() {
+    let project = changing_project();
+    configure(&project);
+    let dags = std::fs::read_to_string(project.folder().join("dags.yaml")).unwrap();
+    project.write("dags.yaml", &dags.replace("[silver.clean]", "[silver.clean, gold.by_day]"));
+    add(&project, &THREE).await;
+    project.run(&["run"]).succeeded();
+    let noted = |arguments: &[&str]| {
+        let file = ["--metrics-file", "flowguard.prom"];
+        let code = project.run(&[arguments, &file].concat()).code;
+        let text = std::fs::read_to_string(project.folder().join("flowguard.prom")).unwrap();
+        let values = text.lines().filter(|line| !line.starts_with('#') && !line.contains("_time_"));
+        let values: Vec<String> = values.map(|line| line.replace("target=\"here\",", "")).collect();
+        (code, values)
+    };
+    let exported = [
+        "flowguard_export_success{table=\"gold.by_day\"} 1",
+        "flowguard_export_success{table=\"silver.clean\"} 1",
+    ];
+    let expected = |lines: &[&[&str]]| lines.concat().iter().map(|l| (*l).to_owned()).collect();
+    assert_eq!(noted(&["export", "run"]), (Some(0), expected(&[&exported])));
+    let parts = names(folder(&project), ".parquet");
+    std::fs::remove_file(folder(&project).join(&parts[0])).unwrap();
+    // What is known of the other table stays.
+    let differs = ["flowguard_export_parity{table=\"silver.clean\"} 0"];
+    let found = noted(&["parity", "silver.clean"]);
+    assert_eq!(found, (Some(1), expected(&[&exported, &differs])));
+    let both = [
+        "flowguard_export_parity{table=\"gold.by_day\"} 1",
+        "flowguard_export_parity{table=\"silver.clean\"} 1",
+    ];
+    let found = noted(&["parity", "--repair"]);
+    assert_eq!(found, (Some(0), expected(&[&exported, &both])));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn progress_is_shown_on_a_terminal_and_nowhere_else() {
+    let project = changing_project();
+    configure(&project);
+    add(&project, &THREE).await;
+    project.run(&["run"]).succeeded();
+    for arguments in [&["export", "run", "--full"][..], &["parity"]] {
+        let piped = project.run(arguments).succeeded();
+        assert!(!piped.stderr.contains("table 1 of 1"), "{}", piped.stderr);
+        let mut terminal = Terminal::start(&project, arguments);
+        terminal.shows("table 1 of 1: silver.clean  ");
+        assert_eq!(terminal.ended(), Some(0));
+    }
 }

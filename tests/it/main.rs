@@ -47,3 +47,4 @@ mod three_roles;
 mod tidy;
 mod topic_in_memory;
 mod traffic;
+mod zero_copy;
