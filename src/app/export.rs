@@ -3,18 +3,27 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use url::Url;
 use uuid::Uuid;
 
-use super::App;
+use super::{App, now_micros, s3_access};
 use crate::config::{self, Secret};
 use crate::dag::{DriverKind, Export, Severity, Target, select};
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::export::dialect::{Dialect, dialect};
-use crate::export::{Destination, Source};
+use crate::export::{Destination, Exported, Files, Source, SqlDestination};
+use crate::lake::folder::Folder;
+use crate::model::Kind;
 use crate::table::TableName;
 use crate::warehouse::libraries::folders;
 use crate::warehouse::{Access, Warehouse};
+
+/// Attempts at something that may succeed later, and the first pause between them; each is twice as
+/// long as the one before.
+const ATTEMPTS_MAX: u32 = 5;
+const RETRY_DELAY_MIN: Duration = Duration::from_secs(1);
 
 /// What a process knows and the project does not.
 pub struct Surroundings<'a> {
@@ -29,6 +38,7 @@ impl App {
             lake: self.lake.clone(),
             engine: self.engine.clone(),
             models: Arc::clone(&self.models),
+            rows_read: Arc::default(),
         }
     }
 
@@ -105,7 +115,62 @@ impl App {
         Ok(tables.into_iter().collect())
     }
 
-    /// Finds the driver, connects, and makes what FlowGuard needs there.
+    /// Tables that are stored, with their schemas in a target: those of its exports, or without a
+    /// target all that `selectors` select.
+    pub fn stored(
+        &self,
+        selectors: &[String],
+        target: Option<&str>,
+    ) -> Result<Vec<(TableName, String)>> {
+        if target.is_some() {
+            let chosen = self.exports(selectors, target)?.into_iter();
+            let named = chosen.flat_map(|(target, names)| {
+                let schema = |name: &TableName| target.schema(name.layer).to_owned();
+                names.into_iter().map(move |name| (name.clone(), schema(&name)))
+            });
+            return Ok(named.collect());
+        }
+        let is_stored = |name: &TableName| {
+            self.models.get(name).is_some_and(|model| !matches!(model.kind, Kind::View))
+        };
+        let names = select(&self.models, &self.dags, selectors)?.into_iter().filter(is_stored);
+        Ok(names.map(|name| (name.clone(), name.layer.to_string())).collect())
+    }
+
+    /// Connects, and tries again while the target cannot be reached.
+    pub async fn connected(
+        &self,
+        target: &Target,
+        surroundings: &Surroundings<'_>,
+    ) -> Result<Destination> {
+        let connect = async || self.destination(target, surroundings, Uuid::now_v7()).await;
+        patiently(&target.name, connect).await
+    }
+
+    /// Brings one table to its newest version. After a failure that may pass it connects anew and
+    /// begins again, which is safe: what is left to do is read from the target's ledger. `to` is
+    /// left empty by an error.
+    pub async fn export_table(
+        &self,
+        source: &Source,
+        target: &Target,
+        surroundings: &Surroundings<'_>,
+        to: &mut Option<Destination>,
+        (name, full): (&TableName, bool),
+    ) -> Result<Exported> {
+        let export = async || {
+            let mut connected = match to.take() {
+                Some(connected) => connected,
+                None => self.destination(target, surroundings, Uuid::now_v7()).await?,
+            };
+            let exported = source.export(&mut connected, name, full).await?;
+            *to = Some(connected);
+            Ok(exported)
+        };
+        patiently(&name.to_string(), export).await
+    }
+
+    /// Finds the driver, if the target has one, connects, and makes what FlowGuard needs there.
     pub async fn destination(
         &self,
         target: &Target,
@@ -117,16 +182,34 @@ impl App {
         Ok(destination)
     }
 
-    /// Finds the driver and connects.
+    /// Finds the driver, if the target has one, and connects.
     pub async fn untouched(
         &self,
         target: &Target,
         surroundings: &Surroundings<'_>,
         run: Uuid,
     ) -> Result<Destination> {
-        let access = self.access(target, surroundings)?;
+        let Some(dialect) = dialect(target.driver) else {
+            let folder = self.folder(target, surroundings)?;
+            return Ok(Box::new(Files::open(target.clone(), folder, run, now_micros)));
+        };
+        let access = self.access(target, dialect, surroundings)?;
         let warehouse = Warehouse::connect(&access).await?;
-        Ok(Destination::new(target.clone(), dialect(target.driver), warehouse, run))
+        Ok(Box::new(SqlDestination::new(target.clone(), dialect, warehouse, run)))
+    }
+
+    /// Of a target of files, which a store keeps that is reached like the lake's.
+    fn folder(&self, target: &Target, surroundings: &Surroundings<'_>) -> Result<Folder> {
+        let place = expanded(target, &target.place.value, surroundings)?;
+        let root = match place.contains("://") {
+            true => Url::parse(&place).ok(),
+            false => Url::from_directory_path(self.config.project.join(&place)).ok(),
+        };
+        let root = root.ok_or_else(|| {
+            Error::invalid(format!("target `{}`: `{place}` is no place for files", target.name))
+                .hint("write path: folder, or uri: s3://bucket/prefix")
+        })?;
+        Folder::open(&root, &s3_access(&self.config))
     }
 
     /// The file's path, in a folder that exists.
@@ -145,29 +228,48 @@ impl App {
         Ok(file.to_string_lossy().into_owned())
     }
 
-    pub fn access(&self, target: &Target, surroundings: &Surroundings<'_>) -> Result<Access> {
-        let dialect: &dyn Dialect = dialect(target.driver);
-        let environment = surroundings.environment;
-        let expanded = |text: &str| {
-            config::expanded(text, environment).map_err(|error| {
-                let message = format!("target `{}`: {}", target.name, error.message);
-                Error { message, ..error }
-            })
-        };
-        let place = expanded(&target.place.value)?;
-        let place = match target.driver {
-            DriverKind::Duckdb => self.duckdb_file(target, &place)?,
-            DriverKind::Postgresql => place,
-        };
-        let variable = |name: &str| environment.get(name).map(String::as_str);
-        let library = match &target.library {
-            Some(library) => self.config.project.join(expanded(&library.value)?),
+    /// The driver's file; `None` for a target without a driver.
+    pub fn driver(
+        &self,
+        target: &Target,
+        surroundings: &Surroundings<'_>,
+    ) -> Result<Option<PathBuf>> {
+        let found = dialect(target.driver).map(|found| self.library(target, found, surroundings));
+        found.transpose()
+    }
+
+    fn library(
+        &self,
+        target: &Target,
+        dialect: &dyn Dialect,
+        surroundings: &Surroundings<'_>,
+    ) -> Result<PathBuf> {
+        let variable = |name: &str| surroundings.environment.get(name).map(String::as_str);
+        match &target.library {
+            Some(library) => {
+                let library = expanded(target, &library.value, surroundings)?;
+                Ok(self.config.project.join(library))
+            }
             None => dialect.library().find(&folders(
                 &self.config.project,
                 variable("VIRTUAL_ENV"),
                 variable("HOME"),
-            ))?,
+            )),
+        }
+    }
+
+    fn access(
+        &self,
+        target: &Target,
+        dialect: &dyn Dialect,
+        surroundings: &Surroundings<'_>,
+    ) -> Result<Access> {
+        let place = expanded(target, &target.place.value, surroundings)?;
+        let place = match target.driver {
+            DriverKind::Duckdb => self.duckdb_file(target, &place)?,
+            DriverKind::Postgresql | DriverKind::Files => place,
         };
+        let library = self.library(target, dialect, surroundings)?;
         Ok(Access {
             target: target.name.clone(),
             program: surroundings.program.clone(),
@@ -176,4 +278,30 @@ impl App {
             options: vec![(dialect.place_option().to_owned(), Secret::new(place))],
         })
     }
+}
+
+/// Repeats what failed for a reason that may pass: a target that restarts or has no more room for
+/// connections, another export at the same time.
+async fn patiently<T>(what: &str, mut work: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+    let (mut attempt, mut delay) = (1, RETRY_DELAY_MIN);
+    loop {
+        match work().await {
+            Err(error) if error.kind.is_retryable() && attempt < ATTEMPTS_MAX => {
+                let cause = error.source.as_ref().map(ToString::to_string).unwrap_or_default();
+                tracing::warn!(what, attempt, %error, cause, "it is tried again");
+            }
+            outcome => return outcome,
+        }
+        tokio::time::sleep(delay).await;
+        attempt += 1;
+        delay *= 2;
+    }
+}
+
+/// A text of the target with its variables replaced.
+fn expanded(target: &Target, text: &str, surroundings: &Surroundings<'_>) -> Result<String> {
+    config::expanded(text, surroundings.environment).map_err(|error| {
+        let message = format!("target `{}`: {}", target.name, error.message);
+        Error { message, ..error }
+    })
 }

@@ -7,6 +7,8 @@ use clap::{Args, Subcommand};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::metrics_file::MetricsArguments;
+use super::progress::TableProgress;
 use super::{Output, Session, interrupted, output};
 use crate::app::App;
 use crate::app::export::Surroundings;
@@ -15,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::export::change::Change;
 use crate::export::history::Entry;
 use crate::export::parity::Parity;
-use crate::export::{Destination, Exported};
+use crate::export::{Destination, Exported, zero_copy};
 use crate::interval::Instant;
 use crate::table::TableName;
 use crate::warehouse::driver;
@@ -34,7 +36,8 @@ const ENGINE_CHECK_INTERVAL: Duration = Duration::from_millis(20);
   flowguard export run gold.* --target finance
   flowguard export run gold.daily_metrics --full
   flowguard export status --output json
-  flowguard export history gold.daily_metrics")]
+  flowguard export history gold.daily_metrics
+  flowguard export sql --zero-copy gold.*")]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -48,6 +51,23 @@ enum Command {
     Status(Selected),
     /// What became of exports, repairs and comparisons
     History(HistoryArguments),
+    /// Print statements for somebody else to run
+    Sql(SqlArguments),
+}
+
+/// By which Snowflake reads the tables where they are, without a copy. Nothing is connected to.
+/// Exits with 2 if it could not read one of them.
+#[derive(Debug, Args)]
+pub struct SqlArguments {
+    /// Tables [default: all, or those of the target's exports]
+    #[arg(value_name = "SELECTOR")]
+    selectors: Vec<String>,
+    /// Tables and schemas of this target's exports
+    #[arg(long, value_name = "NAME")]
+    target: Option<String>,
+    /// Over the Delta logs in cloud storage
+    #[arg(long, required = true)]
+    zero_copy: bool,
 }
 
 #[derive(Debug, Args)]
@@ -72,6 +92,8 @@ pub struct RunArguments {
     /// Say what would be moved, and move nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    metrics: MetricsArguments,
 }
 
 #[derive(Debug, Args)]
@@ -89,6 +111,7 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
         Command::Run(run) => export(session, run).await,
         Command::Status(selected) => status(session, selected, false).await,
         Command::History(arguments) => history(session, arguments).await,
+        Command::Sql(arguments) => sql(session, arguments).await,
     }
 }
 
@@ -97,40 +120,71 @@ async fn export(session: &Session, arguments: &RunArguments) -> Result<()> {
     let selected = &arguments.selected;
     let mut lines = Vec::new();
     let mut failed = 0;
-    for (target, tables) in app.exports(&selected.selectors, selected.target.as_deref())? {
-        let mut connected = None;
+    let chosen = app.exports(&selected.selectors, selected.target.as_deref())?;
+    let surroundings = surroundings(session);
+    let mut progress = TableProgress::new(tables_of(&chosen), selected.output);
+    let metrics = arguments.metrics.open(session);
+    for (target, tables) in chosen {
+        let connected = stoppable(session, app.connected(target, &surroundings)).await?;
+        if connected.is_err() {
+            for name in &tables {
+                metrics.exported(&target.name, name, false)?;
+            }
+        }
+        let mut to = Some(connected?);
         for name in &tables {
-            let mut to = match connected.take() {
-                Some(connected) => connected,
-                None => connect(session, &app, target).await?,
-            };
             let began = std::time::Instant::now();
             let source = app.export_source();
-            let outcome = stoppable(session, source.export(&mut to, name, arguments.full)).await?;
+            let work = (name, arguments.full);
+            let work = app.export_table(&source, target, &surroundings, &mut to, work);
+            let work = progress.watch(name, &source.rows_read, work);
+            let outcome = stoppable(session, work).await?;
             failed += usize::from(outcome.is_err());
+            metrics.exported(&target.name, name, outcome.is_ok())?;
             let seconds = began.elapsed().as_secs_f64();
-            output::say(&exported_line(name, target, &outcome, seconds));
+            progress.say(&exported_line(name, target, &outcome, seconds));
             let mut line = exported_json(name, target, &outcome, seconds);
-            if let (Ok(_), Some(severity)) = (&outcome, app.gate(target, name)?) {
-                let compared = stoppable(session, source.parity(&mut to, name)).await??;
+            if let (Some(to), Some(severity)) = (&mut to, app.gate(target, name)?) {
+                let compared = stoppable(session, source.parity(to, name)).await??;
                 let differs = !compared.differences.is_empty();
+                metrics.compared(&target.name, name, !differs)?;
                 if differs {
-                    output::say(&difference_line(name, target, severity, &compared));
+                    progress.say(&difference_line(name, target, severity, &compared));
                 }
                 failed += usize::from(differs && severity == Severity::Error);
                 line["differences"] = serde_json::json!(compared.differences);
             }
             lines.push(line);
-            // After a failure the connection may be in the middle of something.
-            connected = outcome.is_ok().then_some(to);
         }
     }
+    progress.end();
     if selected.output == Output::Json {
         output::write_json(&serde_json::json!({"exports": lines}))?;
     }
     match failed {
         0 => Ok(()),
         count => Err(Error::new(ErrorKind::RunFailed, format!("{count} exports failed"))),
+    }
+}
+
+/// How many tables there are to work at.
+pub fn tables_of(chosen: &[(&Target, Vec<TableName>)]) -> usize {
+    chosen.iter().map(|(_, tables)| tables.len()).sum()
+}
+
+/// Prints what another system can do with the tables by itself.
+async fn sql(session: &Session, arguments: &SqlArguments) -> Result<()> {
+    let app = session.app()?;
+    let tables = app.stored(&arguments.selectors, arguments.target.as_deref())?;
+    let script = zero_copy::script(&app.lake, app.config.s3.endpoint.as_ref(), &tables).await?;
+    output::write_text(&script.text)?;
+    match script.refused {
+        0 => Ok(()),
+        count => Err(Error::new(
+            ErrorKind::RunFailed,
+            format!("{count} of {} tables cannot be read in place", tables.len()),
+        )
+        .hint("the script says why; they can be copied: flowguard export run")),
     }
 }
 
@@ -295,12 +349,13 @@ pub async fn target(session: &Session, arguments: &TargetArguments) -> Result<()
             .hint("have the database's owner run the statements above, then test again"));
     }
     to.prepare().await?;
-    let driver = app.access(target, &surroundings(session))?.library;
-    let version = to.test(&driver).await?;
+    let driver = app.driver(target, &surroundings(session))?;
+    let version = to.test(driver.as_deref()).await?;
+    let driver = driver.map_or(String::new(), |file| {
+        format!("driver: {}\nhard values arrive as they were sent: yes\n", file.display())
+    });
     output::write_text(&format!(
-        "{name}: {version}\ndriver: {}\nmay create schemas, tables and rows: yes\n\
-         hard values arrive as they were sent: yes\n",
-        driver.display()
+        "{name}: {version}\nmay create schemas, tables and rows: yes\n{driver}"
     ))
 }
 

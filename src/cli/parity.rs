@@ -3,14 +3,16 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::export::{Selected, connect, stoppable};
+use super::export::{Selected, connect, stoppable, tables_of};
+use super::metrics_file::MetricsArguments;
+use super::progress::TableProgress;
 use super::{Output, Session, output};
-use crate::app::App;
 use crate::error::{Error, Result};
-use crate::export::Destination;
-use crate::export::differing::{DifferingRow, Values};
+use crate::export::differing::DifferingRow;
+use crate::export::keys::Values;
 use crate::export::narrow::DifferingInterval;
 use crate::export::parity::{Narrowed, Parity};
+use crate::export::{Destination, Exported, Source};
 use crate::table::TableName;
 
 /// Intervals that are printed; JSON has all.
@@ -33,19 +35,36 @@ pub struct Arguments {
     /// Export again the intervals that differ, or the tables that have none
     #[arg(long)]
     repair: bool,
+    #[command(flatten)]
+    metrics: MetricsArguments,
 }
 
 pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     let app = session.app()?;
     let selected = &arguments.selected;
     let mut found = Vec::new();
-    for (target, tables) in app.exports(&selected.selectors, selected.target.as_deref())? {
+    let chosen = app.exports(&selected.selectors, selected.target.as_deref())?;
+    let mut progress = TableProgress::new(tables_of(&chosen), selected.output);
+    let metrics = arguments.metrics.open(session);
+    for (target, tables) in chosen {
         let mut to = connect(session, &app, target).await?;
         for name in &tables {
-            let work = compare(&app, &mut to, name, arguments.repair);
-            found.push((target.name.clone(), stoppable(session, work).await??));
+            let source = app.export_source();
+            let work = compare(&source, &mut to, name, arguments.repair);
+            let work = progress.watch(name, &source.rows_read, work);
+            let (parity, repaired) = stoppable(session, work).await??;
+            if let Some(Exported { rows, change, .. }) = repaired {
+                let rows = output::thousands(rows);
+                progress.say(&format!(
+                    "{name} was repaired in {} with {rows} rows: {change}",
+                    target.name
+                ));
+            }
+            metrics.compared(&target.name, name, parity.differences.is_empty())?;
+            found.push((target.name.clone(), parity));
         }
     }
+    progress.end();
     match selected.output {
         Output::Json => {
             let lines: Vec<Value> =
@@ -68,20 +87,17 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
 
 /// The verdict on one table, after a repair if there was something to repair.
 async fn compare(
-    app: &App,
+    source: &Source,
     to: &mut Destination,
     name: &TableName,
     repair: bool,
-) -> Result<Parity> {
-    let source = app.export_source();
+) -> Result<(Parity, Option<Exported>)> {
     let found = source.parity(to, name).await?;
     if found.differences.is_empty() || !repair {
-        return Ok(found);
+        return Ok((found, None));
     }
     let repaired = source.repair(to, name, found.narrowed.as_ref()).await?;
-    let (rows, change) = (output::thousands(repaired.rows), repaired.change);
-    output::say(&format!("{name} was repaired in {} with {rows} rows: {change}", to.target.name));
-    source.parity(to, name).await
+    Ok((source.parity(to, name).await?, Some(repaired)))
 }
 
 /// A line per table.

@@ -290,6 +290,35 @@ dags.yaml:7:21: there is no target `locale`
     }
 
     #[test]
+    fn a_place_for_files_is_a_folder_or_a_bucket() {
+        check(
+            r#"version: 1
+targets:
+  here: {driver: files, path: "s3://exports", library: a.so}
+  there: {driver: files, uri: "http://exports"}
+  both: {driver: files, path: a, uri: "s3://b"}
+"#,
+            r#"
+dags.yaml:3:31: a path is a folder
+      here: {driver: files, path: "s3://exports", library: a.so}
+                                  ^^^^^^^^^^^^^^
+    hint: write uri: s3://bucket/prefix
+dags.yaml:3:56: files need no driver
+      here: {driver: files, path: "s3://exports", library: a.so}
+                                                           ^^^^
+    hint: remove the key
+dags.yaml:4:31: not a bucket
+      there: {driver: files, uri: "http://exports"}
+                                  ^^^^^^^^^^^^^^^^
+    hint: write uri: s3://bucket/prefix, or path: folder
+dags.yaml:5:39: the target has a path as well
+      both: {driver: files, path: a, uri: "s3://b"}
+                                          ^^^^^^^^
+    hint: write one of path and uri"#,
+        );
+    }
+
+    #[test]
     fn what_a_difference_is_belongs_to_a_check() {
         check(
             "version: 1

@@ -19,7 +19,7 @@ pub(super) type KeysRead = BTreeSet<&'static str>;
 pub struct Target {
     pub name: String,
     pub driver: DriverKind,
-    /// A file's path, or a URI with `${VAR}` for its secrets.
+    /// A path, or a URI with `${VAR}` for its secrets.
     pub place: Spanned<String>,
     /// The driver's file; found by itself if absent.
     pub library: Option<Spanned<String>>,
@@ -31,10 +31,15 @@ pub struct Target {
 pub enum DriverKind {
     Duckdb,
     Postgresql,
+    /// Parquet in a folder or bucket; needs no driver.
+    Files,
 }
 
-const DRIVERS: [(&str, DriverKind); 2] =
-    [("duckdb", DriverKind::Duckdb), ("postgresql", DriverKind::Postgresql)];
+const DRIVERS: [(&str, DriverKind); 3] = [
+    ("duckdb", DriverKind::Duckdb),
+    ("postgresql", DriverKind::Postgresql),
+    ("files", DriverKind::Files),
+];
 
 /// Tables that one target keeps.
 #[derive(Debug, Clone)]
@@ -90,7 +95,27 @@ pub(super) fn read_target(name: &str, map: Mapping<'_>) -> (Option<Target>, Keys
             path.report("a PostgreSQL target is a server", "write uri: postgresql://host/database");
             None
         }
-        (Some(DriverKind::Duckdb), None, _) => map.required("path").and_then(|v| v.string()),
+        (Some(DriverKind::Files), Some(_), Some(uri)) => {
+            uri.report("the target has a path as well", "write one of path and uri");
+            None
+        }
+        (Some(DriverKind::Files), Some(path), None) => path.string().filter(|place| {
+            let is_folder = !place.value.contains("://");
+            if !is_folder {
+                path.report("a path is a folder", "write uri: s3://bucket/prefix");
+            }
+            is_folder
+        }),
+        (Some(DriverKind::Files), None, Some(uri)) => uri.string().filter(|place| {
+            let is_bucket = place.value.starts_with("s3://");
+            if !is_bucket {
+                uri.report("not a bucket", "write uri: s3://bucket/prefix, or path: folder");
+            }
+            is_bucket
+        }),
+        (Some(DriverKind::Duckdb | DriverKind::Files), None, _) => {
+            map.required("path").and_then(|v| v.string())
+        }
         (Some(DriverKind::Postgresql), _, None) => map.required("uri").and_then(|v| v.string()),
         (_, path, uri) => path.or(uri).and_then(|value| value.string()),
     };
@@ -100,7 +125,11 @@ pub(super) fn read_target(name: &str, map: Mapping<'_>) -> (Option<Target>, Keys
     {
         uri.report("the password stands in the file", "write ${VAR} in its place");
     }
-    let library = map.optional("library").and_then(|value| value.string());
+    let library = map.optional("library");
+    if let (Some(DriverKind::Files), Some(library)) = (driver, library) {
+        library.report("files need no driver", "remove the key");
+    }
+    let library = library.and_then(|value| value.string());
     let mut schemas = BTreeMap::new();
     if let Some(listed) = map.optional("schemas").and_then(|value| value.mapping("`schemas`")) {
         for layer in Layer::ALL {

@@ -69,6 +69,8 @@ pub enum Reason {
     LogUnknown,
     /// Somebody dropped it.
     TargetGone,
+    /// It has other columns than the lake's, and cannot be altered.
+    Columns,
     /// The table's kind is always replaced or appended as a whole.
     Kind,
     /// Parity found a difference that no intervals hold.
@@ -83,6 +85,7 @@ impl Reason {
             Reason::Recreated => "the table was made anew",
             Reason::LogUnknown => "the log does not tell what changed",
             Reason::TargetGone => "the target has lost the table",
+            Reason::Columns => "its columns changed",
             Reason::Kind => "the table is replaced whole",
             Reason::Differs => "the table differed",
         }

@@ -2,7 +2,6 @@
 //! publishes them.
 
 use std::sync::Arc;
-use std::time::Instant as Clock;
 
 use arrow::datatypes::SchemaRef;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -16,6 +15,7 @@ use super::history::{self, Entry, HISTORY};
 use super::pair::{Pair, Source};
 use super::rows::{self, RowSource};
 use super::shape;
+use super::side::Side;
 use crate::dag::Target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::Instant;
@@ -29,7 +29,7 @@ pub(super) const LEDGER: &str = "exports";
 const STAGE_HOURS_MAX: u64 = 24;
 
 /// Where they go.
-pub struct Destination {
+pub struct SqlDestination {
     pub target: Target,
     pub(super) dialect: &'static dyn Dialect,
     pub(super) warehouse: Warehouse,
@@ -37,7 +37,7 @@ pub struct Destination {
     pub(super) run: Uuid,
 }
 
-impl Destination {
+impl SqlDestination {
     /// As it is: [`Self::prepare`] makes it fit for exports.
     pub fn new(
         target: Target,
@@ -173,7 +173,7 @@ impl Destination {
         stage: &str,
     ) -> Result<u64> {
         let ranges = moving.ranges();
-        let mut rows = RowSource::open(source, pair, ranges, self.dialect).await?;
+        let mut rows = RowSource::open(source, pair, ranges).await?;
         self.warehouse
             .ingest(OWN_SCHEMA, stage, Arc::clone(&pair.columns), rows.stream().boxed())
             .await?;
@@ -236,28 +236,8 @@ impl Destination {
 
     /// The statement that writes an export into the history.
     pub(super) fn noted(&self, pair: &Pair<'_>, moving: &Move<'_>, rows: u64) -> String {
-        let entry = Entry {
-            version: Some(pair.snapshot.version()),
-            rows,
-            details: moving.change.to_string(),
-            ..self.entry(moving.what, pair.name(), moving.began, history::DONE)
-        };
+        let entry = self.done(pair, moving, rows);
         history::insert(&self.dialect.table(OWN_SCHEMA, HISTORY), &entry)
-    }
-
-    /// An entry of this process that holds no more than it must.
-    pub(super) fn entry(&self, what: &str, name: &TableName, began: Clock, outcome: &str) -> Entry {
-        Entry {
-            at: None,
-            what: what.to_owned(),
-            table: name.to_string(),
-            version: None,
-            run: self.run.to_string(),
-            rows: 0,
-            seconds: began.elapsed().as_secs_f64(),
-            outcome: outcome.to_owned(),
-            details: String::new(),
-        }
     }
 
     pub(super) async fn note(&mut self, entry: &Entry) -> Result<()> {

@@ -9,7 +9,7 @@ use crate::interval::{Instant, MICROS_PER_DAY};
 
 pub const HISTORY: &str = "history";
 /// Entries are kept for so long.
-const DAYS_MAX: i64 = 400;
+pub const DAYS_MAX: i64 = 400;
 /// Longer details are cut.
 const DETAILS_CHARS_MAX: usize = 1_000;
 

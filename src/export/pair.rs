@@ -1,11 +1,11 @@
 //! A table of the lake and its counterpart in a target.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::canonical::is_comparable;
-use super::dialect::Dialect;
 use crate::dag::Target;
 use crate::engine::Engine;
 use crate::engine::storable::storable_type;
@@ -15,12 +15,30 @@ use crate::lake::{Lake, Snapshot};
 use crate::model::{Kind, Model, ModelSet};
 use crate::table::TableName;
 
+/// A target as far as tables must fit it.
+pub trait Keeper: Send + Sync {
+    fn target(&self) -> &Target;
+
+    /// Type of a column, as the target itself spells it; `None` if it has none of this kind.
+    fn column_type(&self, data_type: &DataType) -> Option<String>;
+
+    /// Whether text may hold zero bytes.
+    fn takes_zero_bytes(&self) -> bool;
+
+    /// Longest name that it doesn't cut.
+    fn name_bytes_max(&self) -> Option<usize> {
+        None
+    }
+}
+
 /// Where rows come from.
 #[derive(Clone)]
 pub struct Source {
     pub lake: Lake,
     pub engine: Engine,
     pub models: Arc<ModelSet>,
+    /// Of the lake, so far, for whoever shows it.
+    pub rows_read: Arc<AtomicU64>,
 }
 
 /// A table of the lake at one version, and its counterpart.
@@ -31,14 +49,14 @@ pub struct Pair<'a> {
     pub columns: SchemaRef,
     /// Schema and table in the target.
     pub schema: String,
+    pub takes_zero_bytes: bool,
 }
 
 impl Source {
     /// At the newest version, or at the one given.
     pub async fn pair(
         &self,
-        target: &Target,
-        dialect: &dyn Dialect,
+        keeper: &dyn Keeper,
         name: &TableName,
         version: Option<u64>,
     ) -> Result<Pair<'_>> {
@@ -54,12 +72,14 @@ impl Source {
                     .hint(format!("`flowguard run +{name}` builds it"))
             })?,
         };
-        let columns = exported_columns(name, &snapshot.schema(), dialect)?;
-        if let Some(bytes_max) = dialect.name_bytes_max() {
+        let (columns, target) =
+            (exported_columns(name, &snapshot.schema(), keeper)?, keeper.target());
+        if let Some(bytes_max) = keeper.name_bytes_max() {
             check_names(target, name, &columns, bytes_max)?;
         }
         let schema = target.schema(name.layer).to_owned();
-        Ok(Pair { model, snapshot, columns, schema })
+        let takes_zero_bytes = keeper.takes_zero_bytes();
+        Ok(Pair { model, snapshot, columns, schema, takes_zero_bytes })
     }
 }
 
@@ -91,14 +111,14 @@ fn check_names(
 fn exported_columns(
     name: &TableName,
     schema: &SchemaRef,
-    dialect: &dyn Dialect,
+    keeper: &dyn Keeper,
 ) -> Result<SchemaRef> {
     let fields = schema.fields().iter().filter(|field| field.name() != DAY_COLUMN);
     let fields: Result<Vec<Field>> = fields
         .map(|field| {
             let stored =
                 storable_type(field.data_type()).unwrap_or_else(|_| field.data_type().clone());
-            if is_comparable(&stored) && dialect.column_type(&stored).is_some() {
+            if is_comparable(&stored) && keeper.column_type(&stored).is_some() {
                 return Ok(Field::new(field.name(), stored, field.is_nullable()));
             }
             Err(Error::invalid(format!(

@@ -2,16 +2,15 @@
 
 use std::time::Instant as Clock;
 
-use arrow::datatypes::{DataType, SchemaRef};
 use futures::StreamExt;
 
 use super::canonical::Proof;
-use super::destination::Destination;
 use super::differing::{DifferingRows, ROWS_COMPARED_MAX, differing_rows};
 use super::history::{self, Entry};
 use super::narrow::{DifferingInterval, differing_intervals};
 use super::pair::{Pair, Source};
 use super::rows::RowSource;
+use super::side::Destination;
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::{Range, RangeSet};
 use crate::table::TableName;
@@ -50,33 +49,31 @@ impl Source {
     /// Compares `name` in the target with the lake, at the version that the target's ledger names.
     pub async fn parity(&self, to: &mut Destination, name: &TableName) -> Result<Parity> {
         let began = Clock::now();
-        let newest = self.pair(&to.target, to.dialect, name, None).await?;
+        let newest = self.pair(&**to, name, None).await?;
         let held = to.held(&newest).await?.ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
-                format!("`{name}` was never exported to `{}`", to.target.name),
+                format!("`{name}` was never exported to `{}`", to.target().name),
             )
             .hint(format!("flowguard export run {name}"))
         })?;
         if held.table_id != newest.snapshot.id() {
             return Err(Error::invalid(format!(
                 "`{name}` was made anew since it was exported to `{}`",
-                to.target.name
+                to.target().name
             ))
             .hint(format!("flowguard export run {name} --full")));
         }
         let pair = match newest.snapshot.version() == held.version {
             true => newest,
-            false => self.pair(&to.target, to.dialect, name, Some(held.version)).await?,
+            false => self.pair(&**to, name, Some(held.version)).await?,
         };
-        let found = to.texts(to.dialect.columns_of(&pair.schema, name.name())).await?;
-        let mut differences = form_differences(to, &pair.columns, &found);
-        let own = self.scan(to, &pair).await?;
+        let theirs = to.holding(&pair).await?;
+        let mut differences = theirs.faults;
+        let own = self.scan(&pair).await?;
         let mut narrowed = None;
-        if differences.is_empty() {
-            let table = to.dialect.table(&pair.schema, name.name());
-            let theirs = to.proof(&table, &pair.columns).await?;
-            differences = own.differences(&theirs, &pair.columns);
+        if let Some(theirs) = theirs.proof {
+            differences.extend(own.differences(&theirs, &pair.columns));
             if !differences.is_empty() {
                 narrowed = Some(self.narrow(to, &pair, own.rows.max(theirs.rows)).await?);
             }
@@ -127,33 +124,12 @@ impl Source {
         Ok(narrowed)
     }
 
-    async fn scan(&self, to: &Destination, pair: &Pair<'_>) -> Result<Proof> {
-        let mut rows = RowSource::open(self, pair, None, to.dialect).await?;
+    async fn scan(&self, pair: &Pair<'_>) -> Result<Proof> {
+        let mut rows = RowSource::open(self, pair, None).await?;
         let mut stream = std::pin::pin!(rows.stream());
         while let Some(batch) = stream.next().await {
             batch?;
         }
         Ok(rows.proof())
     }
-}
-
-fn form_differences(
-    to: &Destination,
-    columns: &SchemaRef,
-    found: &[Vec<Option<String>>],
-) -> Vec<String> {
-    if found.is_empty() {
-        return vec!["the table is gone from the target".to_owned()];
-    }
-    let mut differences = Vec::new();
-    let wanted = |data_type: &DataType| to.dialect.column_type(data_type);
-    for field in columns.fields() {
-        let existing = found.iter().find(|row| row[0].as_deref() == Some(field.name()));
-        let existing = existing.map(|row| row[1].clone());
-        if existing != Some(wanted(field.data_type())) {
-            let existing = existing.flatten().unwrap_or_else(|| "absent".to_owned());
-            differences.push(format!("column `{}` is {existing} in the target", field.name()));
-        }
-    }
-    differences
 }

@@ -3,10 +3,10 @@
 use std::time::Instant as Clock;
 
 use super::change::{Change, Held, Move, Reason, change_since};
-use super::destination::Destination;
 use super::history::{self, Entry};
 use super::pair::{Pair, Source};
 use super::parity::Narrowed;
+use super::side::Destination;
 use crate::error::{Error, Result};
 use crate::table::TableName;
 
@@ -22,7 +22,7 @@ pub struct Exported {
 impl Source {
     /// What an export of `name` would move, without moving it.
     pub async fn plan(&self, to: &mut Destination, name: &TableName, full: bool) -> Result<Change> {
-        let pair = self.pair(&to.target, to.dialect, name, None).await?;
+        let pair = self.pair(&**to, name, None).await?;
         let held = held_by(to, &pair, full).await?;
         self.change(&pair, held.as_ref(), full).await
     }
@@ -47,20 +47,18 @@ impl Source {
         full: bool,
         began: Clock,
     ) -> Result<Exported> {
-        let pair = self.pair(&to.target, to.dialect, name, None).await?;
+        let pair = self.pair(&**to, name, None).await?;
         let version = pair.snapshot.version();
         let held = held_by(to, &pair, full).await?;
-        let is_there = to.shape(&pair).await?;
-        let change = match self.change(&pair, held.as_ref(), full).await? {
-            _ if !is_there && held.is_some() => Change::Whole(Reason::TargetGone),
-            change => change,
+        let change = match (to.fit(&pair).await?, &held) {
+            (Some(reason), Some(_)) => Change::Whole(reason),
+            (_, held) => self.change(&pair, held.as_ref(), full).await?,
         };
         let moving = Move { held: held.as_ref(), change: &change, what: history::EXPORT, began };
         let rows = match (&change, &held) {
             (Change::None, Some(held)) if held.version == version => 0,
             (Change::None, _) => {
-                let claim = to.claim(&pair, held.as_ref(), None);
-                to.transaction(&claim, &[to.noted(&pair, &moving, 0)], &pair).await?;
+                to.advance(&pair, &moving).await?;
                 0
             }
             _ => to.apply(self, &pair, &moving).await?,
@@ -90,12 +88,11 @@ impl Source {
         began: Clock,
     ) -> Result<Exported> {
         let held = {
-            let pair = self.pair(&to.target, to.dialect, name, None).await?;
+            let pair = self.pair(&**to, name, None).await?;
             to.held(&pair).await?
         };
-        let pair =
-            self.pair(&to.target, to.dialect, name, held.as_ref().map(|held| held.version)).await?;
-        to.shape(&pair).await?;
+        let pair = self.pair(&**to, name, held.as_ref().map(|held| held.version)).await?;
+        to.fit(&pair).await?;
         let ranges = narrowed.and_then(Narrowed::ranges);
         let change = ranges.map_or(Change::Whole(Reason::Differs), Change::Ranges);
         let moving = Move { held: held.as_ref(), change: &change, what: history::REPAIR, began };
@@ -116,18 +113,18 @@ impl Source {
 /// did not live to fill, is empty.
 async fn held_by(to: &mut Destination, pair: &Pair<'_>, full: bool) -> Result<Option<Held>> {
     let held = to.held(pair).await?;
-    if held.is_some() || full || !to.has_rows(pair).await? {
+    if held.is_some() || full {
         return Ok(held);
     }
-    let table = to.dialect.table(&pair.schema, pair.name().name());
+    let Some(table) = to.foreign_rows(pair).await? else { return Ok(held) };
     Err(Error::invalid(format!(
         "{table} holds rows in `{}` that were not exported by FlowGuard",
-        to.target.name
+        to.target().name
     ))
     .hint(format!(
         "`flowguard export run {} --target {} --full` replaces them all",
         pair.name(),
-        to.target.name
+        to.target().name
     )))
 }
 

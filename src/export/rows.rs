@@ -1,9 +1,11 @@
 //! Rows of one version of a table on their way to a target, and what they were, for the proof.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Date32Type, SchemaRef, TimestampMicrosecondType};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::Expr;
 use datafusion::prelude::{col, lit};
@@ -23,15 +25,21 @@ pub struct RowSource {
     name: String,
     columns: SchemaRef,
     takes_zero_bytes: bool,
+    rows_read: Arc<AtomicU64>,
     proof: Arc<Mutex<Proof>>,
 }
 
 impl RowSource {
-    pub async fn open(
+    pub async fn open(source: &Source, pair: &Pair<'_>, ranges: Option<&RangeSet>) -> Result<Self> {
+        Self::open_in_order(source, pair, ranges, None).await
+    }
+
+    /// Sorted by a column, nulls first.
+    pub async fn open_in_order(
         source: &Source,
         pair: &Pair<'_>,
         ranges: Option<&RangeSet>,
-        dialect: &dyn Dialect,
+        order: Option<&str>,
     ) -> Result<Self> {
         let doing = format!("cannot read `{}`", pair.name());
         let failed = |error| engine_error(&doing, error);
@@ -40,6 +48,10 @@ impl RowSource {
         if let Some(ranges) = ranges {
             frame = frame.filter(within(pair, ranges)?).map_err(failed)?;
         }
+        if let Some(column) = order {
+            let column = col(datafusion::common::Column::from_name(column));
+            frame = frame.sort(vec![column.sort(true, true)]).map_err(failed)?;
+        }
         let names: Vec<&str> =
             pair.columns.fields().iter().map(|field| field.name().as_str()).collect();
         let frame = frame.select_columns(&names).map_err(failed)?;
@@ -47,7 +59,8 @@ impl RowSource {
             rows: Some(frame.execute_stream().await.map_err(failed)?),
             name: pair.name().to_string(),
             columns: Arc::clone(&pair.columns),
-            takes_zero_bytes: dialect.takes_zero_bytes(),
+            takes_zero_bytes: pair.takes_zero_bytes,
+            rows_read: Arc::clone(&source.rows_read),
             proof: Arc::new(Mutex::new(Proof::new(&pair.columns))),
         })
     }
@@ -55,10 +68,11 @@ impl RowSource {
     /// The rows, once.
     pub fn batches(&mut self) -> impl Stream<Item = Result<RecordBatch>> + Send + use<> {
         let (name, columns) = (self.name.clone(), Arc::clone(&self.columns));
-        let takes_zero_bytes = self.takes_zero_bytes;
+        let (takes_zero_bytes, rows_read) = (self.takes_zero_bytes, Arc::clone(&self.rows_read));
         futures::stream::iter(self.rows.take()).flatten().map(move |batch| {
             let batch =
                 batch.map_err(|error| engine_error(&format!("cannot read `{name}`"), error))?;
+            rows_read.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
             let batch = conform(&batch, &columns)?;
             if !takes_zero_bytes {
                 refuse_zero_bytes(&name, &batch)?;
@@ -144,6 +158,28 @@ fn within(pair: &Pair<'_>, ranges: &RangeSet) -> Result<Expr> {
         });
     }
     Ok(condition.unwrap_or_else(|| lit(false)))
+}
+
+/// The rows of a batch that lie within the ranges.
+pub fn only_within(pair: &Pair<'_>, ranges: &RangeSet, batch: &RecordBatch) -> Result<RecordBatch> {
+    let time = time_of(pair)?;
+    let column = batch
+        .column_by_name(time)
+        .ok_or_else(|| Error::internal(format!("rows without `{time}`")))?;
+    let bounds = ranges.iter().map(|range| bounds(pair, range)).collect::<Result<Vec<_>>>()?;
+    let is_within = |row: usize| {
+        column.is_valid(row)
+            && bounds.iter().any(|bounds| match bounds {
+                Bounds::Dates(start, end) => {
+                    (*start..*end).contains(&column.as_primitive::<Date32Type>().value(row))
+                }
+                Bounds::Instants(start, end) => (*start..*end)
+                    .contains(&column.as_primitive::<TimestampMicrosecondType>().value(row)),
+            })
+    };
+    let mask: BooleanArray = (0..batch.num_rows()).map(|row| Some(is_within(row))).collect();
+    filter_record_batch(batch, &mask)
+        .map_err(|source| Error::internal("rows cannot be filtered").source(source))
 }
 
 /// The same in the target's words.

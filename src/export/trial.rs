@@ -8,22 +8,15 @@ use arrow::datatypes::{Float32Type, Float64Type};
 
 use super::canonical::{is_float, write_value};
 use super::corpus::{POSITION, ROWS, corpus};
-use super::destination::{Destination, LEDGER, OWN_SCHEMA};
+use super::destination::{LEDGER, OWN_SCHEMA, SqlDestination};
 use super::dialect::quoted;
 use super::history::HISTORY;
 use super::shape;
+use super::side::MissingRight;
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::TableName;
 
-/// What a user may not do and an export must.
-#[derive(Debug, Clone)]
-pub struct MissingRight {
-    pub right: String,
-    /// The statement that cures it.
-    pub given_by: String,
-}
-
-impl Destination {
+impl SqlDestination {
     /// What is missing for exports of `tables`, as far as the warehouse can tell beforehand.
     pub async fn missing_rights(&mut self, tables: &[TableName]) -> Result<Vec<MissingRight>> {
         let mut wanted = vec![(OWN_SCHEMA, LEDGER), (OWN_SCHEMA, HISTORY)];

@@ -3,7 +3,9 @@
 //! ([`commit::commit`]); it plans no queries and knows no models.
 
 pub mod commit;
+pub mod details;
 mod durable;
+pub mod folder;
 pub mod ledger;
 mod loaded;
 pub mod replace;

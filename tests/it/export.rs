@@ -3,8 +3,9 @@
 //! clients look at the result.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use flowguard::app::App;
 use flowguard::app::export::Surroundings;
@@ -29,6 +30,7 @@ const BY_DAY: &str = "SELECT id, date_trunc('day', at) AS day, n FROM silver.cle
 pub enum Warehouse {
     Duckdb { home: PathBuf, file: PathBuf },
     Postgresql { server: Server, home: PathBuf },
+    Files { home: PathBuf, folder: PathBuf },
 }
 
 pub struct Server(TempDir, String);
@@ -44,7 +46,20 @@ pub fn scripts() -> PathBuf {
 }
 
 impl Warehouse {
-    /// Both kinds, or none after a loud word that `test` is skipped.
+    /// Those of SQL and a folder of files, whose tables DuckDB's client reads.
+    pub fn with_files(test: &str, project: &Project) -> Vec<Self> {
+        let mut all = Self::all(test, project);
+        let home = all.first().map(|first| match first {
+            Self::Duckdb { home, .. }
+            | Self::Postgresql { home, .. }
+            | Self::Files { home, .. } => home.clone(),
+        });
+        let folder = project.folder().join("exports");
+        all.extend(home.map(|home| Self::Files { home, folder }));
+        all
+    }
+
+    /// Both kinds of SQL, or none after a loud word that `test` is skipped.
     pub fn all(test: &str, project: &Project) -> Vec<Self> {
         let required = std::env::var("FLOWGUARD_TEST_REQUIRED").is_ok_and(|value| value == "1");
         let mut install = Command::new(scripts().join("install"));
@@ -67,24 +82,26 @@ impl Warehouse {
 
     /// Writes the target into the project, as `here`.
     pub fn configure(&self, project: &Project, select: &str) {
-        let (driver, place, home) = match self {
-            Self::Duckdb { home, .. } => ("duckdb", "path: warehouse.duckdb".to_owned(), home),
+        let (driver, place, library) = match self {
+            Self::Duckdb { home, .. } => (
+                "duckdb",
+                "path: warehouse.duckdb".to_owned(),
+                Some(home.join("drivers/libduckdb.so")),
+            ),
             Self::Postgresql { server, home } => {
                 let uri = format!("uri: \"postgresql://owner@127.0.0.1:{}/postgres\"", server.1);
-                ("postgresql", uri, home)
+                let library = home.join("drivers/libadbc_driver_postgresql.so");
+                ("postgresql", uri, Some(library))
             }
+            Self::Files { .. } => ("files", "path: exports".to_owned(), None),
         };
-        let library = match self {
-            Self::Duckdb { .. } => "libduckdb.so",
-            Self::Postgresql { .. } => "libadbc_driver_postgresql.so",
-        };
-        let library = home.join("drivers").join(library);
+        let library = library.map(|file| format!(", library: \"{}\"", file.display()));
         project.write(
             "dags.yaml",
             &format!(
-                "version: 1\ntargets:\n  here: {{driver: {driver}, {place}, library: \"{}\"}}\n\
+                "version: 1\ntargets:\n  here: {{driver: {driver}, {place}{}}}\n\
                  exports:\n  nightly: {{target: here, select: [{select}]}}\n",
-                library.display()
+                library.unwrap_or_default()
             ),
         );
     }
@@ -103,6 +120,10 @@ impl Warehouse {
                         .arg(sql),
                 )
             }
+            Self::Files { home, folder } => {
+                let mut client = Command::new(home.join("python/bin/python"));
+                finish(client.arg(scripts().join("files.py")).arg(folder).arg(sql))
+            }
             Self::Postgresql { server, .. } => {
                 let mut psql = Command::new(scripts().join("postgresql"));
                 finish(psql.arg("sql").arg(server.0.path().join("server")).arg(sql))
@@ -116,11 +137,11 @@ fn daily(sql: &str) -> String {
     model(DAILY, sql)
 }
 
-fn changing_project() -> Project {
+pub fn changing_project() -> Project {
     project(&[("silver/clean", &daily(CLEAN)), ("gold/by_day", &model("kind: full", BY_DAY))])
 }
 
-const THREE: [(&str, &str, &str); 3] = [
+pub const THREE: [(&str, &str, &str); 3] = [
     ("a", "2026-01-05T10:00:00Z", "1"),
     ("b", "2026-01-06T10:00:00Z", "2"),
     ("c", "2026-01-07T10:00:00Z", "3"),
@@ -151,7 +172,7 @@ async fn an_export_moves_what_changed_and_parity_sees_what_somebody_else_changed
     let project = changing_project();
     add(&project, &THREE).await;
     project.run(&["run"]).succeeded();
-    for warehouse in Warehouse::all("export::an_export_moves_what_changed", &project) {
+    for warehouse in Warehouse::with_files("export::an_export_moves_what_changed", &project) {
         warehouse.configure(&project, "silver.*, gold.*");
         let first = "3 rows: everything: first export";
         let expected = moved(&[("gold.by_day", first), ("silver.clean", first)]);
@@ -182,6 +203,8 @@ async fn an_export_moves_what_changed_and_parity_sees_what_somebody_else_changed
             .skip(1)
             .take(2)
             .map(|line| line.rsplit("  ").next().unwrap())
+            // Of files it is said as well which one was changed.
+            .map(|line| line.split_once("was changed; ").map_or(line, |(_, values)| values))
             .collect();
         let twice = "rows: 4 in the lake, 5 in the target";
         assert_eq!(verdicts, ["values: as many rows, but other ones", twice]);
@@ -189,8 +212,14 @@ async fn an_export_moves_what_changed_and_parity_sees_what_somebody_else_changed
         assert_eq!(warehouse.ask("SELECT sum(n) FROM silver.clean"), ["10"]);
 
         warehouse.ask("DROP TABLE gold.by_day");
-        assert!(parity(&project).stdout.contains("the table is gone from the target"));
-        let lost = "4 rows: everything: the target has lost the table";
+        let lost = match &warehouse {
+            // Manifests are the ledger too.
+            Warehouse::Files { .. } => "4 rows: everything: first export",
+            _ => {
+                assert!(parity(&project).stdout.contains("the table is gone from the target"));
+                "4 rows: everything: the target has lost the table"
+            }
+        };
         assert_eq!(export(&project, &[])["gold.by_day"], lost);
         parity(&project).succeeded();
         // The other warehouse begins where this one began.
@@ -210,7 +239,7 @@ async fn a_table_made_anew_replaces_its_namesake() {
     let project = changing_project();
     add(&project, &THREE).await;
     project.run(&["run"]).succeeded();
-    for warehouse in Warehouse::all("export::a_table_made_anew", &project) {
+    for warehouse in Warehouse::with_files("export::a_table_made_anew", &project) {
         warehouse.configure(&project, "silver.*, gold.*");
         export(&project, &[]);
         remake(&project).await;
@@ -275,7 +304,7 @@ async fn of_two_exports_at_once_one_wins() {
     let project = changing_project();
     add(&project, &THREE).await;
     let mut added = 0;
-    for warehouse in Warehouse::all("export::of_two_exports_at_once", &project) {
+    for warehouse in Warehouse::with_files("export::of_two_exports_at_once", &project) {
         warehouse.configure(&project, "silver.*, gold.*");
         let name: TableName = "silver.clean".parse().unwrap();
         for round in 0..ROUNDS {
@@ -337,12 +366,12 @@ lines'),
 async fn every_type_and_its_edges_arrive() {
     let project = Project::of_models(&[("gold/every_type", &model("kind: full", EVERY_TYPE))]);
     project.run(&["run"]).succeeded();
-    for warehouse in Warehouse::all("export::every_type", &project) {
+    for warehouse in Warehouse::with_files("export::every_type", &project) {
         warehouse.configure(&project, "gold.*");
         project.run(&["export", "run"]).succeeded();
         parity(&project).succeeded();
         let micros = match &warehouse {
-            Warehouse::Duckdb { .. } => "epoch_us(\"At time\")",
+            Warehouse::Duckdb { .. } | Warehouse::Files { .. } => "epoch_us(\"At time\")",
             Warehouse::Postgresql { .. } => {
                 "CAST(extract(epoch FROM \"At time\") * 1000000 AS bigint)"
             }
@@ -437,5 +466,39 @@ async fn rows_that_somebody_else_put_there_are_replaced_only_when_asked() {
         warehouse.ask("DELETE FROM flowguard.exports");
         assert_eq!(export(&project, &[])["gold.t"], "1 rows: everything: first export");
         parity(&project).succeeded();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_restarts_is_waited_for_and_a_refusal_is_not_repeated() {
+    let project = changing_project();
+    add(&project, &THREE).await;
+    project.run(&["run"]).succeeded();
+    for warehouse in Warehouse::all("export::a_server_that_restarts", &project) {
+        let Warehouse::Postgresql { server, .. } = &warehouse else { continue };
+        warehouse.configure(&project, "silver.*, gold.*");
+        let serve = |verb: &str| {
+            let mut command = Command::new(scripts().join("postgresql"));
+            finish(command.arg(verb).arg(server.0.path().join("server"))).succeeded();
+        };
+        serve("stop");
+        let mut running = project.command(&["export", "run"]);
+        let mut running = running.stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(running.stderr.take().unwrap()).lines();
+        let said = |line: &std::io::Result<String>| line.as_ref().unwrap().contains("tried again");
+        assert!(lines.any(|line| said(&line)), "nothing was tried again");
+        serve("resume");
+        for line in lines {
+            println!("{}", line.unwrap());
+        }
+        assert!(running.wait().unwrap().success());
+        assert_eq!(warehouse.ask("SELECT count(*), sum(n) FROM silver.clean"), ["3|6"]);
+        parity(&project).succeeded();
+
+        warehouse.ask("ALTER TABLE gold.by_day ADD COLUMN theirs INTEGER");
+        let refused = project.run(&["export", "run", "--full"]);
+        assert_eq!(refused.code, Some(2));
+        assert!(!refused.stderr.contains("tried again"), "{}", refused.stderr);
+        warehouse.ask("ALTER TABLE gold.by_day DROP COLUMN theirs");
     }
 }

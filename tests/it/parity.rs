@@ -196,7 +196,7 @@ const FAULTS: [Fault; 11] = [
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_planted_fault_is_narrowed_to_its_rows_and_no_more_is_repaired() {
     let project = planted().await;
-    for warehouse in Warehouse::all("parity::a_planted_fault", &project) {
+    for warehouse in Warehouse::with_files("parity::a_planted_fault", &project) {
         warehouse.configure(&project, "silver.*, gold.*");
         export(&project, &[]);
         for Fault { table, statements, found, repaired } in FAULTS {
@@ -213,7 +213,14 @@ async fn a_planted_fault_is_narrowed_to_its_rows_and_no_more_is_repaired() {
             assert_eq!(plain(&lines[1..]), plain(&expected), "{statements:?}\n{narrowed}");
             let repairing = project.run(&["parity", "--repair"]).without_logs().succeeded();
             let line = format!("{table} was repaired in here {repaired}\n");
-            assert_eq!(repairing.stderr, line, "{statements:?}");
+            match warehouse {
+                // A file is replaced whole, also if a row of another interval was put into it.
+                Warehouse::Files { .. } => {
+                    let what = |line: &str| line.split_once("rows: ").unwrap().1.to_owned();
+                    assert_eq!(what(&repairing.stderr), what(&line), "{statements:?}");
+                }
+                _ => assert_eq!(repairing.stderr, line, "{statements:?}"),
+            }
             parity(&project).succeeded();
         }
     }
@@ -227,7 +234,7 @@ fn plain(lines: &[&str]) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn programs_read_where_two_sides_differ() {
     let project = planted().await;
-    for warehouse in Warehouse::all("parity::programs_read", &project) {
+    for warehouse in Warehouse::with_files("parity::programs_read", &project) {
         warehouse.configure(&project, "silver.clean");
         export(&project, &[]);
         warehouse.ask("UPDATE silver.clean SET t = NULL WHERE id = 'd'");
@@ -263,7 +270,7 @@ async fn of_many_differing_rows_some_are_shown_and_all_are_counted() {
     let numbers = model("kind: full\nkey: [n]", "SELECT unnest(range(1, 26)) AS n, 'a' AS t");
     let project = Project::of_models(&[("gold/numbers", &numbers)]);
     project.run(&["run"]).succeeded();
-    for warehouse in Warehouse::all("parity::of_many_differing_rows", &project) {
+    for warehouse in Warehouse::with_files("parity::of_many_differing_rows", &project) {
         warehouse.configure(&project, "gold.*");
         export(&project, &[]);
         warehouse.ask("UPDATE gold.numbers SET t = 'b' WHERE n > 2");

@@ -17,6 +17,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::certificates::Certificates;
+use crate::files::metrics_of_an_export;
 use crate::program::{Project, model};
 use crate::served::{PATIENCE, Reply, Request, Served};
 use crate::services::{User, services};
@@ -403,8 +404,10 @@ fn what_alerts_and_the_dashboard_ask_for_is_measured() {
     let served = Served::start(&project, &["--only", "http"]);
     assert_eq!(served.described["flight"], json!(null));
     let text = served.get("/metrics").succeeded();
+    // Exports are no part of `serve` and leave theirs in a file.
+    let exports = tokio::runtime::Runtime::new().unwrap().block_on(metrics_of_an_export());
     let mut measured = BTreeSet::new();
-    for line in text.lines() {
+    for line in text.lines().chain(exports.lines()) {
         let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
         else {
             continue;

@@ -11,10 +11,12 @@ use arrow::datatypes::SchemaRef;
 use super::canonical::is_float;
 use crate::dag::DriverKind;
 
-pub fn dialect(driver: DriverKind) -> &'static dyn Dialect {
+/// `None` for a target that is not asked by SQL.
+pub fn dialect(driver: DriverKind) -> Option<&'static dyn Dialect> {
     match driver {
-        DriverKind::Duckdb => &duckdb::Duckdb,
-        DriverKind::Postgresql => &postgresql::Postgresql,
+        DriverKind::Duckdb => Some(&duckdb::Duckdb),
+        DriverKind::Postgresql => Some(&postgresql::Postgresql),
+        DriverKind::Files => None,
     }
 }
 

@@ -1,0 +1,248 @@
+//! The side of a target that is asked by SQL: what it holds is computed there, by one statement.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::AsArray;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::calendar::{Calendar, INTERVALS_MAX, Proofs};
+use super::canonical::{Proof, is_float};
+use super::change::{Held, Move, Reason};
+use super::destination::SqlDestination;
+use super::dialect::{Dialect, grouped_proof_query, quoted, row_text};
+use super::history::Entry;
+use super::keys::{Key, ROWS_FETCHED_MAX, Row, Wanted, mix_floats, scattered, uncast};
+use super::pair::{Keeper, Pair, Source};
+use super::rows;
+use super::shape::proof_of;
+use super::side::{Holding, MissingRight, Side};
+use crate::dag::Target;
+use crate::engine::storable::conform;
+use crate::error::{Error, Result};
+use crate::interval::RangeSet;
+use crate::table::TableName;
+
+impl Keeper for SqlDestination {
+    fn target(&self) -> &Target {
+        &self.target
+    }
+
+    fn column_type(&self, data_type: &DataType) -> Option<String> {
+        self.dialect.column_type(data_type)
+    }
+
+    fn takes_zero_bytes(&self) -> bool {
+        self.dialect.takes_zero_bytes()
+    }
+
+    fn name_bytes_max(&self) -> Option<usize> {
+        self.dialect.name_bytes_max()
+    }
+}
+
+#[async_trait]
+impl Side for SqlDestination {
+    fn run(&self) -> Uuid {
+        self.run
+    }
+
+    async fn prepare(&mut self) -> Result<()> {
+        SqlDestination::prepare(self).await
+    }
+
+    async fn missing_rights(&mut self, tables: &[TableName]) -> Result<Vec<MissingRight>> {
+        SqlDestination::missing_rights(self, tables).await
+    }
+
+    async fn test(&mut self, library: Option<&Path>) -> Result<String> {
+        SqlDestination::test(self, library.unwrap_or(Path::new(""))).await
+    }
+
+    async fn held(&mut self, pair: &Pair<'_>) -> Result<Option<Held>> {
+        SqlDestination::held(self, pair).await
+    }
+
+    async fn foreign_rows(&mut self, pair: &Pair<'_>) -> Result<Option<String>> {
+        let table = self.dialect.table(&pair.schema, pair.name().name());
+        Ok(self.has_rows(pair).await?.then_some(table))
+    }
+
+    async fn fit(&mut self, pair: &Pair<'_>) -> Result<Option<Reason>> {
+        Ok((!self.shape(pair).await?).then_some(Reason::TargetGone))
+    }
+
+    async fn advance(&mut self, pair: &Pair<'_>, moving: &Move<'_>) -> Result<()> {
+        let claim = self.claim(pair, moving.held, None);
+        self.transaction(&claim, &[self.noted(pair, moving, 0)], pair).await
+    }
+
+    async fn apply(&mut self, source: &Source, pair: &Pair<'_>, moving: &Move<'_>) -> Result<u64> {
+        SqlDestination::apply(self, source, pair, moving).await
+    }
+
+    async fn holding(&mut self, pair: &Pair<'_>) -> Result<Holding> {
+        let name = pair.name().name();
+        let found = self.texts(self.dialect.columns_of(&pair.schema, name)).await?;
+        let faults = form_differences(self.dialect, &pair.columns, &found);
+        let proof = match faults.is_empty() {
+            true => {
+                let table = self.dialect.table(&pair.schema, name);
+                Some(self.proof(&table, &pair.columns).await?)
+            }
+            false => None,
+        };
+        Ok(Holding { faults, proof })
+    }
+
+    async fn interval_proofs(
+        &mut self,
+        pair: &Pair<'_>,
+        calendar: &Calendar<'_>,
+        width: i64,
+    ) -> Result<Option<Proofs>> {
+        let table = self.dialect.table(&pair.schema, pair.name().name());
+        let bucket = bucket(self.dialect, calendar, width);
+        let query = grouped_proof_query(self.dialect, &table, &pair.columns, &bucket);
+        let rows = self.texts(format!("{query} LIMIT {}", INTERVALS_MAX + 1)).await?;
+        if rows.len() > INTERVALS_MAX {
+            return Ok(None);
+        }
+        let mut proofs = Proofs::new();
+        for row in &rows {
+            let unread =
+                || Error::internal(format!("`{}` gave no proof of {table}", self.target.name));
+            let (bucket, proof) = row.split_first().ok_or_else(unread)?;
+            let range = match bucket {
+                None => None,
+                Some(text) => {
+                    let bucket = text.parse().map_err(|_| unread())?;
+                    Some(calendar.range_of_bucket(bucket, width)?)
+                }
+            };
+            let proof = proof_of(proof, &pair.columns).ok_or_else(unread)?;
+            proofs.entry(range).or_insert_with(|| Proof::new(&pair.columns)).add(&proof);
+        }
+        Ok(Some(proofs))
+    }
+
+    /// The hashes are computed there.
+    async fn digests(
+        &mut self,
+        pair: &Pair<'_>,
+        ranges: Option<&RangeSet>,
+        key: &Key,
+    ) -> Result<Vec<(u64, u64)>> {
+        let dialect = self.dialect;
+        let mut outputs = vec![
+            expression(dialect, key, &pair.columns)?,
+            dialect.hash(&row_text(dialect, &pair.columns)),
+        ];
+        let floats = pair.columns.fields().iter().filter(|field| is_float(field.data_type()));
+        outputs.extend(floats.map(|f| format!("CAST({} AS DOUBLE PRECISION)", quoted(f.name()))));
+        let named = outputs.iter().enumerate().map(|(at, output)| format!("{output} AS c{at}"));
+        let query = format!(
+            "SELECT {} FROM {} WHERE {}",
+            named.collect::<Vec<_>>().join(", "),
+            dialect.table(&pair.schema, pair.name().name()),
+            within(dialect, pair, ranges)?
+        );
+        let mut found = Vec::new();
+        for batch in self.warehouse.query(query).await? {
+            let integers = |at: usize| cast(batch.column(at), &DataType::Int64).map_err(uncast);
+            let (keys, hashes) = (integers(0)?, integers(1)?);
+            let unsigned = |value: i64| value.cast_unsigned();
+            let hashes = hashes.as_primitive::<Int64Type>().values();
+            let mut digests: Vec<u64> = hashes.iter().copied().map(unsigned).collect();
+            for column in &batch.columns()[2..] {
+                mix_floats(&mut digests, column)?;
+            }
+            let keys = keys.as_primitive::<Int64Type>().values().iter().copied().map(unsigned);
+            found.extend(keys.zip(digests.into_iter().map(scattered)));
+        }
+        Ok(found)
+    }
+
+    async fn rows(
+        &mut self,
+        pair: &Pair<'_>,
+        ranges: Option<&RangeSet>,
+        wanted: &Wanted<'_>,
+    ) -> Result<Vec<Row>> {
+        let dialect = self.dialect;
+        let names: Vec<String> = pair.columns.fields().iter().map(|f| quoted(f.name())).collect();
+        let hashes: Vec<String> = wanted.hashes.iter().map(u64::to_string).collect();
+        let query = format!(
+            "SELECT {} FROM {} WHERE {} AND {} IN ({}) LIMIT {ROWS_FETCHED_MAX}",
+            names.join(", "),
+            dialect.table(&pair.schema, pair.name().name()),
+            within(dialect, pair, ranges)?,
+            expression(dialect, wanted.key, &pair.columns)?,
+            hashes.join(", ")
+        );
+        // Somebody may have put nulls where the lake has none.
+        let nullable = |field: &Arc<Field>| field.as_ref().clone().with_nullable(true);
+        let columns = Schema::new(pair.columns.fields().iter().map(nullable).collect::<Vec<_>>());
+        let columns = Arc::new(columns);
+        let mut rows = Vec::new();
+        for batch in self.warehouse.query(query).await? {
+            rows.extend(wanted.rows(&conform(&batch, &columns)?)?);
+        }
+        Ok(rows)
+    }
+
+    async fn note(&mut self, entry: &Entry) -> Result<()> {
+        SqlDestination::note(self, entry).await
+    }
+
+    async fn history(&mut self, tables: &[TableName], limit: usize) -> Result<Vec<Entry>> {
+        SqlDestination::history(self, tables, limit).await
+    }
+}
+
+fn form_differences(
+    dialect: &dyn Dialect,
+    columns: &SchemaRef,
+    found: &[Vec<Option<String>>],
+) -> Vec<String> {
+    if found.is_empty() {
+        return vec!["the table is gone from the target".to_owned()];
+    }
+    let mut differences = Vec::new();
+    for field in columns.fields() {
+        let existing = found.iter().find(|row| row[0].as_deref() == Some(field.name()));
+        let existing = existing.map(|row| row[1].clone());
+        if existing != Some(dialect.column_type(field.data_type())) {
+            let existing = existing.flatten().unwrap_or_else(|| "absent".to_owned());
+            differences.push(format!("column `{}` is {existing} in the target", field.name()));
+        }
+    }
+    differences
+}
+
+/// What the target groups by: the day's number, or the instant that begins a step.
+fn bucket(dialect: &dyn Dialect, calendar: &Calendar<'_>, width: i64) -> String {
+    let text = dialect.text(&quoted(calendar.time), calendar.data_type);
+    match calendar.data_type {
+        DataType::Date32 => text,
+        _ => {
+            let micros = format!("CAST({text} AS BIGINT)");
+            let rest = format!("({micros} % {width} + {width}) % {width}");
+            format!("CAST({micros} - {rest} AS VARCHAR)")
+        }
+    }
+}
+
+fn expression(dialect: &dyn Dialect, key: &Key, columns: &SchemaRef) -> Result<String> {
+    Ok(dialect.hash(&row_text(dialect, &key.schema(columns)?)))
+}
+
+fn within(dialect: &dyn Dialect, pair: &Pair<'_>, ranges: Option<&RangeSet>) -> Result<String> {
+    Ok(match ranges {
+        None => "TRUE".to_owned(),
+        Some(ranges) => format!("({})", rows::condition(dialect, pair, ranges)?),
+    })
+}
