@@ -143,19 +143,21 @@ async fn the_edges_of_time_and_numbers_arrive() {
         let rows = warehouse.ask(
             "SELECT k, CAST(whole AS VARCHAR), CAST(part AS VARCHAR), \
              CASE WHEN single > 1e30 THEN 'NaN' WHEN single < -1e30 THEN 'low' ELSE 'finite' END, \
-             y > 1.797693134862315e308, y > 0 AND y < 1e-323, y < -1.8e308 \
+             y > 1.797693134862315e308, y > 0 AND y < 1e-323, y < -1.7e308 \
              FROM gold.t ORDER BY k",
         );
         let rows: Vec<String> = rows
             .iter()
             .map(|row| row.to_lowercase().replace("true", "t").replace("false", "f"))
+            // DuckDB writes no digit before the point of such a decimal.
+            .map(|row| row.replace("|0.", "|.").replace("|-0.", "|-."))
             .collect();
         assert_eq!(
             rows,
             [
-                "1|99999999999999999999999999999999999999|0.99999999999999999999999999999999999999|low|t|f|f",
-                "2|-99999999999999999999999999999999999999|-0.00000000000000000000000000000000000001|nan|f|t|f",
-                "3|10000000000000000000000000000000000000|0.10000000000000000000000000000000000000|finite|f|f|t",
+                "1|99999999999999999999999999999999999999|.99999999999999999999999999999999999999|low|t|f|f",
+                "2|-99999999999999999999999999999999999999|-.00000000000000000000000000000000000001|nan|f|t|f",
+                "3|10000000000000000000000000000000000000|.10000000000000000000000000000000000000|finite|f|f|t",
             ]
         );
         let times = format!("SELECT {} FROM gold.t ORDER BY k", micros(&warehouse));
