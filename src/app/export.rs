@@ -228,16 +228,6 @@ impl App {
         Ok(file.to_string_lossy().into_owned())
     }
 
-    /// The driver's file; `None` for a target without a driver.
-    pub fn driver(
-        &self,
-        target: &Target,
-        surroundings: &Surroundings<'_>,
-    ) -> Result<Option<PathBuf>> {
-        let found = dialect(target.driver).map(|found| self.library(target, found, surroundings));
-        found.transpose()
-    }
-
     fn library(
         &self,
         target: &Target,

@@ -349,9 +349,8 @@ pub async fn target(session: &Session, arguments: &TargetArguments) -> Result<()
             .hint("have the database's owner run the statements above, then test again"));
     }
     to.prepare().await?;
-    let driver = app.driver(target, &surroundings(session))?;
-    let version = to.test(driver.as_deref()).await?;
-    let driver = driver.map_or(String::new(), |file| {
+    let version = to.test().await?;
+    let driver = to.driver().map_or(String::new(), |file| {
         format!("driver: {}\nhard values arrive as they were sent: yes\n", file.display())
     });
     output::write_text(&format!(

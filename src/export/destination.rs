@@ -15,7 +15,7 @@ use super::history::{self, Entry, HISTORY};
 use super::pair::{Pair, Source};
 use super::rows::{self, RowSource};
 use super::shape;
-use super::side::Side;
+use super::side::{Side, conflict};
 use crate::dag::Target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::Instant;
@@ -292,11 +292,7 @@ impl SqlDestination {
             .await?;
         let own = [Some(self.run.to_string()), Some(pair.snapshot.version().to_string())];
         if owner.first().map(Vec::as_slice) != Some(own.as_slice()) {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                format!("another export wrote `{}` at the same time", pair.name()),
-            )
-            .hint("nothing was written; run again"));
+            return Err(conflict(pair));
         }
         for statement in others {
             self.warehouse.execute(statement.as_str()).await?;

@@ -1,8 +1,11 @@
 //! What became of exports and comparisons: a table beside the target's ledger, so that everybody
 //! who exports to the target or compares it reads and writes the same. An export's entry is
-//! published in one transaction with its rows. Builds statements, runs none.
+//! published in one transaction with its rows. Builds statements, runs none. Targets of files write
+//! entries as JSON.
 
 use arrow::datatypes::{DataType, TimeUnit};
+use chrono_tz::Tz;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::dialect::{Dialect, literal};
 use crate::interval::{Instant, MICROS_PER_DAY};
@@ -14,9 +17,10 @@ pub const DAYS_MAX: i64 = 400;
 const DETAILS_CHARS_MAX: usize = 1_000;
 
 /// One line of the history.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// As the target's clock has it; none before it is written.
+    #[serde(serialize_with = "write_instant", deserialize_with = "read_instant")]
     pub at: Option<Instant>,
     /// [`EXPORT`], [`REPAIR`] or [`PARITY`].
     pub what: String,
@@ -42,6 +46,15 @@ pub const DONE: &str = "done";
 pub const FAILED: &str = "failed";
 pub const EQUAL: &str = "equal";
 pub const DIFFERENT: &str = "different";
+
+fn write_instant<S: Serializer>(at: &Option<Instant>, into: S) -> Result<S::Ok, S::Error> {
+    at.map(|at| at.to_string()).serialize(into)
+}
+
+fn read_instant<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Instant>, D::Error> {
+    let text = String::deserialize(from)?;
+    Ok(Instant::parse(&text, Tz::UTC).ok())
+}
 
 fn time_type() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))

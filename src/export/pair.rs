@@ -67,10 +67,7 @@ impl Source {
         }
         let snapshot = match version {
             Some(version) => self.lake.snapshot_at(name, version).await?,
-            None => self.lake.snapshot(name).await?.ok_or_else(|| {
-                Error::new(ErrorKind::NotFound, format!("there is no table `{name}` in the lake"))
-                    .hint(format!("`flowguard run +{name}` builds it"))
-            })?,
+            None => newest(&self.lake, name).await?,
         };
         let (columns, target) =
             (exported_columns(name, &snapshot.schema(), keeper)?, keeper.target());
@@ -87,6 +84,20 @@ impl Pair<'_> {
     pub fn name(&self) -> &TableName {
         &self.model.name
     }
+}
+
+/// The same columns of a target, where somebody may have put nulls although the lake has none.
+pub fn nullable(columns: &SchemaRef) -> SchemaRef {
+    let fields = columns.fields().iter().map(|f| f.as_ref().clone().with_nullable(true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// The table at its newest version.
+pub async fn newest(lake: &Lake, name: &TableName) -> Result<Snapshot> {
+    lake.snapshot(name).await?.ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, format!("there is no table `{name}` in the lake"))
+            .hint(format!("`flowguard run +{name}` builds it"))
+    })
 }
 
 /// A warehouse cuts what is too long, and then two names may be one.

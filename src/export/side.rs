@@ -13,7 +13,7 @@ use super::change::{Held, Move, Reason};
 use super::history::Entry;
 use super::keys::{Key, Row, Wanted};
 use super::pair::{Keeper, Pair, Source};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::interval::RangeSet;
 use crate::table::TableName;
 
@@ -36,6 +36,36 @@ pub struct Holding {
     pub proof: Option<Proof>,
 }
 
+impl Holding {
+    /// Of a table whose rows are not to be looked at.
+    pub fn faulty(faults: Vec<String>) -> Self {
+        Self { faults, proof: None }
+    }
+
+    pub fn gone() -> Self {
+        Self::faulty(vec!["the table is gone from the target".to_owned()])
+    }
+}
+
+/// Columns that are not there as they should be, in words; names with types as the target spells
+/// them.
+pub fn column_faults<'a>(
+    wanted: impl Iterator<Item = (&'a str, &'a str)>,
+    found: impl Fn(&str) -> Option<&'a str>,
+) -> Vec<String> {
+    let others = wanted.filter_map(|(name, data_type)| {
+        let other = found(name).unwrap_or("absent");
+        (other != data_type).then(|| format!("column `{name}` is {other} in the target"))
+    });
+    others.collect()
+}
+
+/// What the second of two exports is told.
+pub fn conflict(pair: &Pair<'_>) -> Error {
+    let message = format!("another export wrote `{}` at the same time", pair.name());
+    Error::new(ErrorKind::Conflict, message).hint("nothing was written; run again")
+}
+
 #[async_trait]
 pub trait Side: Keeper {
     /// Of this process; marks what it writes.
@@ -51,9 +81,13 @@ pub trait Side: Keeper {
         Ok(Vec::new())
     }
 
-    /// Does everything that an export does, to something of its own, by the driver at `library` if
-    /// there is one; the target's version.
-    async fn test(&mut self, library: Option<&Path>) -> Result<String>;
+    /// The driver's file, if there is one.
+    fn driver(&self) -> Option<&Path> {
+        None
+    }
+
+    /// Does everything that an export does, to something of its own; the target's version.
+    async fn test(&mut self) -> Result<String>;
 
     /// What the target's ledger says.
     async fn held(&mut self, pair: &Pair<'_>) -> Result<Option<Held>>;

@@ -1,11 +1,10 @@
 //! The side of a target that is asked by SQL: what it holds is computed there, by one statement.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use async_trait::async_trait;
 use uuid::Uuid;
 
@@ -16,10 +15,10 @@ use super::destination::SqlDestination;
 use super::dialect::{Dialect, grouped_proof_query, quoted, row_text};
 use super::history::Entry;
 use super::keys::{Key, ROWS_FETCHED_MAX, Row, Wanted, mix_floats, scattered, uncast};
-use super::pair::{Keeper, Pair, Source};
+use super::pair::{Keeper, Pair, Source, nullable};
 use super::rows;
 use super::shape::proof_of;
-use super::side::{Holding, MissingRight, Side};
+use super::side::{Holding, MissingRight, Side, column_faults};
 use crate::dag::Target;
 use crate::engine::storable::conform;
 use crate::error::{Error, Result};
@@ -58,8 +57,12 @@ impl Side for SqlDestination {
         SqlDestination::missing_rights(self, tables).await
     }
 
-    async fn test(&mut self, library: Option<&Path>) -> Result<String> {
-        SqlDestination::test(self, library.unwrap_or(Path::new(""))).await
+    fn driver(&self) -> Option<&Path> {
+        Some(self.warehouse.library())
+    }
+
+    async fn test(&mut self) -> Result<String> {
+        SqlDestination::test(self).await
     }
 
     async fn held(&mut self, pair: &Pair<'_>) -> Result<Option<Held>> {
@@ -87,14 +90,15 @@ impl Side for SqlDestination {
     async fn holding(&mut self, pair: &Pair<'_>) -> Result<Holding> {
         let name = pair.name().name();
         let found = self.texts(self.dialect.columns_of(&pair.schema, name)).await?;
-        let faults = form_differences(self.dialect, &pair.columns, &found);
-        let proof = match faults.is_empty() {
-            true => {
-                let table = self.dialect.table(&pair.schema, name);
-                Some(self.proof(&table, &pair.columns).await?)
-            }
-            false => None,
-        };
+        if found.is_empty() {
+            return Ok(Holding::gone());
+        }
+        let faults = form_faults(self.dialect, &pair.columns, &found);
+        if !faults.is_empty() {
+            return Ok(Holding::faulty(faults));
+        }
+        let table = self.dialect.table(&pair.schema, name);
+        let proof = Some(self.proof(&table, &pair.columns).await?);
         Ok(Holding { faults, proof })
     }
 
@@ -183,10 +187,7 @@ impl Side for SqlDestination {
             expression(dialect, wanted.key, &pair.columns)?,
             hashes.join(", ")
         );
-        // Somebody may have put nulls where the lake has none.
-        let nullable = |field: &Arc<Field>| field.as_ref().clone().with_nullable(true);
-        let columns = Schema::new(pair.columns.fields().iter().map(nullable).collect::<Vec<_>>());
-        let columns = Arc::new(columns);
+        let columns = nullable(&pair.columns);
         let mut rows = Vec::new();
         for batch in self.warehouse.query(query).await? {
             rows.extend(wanted.rows(&conform(&batch, &columns)?)?);
@@ -203,24 +204,18 @@ impl Side for SqlDestination {
     }
 }
 
-fn form_differences(
+fn form_faults(
     dialect: &dyn Dialect,
     columns: &SchemaRef,
     found: &[Vec<Option<String>>],
 ) -> Vec<String> {
-    if found.is_empty() {
-        return vec!["the table is gone from the target".to_owned()];
-    }
-    let mut differences = Vec::new();
-    for field in columns.fields() {
-        let existing = found.iter().find(|row| row[0].as_deref() == Some(field.name()));
-        let existing = existing.map(|row| row[1].clone());
-        if existing != Some(dialect.column_type(field.data_type())) {
-            let existing = existing.flatten().unwrap_or_else(|| "absent".to_owned());
-            differences.push(format!("column `{}` is {existing} in the target", field.name()));
-        }
-    }
-    differences
+    let fields = columns.fields().iter();
+    let types: Vec<String> =
+        fields.map(|f| dialect.column_type(f.data_type()).unwrap_or_default()).collect();
+    let names = columns.fields().iter().map(|field| field.name().as_str());
+    column_faults(names.zip(types.iter().map(String::as_str)), |name| {
+        found.iter().find(|row| row[0].as_deref() == Some(name))?[1].as_deref()
+    })
 }
 
 /// What the target groups by: the day's number, or the instant that begins a step.

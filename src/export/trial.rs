@@ -1,8 +1,6 @@
 //! Whether a target is fit for exports, before there is one: what this user may not do there, and
 //! whether the driver brings hard values over unharmed. Some drivers change them and say nothing.
 
-use std::path::Path;
-
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, Float64Type};
 
@@ -32,9 +30,8 @@ impl SqlDestination {
         Ok(missing.collect())
     }
 
-    /// Does everything that an export does, to a table of its own, by the driver at `library`; the
-    /// warehouse's version.
-    pub async fn test(&mut self, library: &Path) -> Result<String> {
+    /// Does everything that an export does, to a table of its own; the warehouse's version.
+    pub async fn test(&mut self) -> Result<String> {
         let version = self.texts("SELECT CAST(version() AS VARCHAR)".to_owned()).await?;
         let stage = format!("stage_{}_test", self.run.simple());
         let table = self.dialect.table(OWN_SCHEMA, &stage);
@@ -42,6 +39,7 @@ impl SqlDestination {
         self.warehouse.execute(shape::create(self.dialect, &table, &sent.schema())?).await?;
         let arrived = self.there_and_back(&stage, &sent).await;
         self.warehouse.execute(format!("DROP TABLE {table}")).await?;
+        let library = self.warehouse.library();
         let refused = |error: Error| {
             let hint = format!("a newer driver may be better: {}", self.dialect.library().hint);
             let message = format!("the driver {} is not fit: {}", library.display(), error.message);

@@ -11,7 +11,8 @@ use arrow::datatypes::{DataType, Field};
 use url::{Host, Url};
 
 use super::dialect::{literal, quoted};
-use crate::error::{Error, ErrorKind, Result};
+use super::pair::newest;
+use crate::error::{Error, Result};
 use crate::lake::details::LogDetails;
 use crate::lake::spec::DAY_COLUMN;
 use crate::lake::{Lake, Snapshot};
@@ -58,10 +59,7 @@ pub async fn script(
     let mut text = preamble(lake.root(), endpoint);
     let mut refused = 0;
     for (name, schema) in tables {
-        let snapshot = lake.snapshot(name).await?.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("there is no table `{name}` in the lake"))
-                .hint(format!("`flowguard run +{name}` builds it"))
-        })?;
+        let snapshot = newest(lake, name).await?;
         let details = snapshot.log_details().await?;
         let reasons = reasons(&details, snapshot.schema().fields().iter().map(AsRef::as_ref));
         if reasons.is_empty() {

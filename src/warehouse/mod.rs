@@ -42,6 +42,7 @@ pub struct Access {
 /// was not committed then is rolled back by the warehouse.
 pub struct Warehouse {
     target: String,
+    library: PathBuf,
     child: Child,
     /// Absent while a call is under way, and after one that broke the pipe.
     pipes: Option<Pipes>,
@@ -58,7 +59,8 @@ impl Warehouse {
         let (child, pipes) = started.map_err(|source| {
             Error::new(ErrorKind::Exhausted, "cannot start the driver's process").source(source)
         })?;
-        let mut warehouse = Self { target: access.target.clone(), child, pipes: Some(pipes) };
+        let (target, library) = (access.target.clone(), access.library.clone());
+        let mut warehouse = Self { target, library, child, pipes: Some(pipes) };
         let options = access.options.iter();
         let request = Request::Connect {
             library: access.library.to_string_lossy().into_owned(),
@@ -67,6 +69,11 @@ impl Warehouse {
         };
         warehouse.call("cannot connect to", move |pipes| pipes.ask(&request)).await?;
         Ok(warehouse)
+    }
+
+    /// The driver's file.
+    pub fn library(&self) -> &Path {
+        &self.library
     }
 
     /// Runs a statement; the number of rows it changed, if the driver says.

@@ -29,7 +29,7 @@ pub struct Manifest {
     pub columns: Vec<Column>,
     pub files: Vec<DataFile>,
     /// How it came to be.
-    pub export: Record,
+    pub export: Entry,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,20 +54,6 @@ pub struct DataFile {
     pub start: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<String>,
-}
-
-/// An entry of the history.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Record {
-    pub at: String,
-    pub what: String,
-    pub table: String,
-    pub version: Option<u64>,
-    pub run: String,
-    pub rows: u64,
-    pub seconds: f64,
-    pub outcome: String,
-    pub details: String,
 }
 
 impl Manifest {
@@ -99,20 +85,6 @@ impl DataFile {
     pub fn range(&self) -> Option<Range> {
         let at = |text: &Option<String>| Instant::parse(text.as_ref()?, chrono_tz::Tz::UTC).ok();
         Range::new(at(&self.start)?, at(&self.end)?).ok()
-    }
-}
-
-impl Record {
-    pub fn of(entry: Entry, at: Instant) -> Self {
-        let Entry { at: _, what, table, version, run, rows, seconds, outcome, details } = entry;
-        let at = at.to_string();
-        Self { at, what, table, version, run, rows, seconds, outcome, details }
-    }
-
-    pub fn entry(self) -> Entry {
-        let at = Instant::parse(&self.at, chrono_tz::Tz::UTC).ok();
-        let Self { at: _, what, table, version, run, rows, seconds, outcome, details } = self;
-        Entry { at, what, table, version, run, rows, seconds, outcome, details }
     }
 }
 

@@ -7,7 +7,6 @@ mod parts;
 mod prune;
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -18,8 +17,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use uuid::Uuid;
 
 use self::manifest::{
-    Column, DataFile, FORMAT, HISTORY, MANIFESTS, Manifest, Record, columns, json, number_of,
-    type_name,
+    Column, DataFile, FORMAT, HISTORY, MANIFESTS, Manifest, columns, json, number_of, type_name,
 };
 use super::calendar::{Calendar, Proofs};
 use super::canonical::Proof;
@@ -28,7 +26,7 @@ use super::history::Entry;
 use super::keys::{Key, Row, Wanted, keyed_digests};
 use super::pair::{Keeper, Pair, Source};
 use super::rows::{RowSource, only_within};
-use super::side::{Holding, Side};
+use super::side::{Holding, Side, column_faults, conflict};
 use crate::dag::Target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::{Every, Instant, MICROS_PER_DAY, RangeSet};
@@ -130,7 +128,7 @@ impl Files {
             hash: hashes.sum::<u128>().to_string(),
             columns: columns(&pair.columns),
             files,
-            export: Record::of(self.done(pair, moving, moved), at),
+            export: Entry { at: Some(at), ..self.done(pair, moving, moved) },
         };
         let path = self.path(pair.name());
         let name = format!("{path}/{MANIFESTS}/{number:020}.json");
@@ -198,12 +196,10 @@ impl Files {
         let read = |name: String| async move {
             let Some(content) = self.folder.get(&name).await? else { return Ok(None) };
             let entry = match number_of(&name) {
-                Some(_) => Manifest::read(&content, &name)?.export.entry(),
-                None => serde_json::from_slice::<Record>(&content)
-                    .map_err(|source| {
-                        Error::invalid(format!("`{name}` is no entry of a history")).source(source)
-                    })?
-                    .entry(),
+                Some(_) => Manifest::read(&content, &name)?.export,
+                None => serde_json::from_slice(&content).map_err(|source| {
+                    Error::invalid(format!("`{name}` is no entry of a history")).source(source)
+                })?,
             };
             Ok::<_, Error>(Some(entry))
         };
@@ -233,7 +229,7 @@ impl Side for Files {
         self.run
     }
 
-    async fn test(&mut self, _library: Option<&Path>) -> Result<String> {
+    async fn test(&mut self) -> Result<String> {
         let root = self.folder.root();
         let probe = format!("_flowguard/test-{}", self.run);
         let content = Bytes::from_static(b"a write that must not be overwritten\n");
@@ -301,13 +297,10 @@ impl Side for Files {
 
     async fn holding(&mut self, pair: &Pair<'_>) -> Result<Holding> {
         let path = self.path(pair.name());
-        let Some(known) = self.known.get(&path) else {
-            let faults = vec!["the table is gone from the target".to_owned()];
-            return Ok(Holding { faults, proof: None });
-        };
-        let faults = column_faults(&known.manifest.columns, &columns(&pair.columns));
+        let Some(known) = self.known.get(&path) else { return Ok(Holding::gone()) };
+        let faults = form_faults(&known.manifest.columns, &columns(&pair.columns));
         if !faults.is_empty() {
-            return Ok(Holding { faults, proof: None });
+            return Ok(Holding::faulty(faults));
         }
         let files = known.manifest.files.clone();
         let mut total = Proof::new(&pair.columns);
@@ -362,9 +355,9 @@ impl Side for Files {
 
     async fn note(&mut self, entry: &Entry) -> Result<()> {
         let path = self.path(&entry.table.parse()?);
-        let record = Record::of(entry.clone(), Instant((self.clock)()));
-        let name = prune::entry_name(&path, &record, &Uuid::now_v7().simple().to_string());
-        self.folder.put(&name, json(&record)?).await
+        let entry = Entry { at: Some(Instant((self.clock)())), ..entry.clone() };
+        let name = prune::entry_name(&path, &entry, &Uuid::now_v7().simple().to_string());
+        self.folder.put(&name, json(&entry)?).await
     }
 
     async fn history(&mut self, tables: &[TableName], limit: usize) -> Result<Vec<Entry>> {
@@ -385,23 +378,15 @@ impl Side for Files {
     }
 }
 
-fn conflict(pair: &Pair<'_>) -> Error {
-    let message = format!("another export wrote `{}` at the same time", pair.name());
-    Error::new(ErrorKind::Conflict, message).hint("nothing was written; run again")
-}
-
-fn column_faults(found: &[Column], wanted: &[Column]) -> Vec<String> {
+fn form_faults(found: &[Column], wanted: &[Column]) -> Vec<String> {
     if found == wanted {
         return Vec::new();
     }
-    let mut faults = Vec::new();
-    for column in wanted {
-        let other = found.iter().find(|other| other.name == column.name);
-        let other = other.map_or("absent", |other| other.data_type.as_str());
-        if other != column.data_type {
-            faults.push(format!("column `{}` is {other} in the target", column.name));
-        }
-    }
+    let type_of = |name: &str| {
+        found.iter().find(|other| other.name == name).map(|other| other.data_type.as_str())
+    };
+    let wanted = wanted.iter().map(|column| (column.name.as_str(), column.data_type.as_str()));
+    let mut faults = column_faults(wanted, type_of);
     if faults.is_empty() {
         faults.push("the target has other columns, or another order of them".to_owned());
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use md5::{Digest, Md5};
 use parquet::arrow::ArrowWriter;
@@ -19,6 +19,7 @@ use crate::engine::storable::conform;
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::calendar::Calendar;
 use crate::export::canonical::Proof;
+use crate::export::pair::nullable;
 use crate::interval::Range;
 use crate::lake::folder::Folder;
 
@@ -167,9 +168,7 @@ pub fn rows(
     content: Bytes,
     columns: &SchemaRef,
 ) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send + use<>> {
-    let nullable = |field: &Arc<Field>| field.as_ref().clone().with_nullable(true);
-    let columns = Schema::new(columns.fields().iter().map(nullable).collect::<Vec<_>>());
-    let columns = Arc::new(columns);
+    let columns = nullable(columns);
     let unread = |source: Box<dyn std::error::Error + Send + Sync>| {
         Error::invalid("the file cannot be read as Parquet").source(source)
     };

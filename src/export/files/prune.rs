@@ -3,10 +3,10 @@
 
 use std::collections::HashSet;
 
-use super::manifest::{DataFile, HISTORY, Manifest, Record, json, number_of};
+use super::manifest::{DataFile, HISTORY, Manifest, json, number_of};
 use super::parts;
 use crate::error::Result;
-use crate::export::history::DAYS_MAX;
+use crate::export::history::{DAYS_MAX, Entry};
 use crate::interval::{Instant, MICROS_PER_DAY};
 use crate::lake::folder::{Folder, Object};
 
@@ -14,8 +14,8 @@ use crate::lake::folder::{Folder, Object};
 const KEPT_MICROS: i64 = MICROS_PER_DAY;
 
 /// Names of entries are in order of time.
-pub fn entry_name(path: &str, record: &Record, suffix: &str) -> String {
-    let at = Instant::parse(&record.at, chrono_tz::Tz::UTC).map_or(0, |at| at.0.max(0));
+pub fn entry_name(path: &str, entry: &Entry, suffix: &str) -> String {
+    let at = entry.at.map_or(0, |at| at.0.max(0));
     format!("{path}/{HISTORY}/{at:020}-{suffix}.json")
 }
 
@@ -33,10 +33,10 @@ pub async fn prune(folder: &Folder, path: &str, now: Instant) -> Result<()> {
     for (old, _) in replaced {
         if let Some(content) = folder.get(&old.name).await? {
             // Its entry of the history stays.
-            let record = Manifest::read(&content, &old.name)?.export;
+            let entry = Manifest::read(&content, &old.name)?.export;
             let number = number_of(&old.name).unwrap_or_default();
-            let name = entry_name(path, &record, &format!("{number:020}"));
-            folder.put(&name, json(&record)?).await?;
+            let name = entry_name(path, &entry, &format!("{number:020}"));
+            folder.put(&name, json(&entry)?).await?;
             folder.delete(&old.name).await?;
         }
     }
