@@ -6,7 +6,6 @@ mod admission;
 pub mod figures;
 pub mod log;
 mod rows;
-mod small;
 mod statement;
 
 use std::collections::HashMap;

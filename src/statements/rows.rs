@@ -1,6 +1,6 @@
 //! A stream of a running statement: executed apart from the connection that reads it, a few batches
-//! ahead and no more, within its limits, and on other threads unless it is small. A limit, a
-//! cancellation or a failure ends it with an error, never with fewer rows.
+//! ahead and no more, within its limits. A limit, a cancellation or a failure ends it with an error,
+//! never with fewer rows.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,6 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::{Stream, StreamExt};
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -20,7 +19,6 @@ use uuid::Uuid;
 use super::Statements;
 use super::admission::Permit;
 use super::log::{Outcome, Record};
-use super::small::is_small;
 use crate::access::Principal;
 use crate::engine::fault::engine_error;
 use crate::engine::query::Query;
@@ -151,10 +149,7 @@ impl Rows {
         query: Arc<Query>,
     ) -> Self {
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
-        let executor = match plans.iter().all(is_small) {
-            true => Handle::current(),
-            false => running.statements.shared.executor.clone(),
-        };
+        let executor = running.statements.shared.executor.clone();
         let execution =
             Execution { running, plans, part, schema: Arc::clone(schema), query, sender };
         let task = executor.spawn(execution.run());
