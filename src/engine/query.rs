@@ -75,6 +75,11 @@ impl Planner<'_> {
         for reference in &references {
             match reference.schema().or(self.layer.map(Layer::as_str)) {
                 Some("information_schema") => {
+                    // They name folders of this machine. The engine finds the table in any case.
+                    if reference.table().eq_ignore_ascii_case("df_settings") {
+                        return Err(Error::invalid("the engine's settings cannot be queried")
+                            .hint("those that can be changed stand in docs/configuration.md"));
+                    }
                     is_listing = true;
                     names.extend(self.tables().await?);
                 }

@@ -209,6 +209,9 @@ fn nothing_but_the_lake_is_reached(served: &Served, folder: &Path) {
         format!("SET datafusion.runtime.temp_directory = '{folder}'"),
         "RESET datafusion.execution.batch_size".to_owned(),
         "SHOW ALL".to_owned(),
+        "SELECT * FROM information_schema.df_settings".to_owned(),
+        "EXPLAIN SELECT (SELECT max(value) FROM lake.information_schema.\"DF_Settings\")"
+            .to_owned(),
         "PREPARE p AS SELECT 1".to_owned(),
         "CREATE FUNCTION f() RETURNS INT RETURN 1".to_owned(),
         format!("SELECT * FROM '{file}'"),
