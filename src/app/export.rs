@@ -9,7 +9,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::{App, now_micros, s3_access};
-use crate::config::{self, Secret};
+use crate::config;
 use crate::dag::{DriverKind, Export, Severity, Target, select};
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::export::dialect::{Dialect, dialect};
@@ -194,7 +194,10 @@ impl App {
             return Ok(Box::new(Files::open(target.clone(), folder, run, now_micros)));
         };
         let access = self.access(target, dialect, surroundings)?;
-        let warehouse = Warehouse::connect(&access).await?;
+        let mut warehouse = Warehouse::connect(&access).await?;
+        for greeting in dialect.greetings(run) {
+            warehouse.execute(greeting).await?;
+        }
         Ok(Box::new(SqlDestination::new(target.clone(), dialect, warehouse, run)))
     }
 
@@ -265,7 +268,7 @@ impl App {
             program: surroundings.program.clone(),
             library,
             entrypoint: dialect.entrypoint(),
-            options: vec![(dialect.place_option().to_owned(), Secret::new(place))],
+            options: dialect.options(place)?,
         })
     }
 }

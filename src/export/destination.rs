@@ -25,6 +25,8 @@ use crate::warehouse::Warehouse;
 /// Schema of the ledger and of rows on their way, in the target.
 pub(super) const OWN_SCHEMA: &str = "flowguard";
 pub(super) const LEDGER: &str = "exports";
+/// Of a row in the ledger whose table was not exported yet.
+const SEED_VERSION: i64 = -1;
 /// Rows on their way that are older than this were abandoned.
 const STAGE_HOURS_MAX: u64 = 24;
 
@@ -81,7 +83,8 @@ impl SqlDestination {
             .execute(format!(
                 "CREATE TABLE IF NOT EXISTS {ledger} (table_name {text} PRIMARY KEY, \
                  table_id {text} NOT NULL, version BIGINT NOT NULL, run {text} NOT NULL, \
-                 row_count BIGINT NOT NULL, exported_at TIMESTAMP WITH TIME ZONE NOT NULL)"
+                 row_count BIGINT NOT NULL, exported_at {} NOT NULL)",
+                history::time_type(self.dialect)
             ))
             .await?;
         self.warehouse.execute(history::create(self.dialect, past)).await.map(drop)
@@ -103,7 +106,8 @@ impl SqlDestination {
     pub(super) async fn held(&mut self, pair: &Pair<'_>) -> Result<Option<Held>> {
         let rows = self
             .texts(format!(
-                "SELECT table_id, CAST(version AS VARCHAR) FROM {} WHERE table_name = {}",
+                "SELECT table_id, CAST(version AS VARCHAR) FROM {} WHERE table_name = {} \
+                 AND version <> {SEED_VERSION}",
                 self.dialect.table(OWN_SCHEMA, LEDGER),
                 literal(&self.key(pair))
             ))
@@ -200,38 +204,45 @@ impl SqlDestination {
             None => String::new(),
             Some(ranges) => format!(" WHERE {}", rows::condition(self.dialect, pair, ranges)?),
         };
-        let claim = self.claim(pair, moving.held, Some(sent.rows));
         let statements = [
             format!("DELETE FROM {live}{condition}"),
             format!("INSERT INTO {live} ({names}) SELECT {names} FROM {staged}"),
             self.noted(pair, moving, sent.rows),
         ];
-        self.transaction(&claim, &statements, pair).await?;
+        self.transaction(pair, moving, Some(sent.rows), &statements).await?;
         Ok(sent.rows)
+    }
+
+    /// A row of the ledger that a first export moves on. It is there before the transaction, since
+    /// not every warehouse keeps two exporters from inserting the same row, but all of them keep
+    /// two from updating it.
+    fn seed(&self, pair: &Pair<'_>) -> String {
+        let ledger = self.dialect.table(OWN_SCHEMA, LEDGER);
+        let key = literal(&self.key(pair));
+        format!(
+            "INSERT INTO {ledger} SELECT {key}, '', {SEED_VERSION}, {}, 0, CURRENT_TIMESTAMP \
+             FROM (SELECT 1 AS one) AS seed \
+             WHERE NOT EXISTS (SELECT 1 FROM {ledger} WHERE table_name = {key})",
+            literal(&self.run.to_string())
+        )
     }
 
     /// Moves the ledger from what was found to what is written now. Of two exporters at once, the
     /// second changes nothing here.
-    pub(super) fn claim(&self, pair: &Pair<'_>, held: Option<&Held>, rows: Option<u64>) -> String {
+    fn claim(&self, pair: &Pair<'_>, held: Option<&Held>, rows: Option<u64>) -> String {
         let ledger = self.dialect.table(OWN_SCHEMA, LEDGER);
         let (key, id) = (literal(&self.key(pair)), literal(pair.snapshot.id()));
         let (version, run) = (pair.snapshot.version(), literal(&self.run.to_string()));
-        match held {
-            None => format!(
-                "INSERT INTO {ledger} VALUES ({key}, {id}, {version}, {run}, {}, CURRENT_TIMESTAMP)",
-                rows.unwrap_or(0)
-            ),
-            Some(held) => {
-                let rows = rows.map_or(String::new(), |rows| format!(" row_count = {rows},"));
-                format!(
-                    "UPDATE {ledger} SET table_id = {id}, version = {version},{rows} run = {run}, \
-                     exported_at = CURRENT_TIMESTAMP WHERE table_name = {key} \
-                     AND table_id = {} AND version = {}",
-                    literal(&held.table_id),
-                    held.version
-                )
-            }
-        }
+        let rows = rows.map_or(String::new(), |rows| format!(" row_count = {rows},"));
+        let (held_id, held_version) = match held {
+            None => (literal(""), SEED_VERSION.to_string()),
+            Some(held) => (literal(&held.table_id), held.version.to_string()),
+        };
+        format!(
+            "UPDATE {ledger} SET table_id = {id}, version = {version},{rows} run = {run}, \
+             exported_at = CURRENT_TIMESTAMP WHERE table_name = {key} \
+             AND table_id = {held_id} AND version = {held_version}"
+        )
     }
 
     /// The statement that writes an export into the history.
@@ -259,15 +270,20 @@ impl SqlDestination {
         rows.iter().map(entry).collect()
     }
 
-    /// Runs the claim and what follows as one transaction.
+    /// Moves the ledger and runs what follows as one transaction.
     pub(super) async fn transaction(
         &mut self,
-        claim: &str,
-        others: &[String],
         pair: &Pair<'_>,
+        moving: &Move<'_>,
+        rows: Option<u64>,
+        others: &[String],
     ) -> Result<()> {
+        if moving.held.is_none() {
+            self.warehouse.execute(self.seed(pair)).await?;
+        }
+        let claim = self.claim(pair, moving.held, rows);
         self.warehouse.execute("BEGIN TRANSACTION").await?;
-        let worked = self.within_transaction(claim, others, pair).await;
+        let worked = self.within_transaction(&claim, others, pair).await;
         if let Err(error) = worked {
             // A broken pipe has rolled back by itself.
             let _ = self.warehouse.execute("ROLLBACK").await;
@@ -283,15 +299,16 @@ impl SqlDestination {
         pair: &Pair<'_>,
     ) -> Result<()> {
         self.warehouse.execute(claim).await?;
-        let owner = self
+        let owners = self
             .texts(format!(
-                "SELECT run, CAST(version AS VARCHAR) FROM {} WHERE table_name = {}",
+                "SELECT run, CAST(version AS VARCHAR) FROM {} WHERE table_name = {} \
+                 AND version <> {SEED_VERSION}",
                 self.dialect.table(OWN_SCHEMA, LEDGER),
                 literal(&self.key(pair))
             ))
             .await?;
         let own = [Some(self.run.to_string()), Some(pair.snapshot.version().to_string())];
-        if owner.first().map(Vec::as_slice) != Some(own.as_slice()) {
+        if owners.is_empty() || owners.iter().any(|owner| owner.as_slice() != own.as_slice()) {
             return Err(conflict(pair));
         }
         for statement in others {

@@ -56,17 +56,23 @@ fn read_instant<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Instant>, D
     Ok(Instant::parse(&text, Tz::UTC).ok())
 }
 
-fn time_type() -> DataType {
+fn instant() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
+/// Of an instant, in the target's words.
+pub fn time_type(dialect: &dyn Dialect) -> String {
+    dialect.column_type(&instant()).unwrap_or_default()
 }
 
 pub fn create(dialect: &dyn Dialect, table: &str) -> String {
     let text = dialect.column_type(&DataType::Utf8).unwrap_or_default();
     format!(
-        "CREATE TABLE IF NOT EXISTS {table} (happened_at TIMESTAMP WITH TIME ZONE NOT NULL, \
+        "CREATE TABLE IF NOT EXISTS {table} (happened_at {} NOT NULL, \
          what {text} NOT NULL, table_name {text} NOT NULL, version BIGINT, run {text} NOT NULL, \
          row_count BIGINT NOT NULL, seconds DOUBLE PRECISION NOT NULL, outcome {text} NOT NULL, \
-         details {text} NOT NULL)"
+         details {text} NOT NULL)",
+        time_type(dialect)
     )
 }
 
@@ -99,7 +105,7 @@ pub fn query(dialect: &dyn Dialect, table: &str, tables: &[String], limit: usize
         "SELECT {}, what, table_name, CAST(version AS VARCHAR), run, CAST(row_count AS VARCHAR), \
          CAST(seconds AS VARCHAR), outcome, details FROM {table} WHERE table_name IN ({}) \
          ORDER BY happened_at DESC LIMIT {limit}",
-        dialect.text("happened_at", &time_type()),
+        dialect.text("happened_at", &instant()),
         names.join(", ")
     )
 }

@@ -52,7 +52,7 @@ pub fn statements(
                     field.name()
                 ))
                 .hint(format!(
-                    "ALTER TABLE {table} ALTER COLUMN {} TYPE {wanted}; then export with --full",
+                    "ALTER TABLE {table} ALTER COLUMN {} SET DATA TYPE {wanted}; then export with --full",
                     quoted(field.name())
                 )));
             }

@@ -79,8 +79,8 @@ impl Side for SqlDestination {
     }
 
     async fn advance(&mut self, pair: &Pair<'_>, moving: &Move<'_>) -> Result<()> {
-        let claim = self.claim(pair, moving.held, None);
-        self.transaction(&claim, &[self.noted(pair, moving, 0)], pair).await
+        let noted = self.noted(pair, moving, 0);
+        self.transaction(pair, moving, None, &[noted]).await
     }
 
     async fn apply(&mut self, source: &Source, pair: &Pair<'_>, moving: &Move<'_>) -> Result<u64> {

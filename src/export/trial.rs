@@ -32,7 +32,8 @@ impl SqlDestination {
 
     /// Does everything that an export does, to a table of its own; the warehouse's version.
     pub async fn test(&mut self) -> Result<String> {
-        let version = self.texts("SELECT CAST(version() AS VARCHAR)".to_owned()).await?;
+        let version =
+            self.texts(format!("SELECT CAST({} AS VARCHAR)", self.dialect.version())).await?;
         let stage = format!("stage_{}_test", self.run.simple());
         let table = self.dialect.table(OWN_SCHEMA, &stage);
         let sent = corpus(|data_type| self.dialect.column_type(data_type).is_some())?;

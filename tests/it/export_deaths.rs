@@ -100,10 +100,11 @@ impl<'a> Growing<'a> {
         let found = self.warehouse.ask(&format!(
             "SELECT 'row ' || id || ' ' || CAST(n AS VARCHAR) AS line FROM silver.clean \
              UNION ALL SELECT 'holds ' || CAST(version AS VARCHAR) FROM flowguard.exports \
+             WHERE version >= 0 \
              UNION ALL SELECT 'is told twice: ' || CAST(version AS VARCHAR) FROM {done} \
              GROUP BY version HAVING count(*) > 1 \
              UNION ALL SELECT 'is not told: ' || CAST(version AS VARCHAR) FROM flowguard.exports \
-             WHERE version NOT IN (SELECT version FROM {done}) ORDER BY line"
+             WHERE version >= 0 AND version NOT IN (SELECT version FROM {done}) ORDER BY line"
         ));
         let starting = |start: &str| {
             let lines = found.iter().filter_map(|line| line.strip_prefix(start));

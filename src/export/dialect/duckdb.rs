@@ -3,6 +3,8 @@
 use arrow::datatypes::{DataType, TimeUnit};
 
 use super::words::{Dialect, literal};
+use crate::config::Secret;
+use crate::error::Result;
 use crate::warehouse::libraries::{DUCKDB, Library};
 
 pub struct Duckdb;
@@ -16,8 +18,8 @@ impl Dialect for Duckdb {
         Some("duckdb_adbc_init")
     }
 
-    fn place_option(&self) -> &'static str {
-        "path"
+    fn options(&self, place: String) -> Result<Vec<(String, Secret)>> {
+        Ok(vec![("path".to_owned(), Secret::new(place))])
     }
 
     fn column_type(&self, data_type: &DataType) -> Option<String> {

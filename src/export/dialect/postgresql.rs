@@ -3,6 +3,8 @@
 use arrow::datatypes::{DataType, TimeUnit};
 
 use super::words::{Dialect, literal};
+use crate::config::Secret;
+use crate::error::Result;
 use crate::warehouse::libraries::{Library, POSTGRESQL};
 
 pub struct Postgresql;
@@ -16,8 +18,8 @@ impl Dialect for Postgresql {
         None
     }
 
-    fn place_option(&self) -> &'static str {
-        "uri"
+    fn options(&self, place: String) -> Result<Vec<(String, Secret)>> {
+        Ok(vec![("uri".to_owned(), Secret::new(place))])
     }
 
     fn column_type(&self, data_type: &DataType) -> Option<String> {

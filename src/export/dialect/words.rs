@@ -1,7 +1,10 @@
 //! What every warehouse must be able to say, and what all say alike.
 
 use arrow::datatypes::DataType;
+use uuid::Uuid;
 
+use crate::config::Secret;
+use crate::error::Result;
 use crate::warehouse::libraries::Library;
 
 pub trait Dialect: Send + Sync {
@@ -10,8 +13,19 @@ pub trait Dialect: Send + Sync {
     /// The driver's first function, where its file's name doesn't tell.
     fn entrypoint(&self) -> Option<&'static str>;
 
-    /// The option under which the driver takes a target's place.
-    fn place_option(&self) -> &'static str;
+    /// What the driver is given to connect with. `place` is the target's, with its variables
+    /// replaced.
+    fn options(&self, place: String) -> Result<Vec<(String, Secret)>>;
+
+    /// What a session begins with, beyond what the driver does. `run` marks what it writes.
+    fn greetings(&self, _run: Uuid) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// The warehouse's version, an expression.
+    fn version(&self) -> &'static str {
+        "version()"
+    }
 
     /// Type of a column, as the warehouse itself spells it; `None` if it has none of this kind.
     fn column_type(&self, data_type: &DataType) -> Option<String>;
