@@ -198,7 +198,8 @@ impl App {
         for greeting in dialect.greetings(run) {
             warehouse.execute(greeting).await?;
         }
-        Ok(Box::new(SqlDestination::new(target.clone(), dialect, warehouse, run)))
+        let scratch = self.config.engine.spill_dir.clone().unwrap_or_else(std::env::temp_dir);
+        Ok(Box::new(SqlDestination::new(target.clone(), dialect, warehouse, run, scratch)))
     }
 
     /// Of a target of files, which a store keeps that is reached like the lake's.
@@ -260,7 +261,7 @@ impl App {
         let place = expanded(target, &target.place.value, surroundings)?;
         let place = match target.driver {
             DriverKind::Duckdb => self.duckdb_file(target, &place)?,
-            DriverKind::Postgresql | DriverKind::Files => place,
+            DriverKind::Postgresql | DriverKind::Snowflake | DriverKind::Files => place,
         };
         let library = self.library(target, dialect, surroundings)?;
         Ok(Access {

@@ -11,6 +11,9 @@ pub(super) const NAME_HINT: &str =
     "use lowercase letters, digits and underscores, starting with a letter";
 pub(super) const SELECTORS_HINT: &str = "such as [+gold.daily_metrics]";
 
+const SNOWFLAKE_HINT: &str =
+    "write uri: snowflake://user:${PASSWORD}@account/database?warehouse=name&role=name";
+
 /// Keys that were asked for.
 pub(super) type KeysRead = BTreeSet<&'static str>;
 
@@ -31,13 +34,15 @@ pub struct Target {
 pub enum DriverKind {
     Duckdb,
     Postgresql,
+    Snowflake,
     /// Parquet in a folder or bucket; needs no driver.
     Files,
 }
 
-const DRIVERS: [(&str, DriverKind); 3] = [
+const DRIVERS: [(&str, DriverKind); 4] = [
     ("duckdb", DriverKind::Duckdb),
     ("postgresql", DriverKind::Postgresql),
+    ("snowflake", DriverKind::Snowflake),
     ("files", DriverKind::Files),
 ];
 
@@ -85,46 +90,7 @@ pub(super) fn read_targets(
 
 pub(super) fn read_target(name: &str, map: Mapping<'_>) -> (Option<Target>, KeysRead) {
     let driver = map.required("driver").and_then(|value| value.one_of(&DRIVERS));
-    let (path, uri) = (map.optional("path"), map.optional("uri"));
-    let place = match (driver, path, uri) {
-        (Some(DriverKind::Duckdb), _, Some(uri)) => {
-            uri.report("a DuckDB target is a file", "write path: warehouse.duckdb");
-            None
-        }
-        (Some(DriverKind::Postgresql), Some(path), _) => {
-            path.report("a PostgreSQL target is a server", "write uri: postgresql://host/database");
-            None
-        }
-        (Some(DriverKind::Files), Some(_), Some(uri)) => {
-            uri.report("the target has a path as well", "write one of path and uri");
-            None
-        }
-        (Some(DriverKind::Files), Some(path), None) => path.string().filter(|place| {
-            let is_folder = !place.value.contains("://");
-            if !is_folder {
-                path.report("a path is a folder", "write uri: s3://bucket/prefix");
-            }
-            is_folder
-        }),
-        (Some(DriverKind::Files), None, Some(uri)) => uri.string().filter(|place| {
-            let is_bucket = place.value.starts_with("s3://");
-            if !is_bucket {
-                uri.report("not a bucket", "write uri: s3://bucket/prefix, or path: folder");
-            }
-            is_bucket
-        }),
-        (Some(DriverKind::Duckdb | DriverKind::Files), None, _) => {
-            map.required("path").and_then(|v| v.string())
-        }
-        (Some(DriverKind::Postgresql), _, None) => map.required("uri").and_then(|v| v.string()),
-        (_, path, uri) => path.or(uri).and_then(|value| value.string()),
-    };
-    if driver == Some(DriverKind::Postgresql)
-        && let (Some(uri), Some(place)) = (uri, &place)
-        && has_bare_password(&place.value)
-    {
-        uri.report("the password stands in the file", "write ${VAR} in its place");
-    }
+    let place = read_place(driver, &map);
     let library = map.optional("library");
     if let (Some(DriverKind::Files), Some(library)) = (driver, library) {
         library.report("files need no driver", "remove the key");
@@ -148,12 +114,76 @@ pub(super) fn read_target(name: &str, map: Mapping<'_>) -> (Option<Target>, Keys
     (target, map.finish())
 }
 
-/// `scheme://user:password@host` with a password that is no variable.
-fn has_bare_password(uri: &str) -> bool {
-    let Some((_, rest)) = uri.split_once("://") else { return false };
-    let authority = rest.split('/').next().unwrap_or(rest);
-    let Some((user, _)) = authority.rsplit_once('@') else { return false };
-    user.split_once(':').is_some_and(|(_, password)| !password.starts_with("${"))
+/// The path or URI of a target, as its driver wants it.
+fn read_place(driver: Option<DriverKind>, map: &Mapping<'_>) -> Option<Spanned<String>> {
+    let (path, uri) = (map.optional("path"), map.optional("uri"));
+    let place = match (driver, path, uri) {
+        (Some(DriverKind::Duckdb), _, Some(uri)) => {
+            uri.report("a DuckDB target is a file", "write path: warehouse.duckdb");
+            None
+        }
+        (Some(DriverKind::Postgresql), Some(path), _) => {
+            path.report("a PostgreSQL target is a server", "write uri: postgresql://host/database");
+            None
+        }
+        (Some(DriverKind::Snowflake), Some(path), _) => {
+            path.report("a Snowflake target is an account", SNOWFLAKE_HINT);
+            None
+        }
+        (Some(DriverKind::Snowflake), None, Some(uri)) => uri.string().filter(|place| {
+            let is_account = place.value.starts_with("snowflake://");
+            if !is_account {
+                uri.report("not an account", SNOWFLAKE_HINT);
+            }
+            is_account
+        }),
+        (Some(DriverKind::Files), Some(_), Some(uri)) => {
+            uri.report("the target has a path as well", "write one of path and uri");
+            None
+        }
+        (Some(DriverKind::Files), Some(path), None) => path.string().filter(|place| {
+            let is_folder = !place.value.contains("://");
+            if !is_folder {
+                path.report("a path is a folder", "write uri: s3://bucket/prefix");
+            }
+            is_folder
+        }),
+        (Some(DriverKind::Files), None, Some(uri)) => uri.string().filter(|place| {
+            let is_bucket = place.value.starts_with("s3://");
+            if !is_bucket {
+                uri.report("not a bucket", "write uri: s3://bucket/prefix, or path: folder");
+            }
+            is_bucket
+        }),
+        (Some(DriverKind::Duckdb | DriverKind::Files), None, _) => {
+            map.required("path").and_then(|v| v.string())
+        }
+        (Some(DriverKind::Postgresql | DriverKind::Snowflake), _, None) => {
+            map.required("uri").and_then(|v| v.string())
+        }
+        (_, path, uri) => path.or(uri).and_then(|value| value.string()),
+    };
+    if matches!(driver, Some(DriverKind::Postgresql | DriverKind::Snowflake))
+        && let (Some(uri), Some(place)) = (uri, &place)
+        && let Some(secret) = bare_secret(&place.value)
+    {
+        uri.report(format!("the {secret} stands in the file"), "write ${VAR} in its place");
+    }
+    place
+}
+
+/// What of `scheme://user:password@host?token=…` is a secret and no variable.
+fn bare_secret(uri: &str) -> Option<&'static str> {
+    let (_, rest) = uri.split_once("://")?;
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let is_bare = |secret: &str| !secret.starts_with("${");
+    let authority = place.split('/').next().unwrap_or(place);
+    let password = authority.rsplit_once('@').and_then(|(user, _)| user.split_once(':'));
+    if password.is_some_and(|(_, password)| is_bare(password)) {
+        return Some("password");
+    }
+    let token = query.split('&').find_map(|parameter| parameter.strip_prefix("token="));
+    token.is_some_and(is_bare).then_some("token")
 }
 
 pub(super) fn read_exports(

@@ -1,7 +1,7 @@
 //! A target's side of an export: its ledger, rows on their way, and the one transaction that
 //! publishes them.
 
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use arrow::datatypes::SchemaRef;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -37,6 +37,8 @@ pub struct SqlDestination {
     pub(super) warehouse: Warehouse,
     /// Of this process; marks what it writes.
     pub(super) run: Uuid,
+    /// Folder for files on their way.
+    pub(super) scratch: PathBuf,
 }
 
 impl SqlDestination {
@@ -46,8 +48,9 @@ impl SqlDestination {
         dialect: &'static dyn Dialect,
         warehouse: Warehouse,
         run: Uuid,
+        scratch: PathBuf,
     ) -> Self {
-        Self { target, dialect, warehouse, run }
+        Self { target, dialect, warehouse, run, scratch }
     }
 
     /// Makes a ledger and a history, and drops rows that an earlier process abandoned.
@@ -77,7 +80,7 @@ impl SqlDestination {
 
     async fn make_ledger(&mut self, past: &str) -> Result<()> {
         self.make_schema(OWN_SCHEMA).await?;
-        let text = self.dialect.column_type(&arrow::datatypes::DataType::Utf8).unwrap_or_default();
+        let text = self.dialect.declared(&arrow::datatypes::DataType::Utf8).unwrap_or_default();
         let ledger = self.dialect.table(OWN_SCHEMA, LEDGER);
         self.warehouse
             .execute(format!(
@@ -159,7 +162,7 @@ impl SqlDestination {
     ) -> Result<u64> {
         let stage = shape::stage_name(self.run, pair.name());
         let table = self.dialect.table(OWN_SCHEMA, &stage);
-        let create = shape::create(self.dialect, &table, &pair.columns)?;
+        let create = shape::create_aside(self.dialect, &table, &pair.columns)?;
         self.warehouse.execute(format!("DROP TABLE IF EXISTS {table}")).await?;
         self.warehouse.execute(create).await?;
         let applied = self.load_and_publish(source, pair, moving, &stage).await;
@@ -178,9 +181,7 @@ impl SqlDestination {
     ) -> Result<u64> {
         let ranges = moving.ranges();
         let mut rows = RowSource::open(source, pair, ranges).await?;
-        self.warehouse
-            .ingest(OWN_SCHEMA, stage, Arc::clone(&pair.columns), rows.stream().boxed())
-            .await?;
+        self.load(stage, &pair.columns, rows.stream().boxed()).await?;
         let sent = rows.proof();
         let staged = self.dialect.table(OWN_SCHEMA, stage);
         let arrived = self.proof(&staged, &pair.columns).await?;

@@ -62,11 +62,11 @@ fn instant() -> DataType {
 
 /// Of an instant, in the target's words.
 pub fn time_type(dialect: &dyn Dialect) -> String {
-    dialect.column_type(&instant()).unwrap_or_default()
+    dialect.declared(&instant()).unwrap_or_default()
 }
 
 pub fn create(dialect: &dyn Dialect, table: &str) -> String {
-    let text = dialect.column_type(&DataType::Utf8).unwrap_or_default();
+    let text = dialect.declared(&DataType::Utf8).unwrap_or_default();
     format!(
         "CREATE TABLE IF NOT EXISTS {table} (happened_at {} NOT NULL, \
          what {text} NOT NULL, table_name {text} NOT NULL, version BIGINT, run {text} NOT NULL, \

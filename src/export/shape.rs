@@ -5,7 +5,7 @@ use arrow::datatypes::{Field, SchemaRef};
 use uuid::Uuid;
 
 use super::canonical::{Floats, Proof, is_float};
-use super::dialect::{Dialect, quoted};
+use super::dialect::{Copying, Dialect, quoted};
 use super::pair::Pair;
 use crate::error::{Error, Result};
 use crate::table::TableName;
@@ -15,14 +15,23 @@ const STAGE_PREFIX: &str = "stage_";
 const STAGE_NAME_BYTES_MAX: usize = 63;
 
 pub fn create(dialect: &dyn Dialect, table: &str, columns: &SchemaRef) -> Result<String> {
-    let columns: Result<Vec<String>> =
-        columns.fields().iter().map(|field| column(dialect, field)).collect();
-    Ok(format!("CREATE TABLE {table} ({})", columns?.join(", ")))
+    Ok(format!("CREATE TABLE {table} ({})", definitions(dialect, columns)?))
+}
+
+/// Of rows on their way.
+pub fn create_aside(dialect: &dyn Dialect, table: &str, columns: &SchemaRef) -> Result<String> {
+    let create = dialect.copying().map_or("CREATE TABLE", Copying::create_table);
+    Ok(format!("{create} {table} ({})", definitions(dialect, columns)?))
+}
+
+fn definitions(dialect: &dyn Dialect, columns: &SchemaRef) -> Result<String> {
+    let columns = columns.fields().iter().map(|field| column(dialect, field));
+    Ok(columns.collect::<Result<Vec<_>>>()?.join(", "))
 }
 
 fn column(dialect: &dyn Dialect, field: &Field) -> Result<String> {
     let data_type = dialect
-        .column_type(field.data_type())
+        .declared(field.data_type())
         .ok_or_else(|| Error::internal(format!("`{}` has no type in the target", field.name())))?;
     Ok(format!("{} {data_type}", quoted(field.name())))
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use arrow::array::AsArray;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use async_trait::async_trait;
@@ -177,7 +177,9 @@ impl Side for SqlDestination {
         wanted: &Wanted<'_>,
     ) -> Result<Vec<Row>> {
         let dialect = self.dialect;
-        let names: Vec<String> = pair.columns.fields().iter().map(|f| quoted(f.name())).collect();
+        let fields = pair.columns.fields().iter();
+        let names: Vec<String> =
+            fields.map(|f| dialect.fetched(&quoted(f.name()), f.data_type())).collect();
         let hashes: Vec<String> = wanted.hashes.iter().map(u64::to_string).collect();
         let query = format!(
             "SELECT {} FROM {} WHERE {} AND {} IN ({}) LIMIT {ROWS_FETCHED_MAX}",
@@ -190,7 +192,7 @@ impl Side for SqlDestination {
         let columns = nullable(&pair.columns);
         let mut rows = Vec::new();
         for batch in self.warehouse.query(query).await? {
-            rows.extend(wanted.rows(&conform(&batch, &columns)?)?);
+            rows.extend(wanted.rows(&conform(&with_instants(&batch, &columns)?, &columns)?)?);
         }
         Ok(rows)
     }
@@ -202,6 +204,20 @@ impl Side for SqlDestination {
     async fn history(&mut self, tables: &[TableName], limit: usize) -> Result<Vec<Entry>> {
         SqlDestination::history(self, tables, limit).await
     }
+}
+
+/// Instants that arrived as numbers.
+fn with_instants(batch: &RecordBatch, wanted: &SchemaRef) -> Result<RecordBatch> {
+    let mut columns = batch.columns().to_vec();
+    for (column, field) in columns.iter_mut().zip(wanted.fields()) {
+        let is_number = column.data_type().is_numeric();
+        if is_number && matches!(field.data_type(), DataType::Timestamp(..)) {
+            let micros = cast(column, &DataType::Int64).map_err(uncast)?;
+            *column = cast(&micros, field.data_type()).map_err(uncast)?;
+        }
+    }
+    RecordBatch::try_from_iter(batch.schema().fields().iter().map(|f| f.name()).zip(columns))
+        .map_err(uncast)
 }
 
 fn form_faults(

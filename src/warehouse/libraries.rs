@@ -32,6 +32,14 @@ pub const POSTGRESQL: Library = Library {
            .venv in the project, or set the target's `library`",
 };
 
+pub const SNOWFLAKE: Library = Library {
+    name: "Snowflake",
+    file: "libadbc_driver_snowflake.so",
+    packages: &["adbc_driver_snowflake"],
+    hint: "pip install adbc-driver-snowflake in a virtual environment that is active or at \
+           .venv in the project, or set the target's `library`",
+};
+
 impl Library {
     /// Looks in `folders`: those of packages (`node_modules`, `site-packages`) and those of plain
     /// libraries, in this order.

@@ -239,6 +239,9 @@ fn driver_error(doing: String, status: &str, message: String, sqlstate: &str) ->
     let kind = match (status, sqlstate) {
         ("Unauthenticated", _) | (_, "28000" | "28P01") => ErrorKind::Denied,
         ("Unauthorized", _) | (_, "42501") => ErrorKind::Denied,
+        // Of these Snowflake's driver says that they are of input and output.
+        (_, state) if state.starts_with("42") => ErrorKind::Invalid,
+        (_, "57014") if message.contains("has locked table") => ErrorKind::Conflict,
         ("NotFound", _) | (_, "3D000") => ErrorKind::NotFound,
         ("IO" | "Timeout", _) | (_, "57P01" | "57P03" | "53300" | "08006") => {
             ErrorKind::Unavailable

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::program::{Finished, Project, finish, model};
+use crate::program::{Finished, PASSWORD, Project, finish, model};
 use crate::runs::{add, project};
 use crate::services::skipped;
 
@@ -30,14 +30,38 @@ const BY_DAY: &str = "SELECT id, date_trunc('day', at) AS day, n FROM silver.cle
 pub enum Warehouse {
     Duckdb { home: PathBuf, file: PathBuf },
     Postgresql { server: Server, home: PathBuf },
+    Snowflake { server: Server, home: PathBuf },
     Files { home: PathBuf, folder: PathBuf },
 }
 
-pub struct Server(TempDir, String);
+/// Started by a script, and ended by it.
+pub struct Server {
+    script: PathBuf,
+    folder: TempDir,
+    port: String,
+}
+
+impl Server {
+    fn start(script: &str) -> Self {
+        // PostgreSQL runs as another user, who may not see a temporary folder of this one's own.
+        let folder = TempDir::new_in("/tmp").unwrap();
+        finish(Command::new("chmod").arg("755").arg(folder.path())).succeeded();
+        let script = scripts().join(script);
+        let mut start = Command::new(&script);
+        let started = finish(start.arg("start").arg(folder.path().join("server"))).succeeded();
+        Self { script, folder, port: started.stdout.trim().to_owned() }
+    }
+
+    fn call(&self, arguments: &[&str]) -> Finished {
+        let (what, others) = arguments.split_first().expect("what to do");
+        let folder = self.folder.path().join("server");
+        finish(Command::new(&self.script).arg(what).arg(folder).args(others))
+    }
+}
 
 impl Drop for Server {
     fn drop(&mut self) {
-        finish(Command::new(scripts().join("postgresql")).arg("stop").arg(self.0.path()));
+        self.call(&["stop"]);
     }
 }
 
@@ -52,6 +76,7 @@ impl Warehouse {
         let home = all.first().map(|first| match first {
             Self::Duckdb { home, .. }
             | Self::Postgresql { home, .. }
+            | Self::Snowflake { home, .. }
             | Self::Files { home, .. } => home.clone(),
         });
         let folder = project.folder().join("exports");
@@ -59,7 +84,7 @@ impl Warehouse {
         all
     }
 
-    /// Both kinds of SQL, or none after a loud word that `test` is skipped.
+    /// All kinds of SQL, or none after a loud word that `test` is skipped.
     pub fn all(test: &str, project: &Project) -> Vec<Self> {
         let required = std::env::var("FLOWGUARD_TEST_REQUIRED").is_ok_and(|value| value == "1");
         let mut install = Command::new(scripts().join("install"));
@@ -69,15 +94,12 @@ impl Warehouse {
         }
         let installed = finish(&mut Command::new(scripts().join("install"))).succeeded();
         let home = PathBuf::from(installed.stdout.trim());
-        // PostgreSQL runs as another user, who may not see a temporary folder of this one's own.
-        let folder = TempDir::new_in("/tmp").unwrap();
-        finish(Command::new("chmod").arg("755").arg(folder.path())).succeeded();
-        let data = folder.path().join("server");
-        let mut start = Command::new(scripts().join("postgresql"));
-        let port = finish(start.arg("start").arg(&data)).succeeded().stdout.trim().to_owned();
-        let server = Server(folder, port);
         let file = project.folder().join("warehouse.duckdb");
-        vec![Self::Duckdb { home: home.clone(), file }, Self::Postgresql { server, home }]
+        vec![
+            Self::Duckdb { home: home.clone(), file },
+            Self::Postgresql { server: Server::start("postgresql"), home: home.clone() },
+            Self::Snowflake { server: Server::start("snowflake"), home },
+        ]
     }
 
     /// Writes the target into the project, as `here`.
@@ -89,9 +111,18 @@ impl Warehouse {
                 Some(home.join("drivers/libduckdb.so")),
             ),
             Self::Postgresql { server, home } => {
-                let uri = format!("uri: \"postgresql://owner@127.0.0.1:{}/postgres\"", server.1);
+                let uri = format!("uri: \"postgresql://owner@127.0.0.1:{}/postgres\"", server.port);
                 let library = home.join("drivers/libadbc_driver_postgresql.so");
                 ("postgresql", uri, Some(library))
+            }
+            Self::Snowflake { server, home } => {
+                let uri = format!(
+                    "uri: \"snowflake://me:${{{}}}@fakesnow/LAKE?warehouse=LOAD_WH&protocol=http\
+                     &host=127.0.0.1&port={}\"",
+                    PASSWORD.0, server.port
+                );
+                let library = home.join("drivers/libadbc_driver_snowflake.so");
+                ("snowflake", uri, Some(library))
             }
             Self::Files { .. } => ("files", "path: exports".to_owned(), None),
         };
@@ -124,9 +155,8 @@ impl Warehouse {
                 let mut client = Command::new(home.join("python/bin/python"));
                 finish(client.arg(scripts().join("files.py")).arg(folder).arg(sql))
             }
-            Self::Postgresql { server, .. } => {
-                let mut psql = Command::new(scripts().join("postgresql"));
-                finish(psql.arg("sql").arg(server.0.path().join("server")).arg(sql))
+            Self::Postgresql { server, .. } | Self::Snowflake { server, .. } => {
+                server.call(&["sql", sql])
             }
         };
         answer.succeeded().stdout.lines().map(str::to_owned).collect()
@@ -340,7 +370,7 @@ fn dying_driver(project: &Project, step: usize, moment: &str) -> PathBuf {
 
 /// Exports, and compares, by a driver in a process of `program`.
 async fn export_through(project: &Project, name: &TableName, program: PathBuf) -> Result<Parity> {
-    let environment = BTreeMap::new();
+    let environment = BTreeMap::from([PASSWORD].map(|(key, value)| (key.into(), value.into())));
     let app = App::open(Config::load(project.folder(), &environment, &[]).unwrap()).unwrap();
     let surroundings = Surroundings { environment: &environment, program };
     let target = app.target("here").unwrap();
@@ -371,10 +401,10 @@ async fn every_type_and_its_edges_arrive() {
         project.run(&["export", "run"]).succeeded();
         parity(&project).succeeded();
         let micros = match &warehouse {
-            Warehouse::Duckdb { .. } | Warehouse::Files { .. } => "epoch_us(\"At time\")",
             Warehouse::Postgresql { .. } => {
                 "CAST(extract(epoch FROM \"At time\") * 1000000 AS bigint)"
             }
+            _ => "epoch_us(\"At time\")",
         };
         let rows = warehouse.ask(&format!(
             "SELECT k, CAST(b AS VARCHAR), tiny, big, CAST(price AS VARCHAR), \
@@ -404,12 +434,12 @@ async fn what_does_not_fit_is_refused_before_anything_moves() {
     for warehouse in Warehouse::all("export::what_does_not_fit", &project) {
         warehouse.configure(&project, "gold.*");
         export(&project, &[]);
-        warehouse.ask("ALTER TABLE gold.t ADD COLUMN theirs INTEGER");
+        warehouse.ask("ALTER TABLE gold.t ADD COLUMN \"theirs\" INTEGER");
         let refused = project.run(&["export", "run", "--full"]).without_logs();
         assert_eq!(refused.code, Some(2));
         let hint = "hint: ALTER TABLE \"gold\".\"t\" DROP COLUMN \"theirs\"";
         assert!(refused.stderr.contains(hint), "{}", refused.stderr);
-        warehouse.ask("ALTER TABLE gold.t DROP COLUMN theirs");
+        warehouse.ask("ALTER TABLE gold.t DROP COLUMN \"theirs\"");
 
         if matches!(warehouse, Warehouse::Postgresql { .. }) {
             project
@@ -445,9 +475,9 @@ async fn rows_that_somebody_else_put_there_are_replaced_only_when_asked() {
     project.run(&["run"]).succeeded();
     for warehouse in Warehouse::all("export::rows_that_somebody_else", &project) {
         warehouse.configure(&project, "gold.*");
-        warehouse.ask("CREATE SCHEMA gold");
+        warehouse.ask("CREATE SCHEMA \"gold\"");
         // Without a column that the lake has: nothing is added before the refusal.
-        warehouse.ask("CREATE TABLE gold.t (t text)");
+        warehouse.ask("CREATE TABLE \"gold\".\"t\" (\"t\" text)");
         warehouse.ask("INSERT INTO gold.t VALUES ('theirs')");
         for arguments in [&["export", "run"][..], &["export", "status"]] {
             let refused = project.run(arguments).without_logs();
@@ -477,17 +507,13 @@ async fn a_server_that_restarts_is_waited_for_and_a_refusal_is_not_repeated() {
     for warehouse in Warehouse::all("export::a_server_that_restarts", &project) {
         let Warehouse::Postgresql { server, .. } = &warehouse else { continue };
         warehouse.configure(&project, "silver.*, gold.*");
-        let serve = |verb: &str| {
-            let mut command = Command::new(scripts().join("postgresql"));
-            finish(command.arg(verb).arg(server.0.path().join("server"))).succeeded();
-        };
-        serve("stop");
+        server.call(&["stop"]).succeeded();
         let mut running = project.command(&["export", "run"]);
         let mut running = running.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(running.stderr.take().unwrap()).lines();
         let said = |line: &std::io::Result<String>| line.as_ref().unwrap().contains("tried again");
         assert!(lines.any(|line| said(&line)), "nothing was tried again");
-        serve("resume");
+        server.call(&["resume"]).succeeded();
         for line in lines {
             println!("{}", line.unwrap());
         }

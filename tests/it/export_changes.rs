@@ -178,10 +178,10 @@ fn row_text(columns: &[String], time: Option<&str>) -> String {
 
 /// Of the column `at`, since 1970.
 pub fn micros(warehouse: &Warehouse) -> &'static str {
-    if let Warehouse::Duckdb { .. } = warehouse {
-        return "epoch_us(\"at\")";
+    match warehouse {
+        Warehouse::Postgresql { .. } => "CAST(extract(epoch FROM \"at\") * 1000000 AS bigint)",
+        _ => "epoch_us(\"at\")",
     }
-    "CAST(extract(epoch FROM \"at\") * 1000000 AS bigint)"
 }
 
 /// Rows of a table as DuckDB reads them, sorted.

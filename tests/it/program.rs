@@ -17,6 +17,9 @@ use crate::services::{Services, User};
 pub const ORDERS: &str = "raw.orders.v1";
 pub const CLICKS: &str = "raw.clicks.v1";
 
+/// A variable of every project's environment, for warehouses that want a password.
+pub const PASSWORD: (&str, &str) = ("WAREHOUSE_PASSWORD", "a plain word");
+
 /// A project folder and the environment that the program sees; clones share the folder.
 #[derive(Clone)]
 pub struct Project {
@@ -47,6 +50,7 @@ impl Project {
             .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
         Self { folder: Arc::new(folder), environment: environment.collect() }
             .with("FLOWGUARD_LAKE", &lake)
+            .with(PASSWORD.0, PASSWORD.1)
     }
 
     /// A project of the given models, whose files are named without `sql/` and `.sql`, on a lake
@@ -54,6 +58,7 @@ impl Project {
     pub fn of_models(models: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let project = Self { folder: Arc::new(folder), environment: BTreeMap::new() };
+        let project = project.with(PASSWORD.0, PASSWORD.1);
         project.write("dags.yaml", "version: 1\ndags: {}\n");
         std::fs::create_dir(project.folder().join("sql")).expect("a new folder");
         for (model, text) in models {

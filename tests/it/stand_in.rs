@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use crate::export::scripts;
-use crate::program::{Finished, Project, finish};
+use crate::program::{Finished, PASSWORD, Project, finish};
 
 pub struct StandIn {
     folder: TempDir,
@@ -71,7 +71,8 @@ impl StandIn {
         let descriptor = self.program.as_raw_fd();
         let program = format!("/proc/{}/fd/{descriptor}", std::process::id());
         let mut command = Command::new(program);
-        command.args(arguments).current_dir(project.folder()).env_clear().stdin(Stdio::null());
+        command.args(arguments).current_dir(project.folder()).env_clear().envs([PASSWORD]);
+        command.stdin(Stdio::null());
         finish(&mut command)
     }
 }

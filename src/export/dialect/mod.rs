@@ -2,9 +2,10 @@
 
 mod duckdb;
 mod postgresql;
+mod snowflake;
 mod words;
 
-pub use words::{Dialect, date, literal, quoted};
+pub use words::{Copying, Dialect, date, literal, quoted};
 
 use arrow::datatypes::SchemaRef;
 
@@ -16,6 +17,7 @@ pub fn dialect(driver: DriverKind) -> Option<&'static dyn Dialect> {
     match driver {
         DriverKind::Duckdb => Some(&duckdb::Duckdb),
         DriverKind::Postgresql => Some(&postgresql::Postgresql),
+        DriverKind::Snowflake => Some(&snowflake::Snowflake),
         DriverKind::Files => None,
     }
 }

@@ -1,5 +1,7 @@
 //! What every warehouse must be able to say, and what all say alike.
 
+use std::path::Path;
+
 use arrow::datatypes::DataType;
 use uuid::Uuid;
 
@@ -30,11 +32,21 @@ pub trait Dialect: Send + Sync {
     /// Type of a column, as the warehouse itself spells it; `None` if it has none of this kind.
     fn column_type(&self, data_type: &DataType) -> Option<String>;
 
+    /// The same in a new table, where more may be said.
+    fn declared(&self, data_type: &DataType) -> Option<String> {
+        self.column_type(data_type)
+    }
+
     /// Query for the names and types of a table's columns, in order.
     fn columns_of(&self, schema: &str, table: &str) -> String;
 
     /// The canonical text of a value that isn't null.
     fn text(&self, column: &str, data_type: &DataType) -> String;
+
+    /// A column as it is fetched.
+    fn fetched(&self, column: &str, _data_type: &DataType) -> String {
+        column.to_owned()
+    }
 
     fn octets(&self, text: &str) -> String;
 
@@ -61,10 +73,31 @@ pub trait Dialect: Send + Sync {
         None
     }
 
+    /// How rows are loaded, unless the driver does it.
+    fn copying(&self) -> Option<&dyn Copying> {
+        None
+    }
+
     /// A table's name within its schema.
     fn table(&self, schema: &str, table: &str) -> String {
         format!("{}.{}", quoted(schema), quoted(table))
     }
+}
+
+/// Loading by Parquet files that the warehouse copies from a stage. Both are named within their
+/// schema.
+pub trait Copying: Sync {
+    /// How a table of rows on their way begins.
+    fn create_table(&self) -> &'static str;
+
+    fn create_stage(&self, stage: &str) -> String;
+
+    fn put(&self, file: &Path, stage: &str) -> String;
+
+    /// Its result has a row per file: name, status, rows parsed, rows loaded.
+    fn copy(&self, table: &str, stage: &str, files: &[&str]) -> String;
+
+    fn drop_stage(&self, stage: &str) -> String;
 }
 
 /// An identifier exactly as it is, in standard SQL.
