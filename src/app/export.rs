@@ -115,18 +115,19 @@ impl App {
         Ok(tables.into_iter().collect())
     }
 
-    /// Tables that are stored, with their schemas in a target: those of its exports, or without a
-    /// target all that `selectors` select.
+    /// Tables that are stored, with their schemas and names in a target: those of its exports, or
+    /// without a target all that `selectors` select.
     pub fn stored(
         &self,
         selectors: &[String],
         target: Option<&str>,
-    ) -> Result<Vec<(TableName, String)>> {
+    ) -> Result<Vec<(TableName, [String; 2])>> {
         if target.is_some() {
             let chosen = self.exports(selectors, target)?.into_iter();
             let named = chosen.flat_map(|(target, names)| {
-                let schema = |name: &TableName| target.schema(name.layer).to_owned();
-                names.into_iter().map(move |name| (name.clone(), schema(&name)))
+                let place =
+                    |name: &TableName| [target.schema(name.layer), target.identifier(name.name())];
+                names.into_iter().map(move |name| (name.clone(), place(&name)))
             });
             return Ok(named.collect());
         }
@@ -134,7 +135,8 @@ impl App {
             self.models.get(name).is_some_and(|model| !matches!(model.kind, Kind::View))
         };
         let names = select(&self.models, &self.dags, selectors)?.into_iter().filter(is_stored);
-        Ok(names.map(|name| (name.clone(), name.layer.to_string())).collect())
+        let place = |name: &TableName| [name.layer.to_string(), name.name().to_owned()];
+        Ok(names.map(|name| (name.clone(), place(&name))).collect())
     }
 
     /// Connects, and tries again while the target cannot be reached.

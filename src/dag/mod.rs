@@ -319,6 +319,41 @@ dags.yaml:5:39: the target has a path as well
     }
 
     #[test]
+    fn an_account_is_an_address_without_secrets() {
+        check(
+            r#"version: 1
+targets:
+  wrong: {driver: snowflake, uri: "https://account"}
+  path: {driver: snowflake, path: account}
+  token: {driver: snowflake, uri: "snowflake://me@account/lake?token=geheim"}
+  case: {driver: snowflake, uri: "snowflake://me:${PW}@account/lake", identifiers: camel}
+  file: {driver: files, path: a, identifiers: upper}
+"#,
+            r#"
+dags.yaml:3:35: not an account
+      wrong: {driver: snowflake, uri: "https://account"}
+                                      ^^^^^^^^^^^^^^^^^
+    hint: write uri: snowflake://user:${PASSWORD}@account/database?warehouse=name&role=name
+dags.yaml:4:35: a Snowflake target is an account
+      path: {driver: snowflake, path: account}
+                                      ^^^^^^^
+    hint: write uri: snowflake://user:${PASSWORD}@account/database?warehouse=name&role=name
+dags.yaml:5:35: the token stands in the file
+      token: {driver: snowflake, uri: "snowflake://me@account/lake?token=geheim"}
+                                      ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+    hint: write ${VAR} in its place
+dags.yaml:6:84: unknown identifiers `camel`
+      case: {driver: snowflake, uri: "snowflake://me:${PW}@account/lake", identifiers: camel}
+                                                                                       ^^^^^
+    hint: it is one of: `as_written`, `upper`, `lower`
+dags.yaml:7:47: files keep names as they are
+      file: {driver: files, path: a, identifiers: upper}
+                                                  ^^^^^
+    hint: remove the key"#,
+        );
+    }
+
+    #[test]
     fn what_a_difference_is_belongs_to_a_check() {
         check(
             "version: 1

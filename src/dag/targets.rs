@@ -28,7 +28,24 @@ pub struct Target {
     pub library: Option<Spanned<String>>,
     /// The warehouse's schema of each layer, where it is not the layer's name.
     pub schemas: BTreeMap<Layer, String>,
+    /// Case of all names that it is given.
+    pub identifiers: Identifiers,
 }
+
+/// Every identifier is quoted, so its case is kept; those that a person writes without quotes are
+/// upper case to Snowflake, and lower case to PostgreSQL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Identifiers {
+    AsWritten,
+    Upper,
+    Lower,
+}
+
+const IDENTIFIERS: [(&str, Identifiers); 3] = [
+    ("as_written", Identifiers::AsWritten),
+    ("upper", Identifiers::Upper),
+    ("lower", Identifiers::Lower),
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DriverKind {
@@ -67,8 +84,17 @@ const CHECKS: [(&str, ()); 1] = [("parity", ())];
 const SEVERITIES: [(&str, Severity); 2] = [("error", Severity::Error), ("warn", Severity::Warn)];
 
 impl Target {
-    pub fn schema(&self, layer: Layer) -> &str {
-        self.schemas.get(&layer).map_or(layer.as_str(), String::as_str)
+    pub fn schema(&self, layer: Layer) -> String {
+        self.identifier(self.schemas.get(&layer).map_or(layer.as_str(), String::as_str))
+    }
+
+    /// A name of the lake or of FlowGuard, as the target has it.
+    pub fn identifier(&self, name: &str) -> String {
+        match self.identifiers {
+            Identifiers::AsWritten => name.to_owned(),
+            Identifiers::Upper => name.to_uppercase(),
+            Identifiers::Lower => name.to_lowercase(),
+        }
     }
 }
 
@@ -96,6 +122,11 @@ pub(super) fn read_target(name: &str, map: Mapping<'_>) -> (Option<Target>, Keys
         library.report("files need no driver", "remove the key");
     }
     let library = library.and_then(|value| value.string());
+    let identifiers = map.optional("identifiers");
+    if let (Some(DriverKind::Files), Some(identifiers)) = (driver, identifiers) {
+        identifiers.report("files keep names as they are", "remove the key");
+    }
+    let identifiers = identifiers.and_then(|value| value.one_of(&IDENTIFIERS));
     let mut schemas = BTreeMap::new();
     if let Some(listed) = map.optional("schemas").and_then(|value| value.mapping("`schemas`")) {
         for layer in Layer::ALL {
@@ -110,6 +141,10 @@ pub(super) fn read_target(name: &str, map: Mapping<'_>) -> (Option<Target>, Keys
         place,
         library,
         schemas,
+        identifiers: identifiers.unwrap_or(match driver {
+            DriverKind::Snowflake => Identifiers::Upper,
+            _ => Identifiers::AsWritten,
+        }),
     });
     (target, map.finish())
 }

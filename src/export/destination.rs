@@ -59,12 +59,12 @@ impl SqlDestination {
             .texts(format!(
                 "SELECT CAST(table_name AS VARCHAR) FROM information_schema.tables \
                  WHERE table_schema = {}",
-                literal(OWN_SCHEMA)
+                literal(&self.target.identifier(OWN_SCHEMA))
             ))
             .await?;
         let tables: Vec<String> = tables.into_iter().flatten().flatten().collect();
-        let past = self.dialect.table(OWN_SCHEMA, HISTORY);
-        if ![LEDGER, HISTORY].iter().all(|own| tables.iter().any(|table| table == own)) {
+        let past = self.own(HISTORY);
+        if ![LEDGER, HISTORY].iter().all(|own| tables.contains(&self.target.identifier(own))) {
             self.make_ledger(&past).await?;
         }
         if let Some(began) = self.run.get_timestamp().map(|at| at.to_unix().0) {
@@ -72,16 +72,16 @@ impl SqlDestination {
             self.warehouse.execute(history::prune(self.dialect, &past, now)).await?;
         }
         for name in tables.iter().filter(|n| shape::is_abandoned(n, self.run, STAGE_HOURS_MAX)) {
-            let table = self.dialect.table(OWN_SCHEMA, name);
+            let table = self.own(name);
             self.warehouse.execute(format!("DROP TABLE IF EXISTS {table}")).await?;
         }
         Ok(())
     }
 
     async fn make_ledger(&mut self, past: &str) -> Result<()> {
-        self.make_schema(OWN_SCHEMA).await?;
+        self.make_schema(&self.target.identifier(OWN_SCHEMA)).await?;
         let text = self.dialect.declared(&arrow::datatypes::DataType::Utf8).unwrap_or_default();
-        let ledger = self.dialect.table(OWN_SCHEMA, LEDGER);
+        let ledger = self.own(LEDGER);
         self.warehouse
             .execute(format!(
                 "CREATE TABLE IF NOT EXISTS {ledger} (table_name {text} PRIMARY KEY, \
@@ -111,7 +111,7 @@ impl SqlDestination {
             .texts(format!(
                 "SELECT table_id, CAST(version AS VARCHAR) FROM {} WHERE table_name = {} \
                  AND version <> {SEED_VERSION}",
-                self.dialect.table(OWN_SCHEMA, LEDGER),
+                self.own(LEDGER),
                 literal(&self.key(pair))
             ))
             .await?;
@@ -127,21 +127,25 @@ impl SqlDestination {
 
     /// The table's name in the ledger: several layers may share a schema.
     fn key(&self, pair: &Pair<'_>) -> String {
-        format!("{}.{}", pair.schema, pair.name().name())
+        format!("{}.{}", pair.schema, pair.table)
+    }
+
+    /// A table of FlowGuard's own schema.
+    pub(super) fn own(&self, table: &str) -> String {
+        self.dialect.table(&self.target.identifier(OWN_SCHEMA), &self.target.identifier(table))
     }
 
     pub(super) async fn has_rows(&mut self, pair: &Pair<'_>) -> Result<bool> {
-        let name = pair.name().name();
-        if self.texts(self.dialect.columns_of(&pair.schema, name)).await?.is_empty() {
+        if self.texts(self.dialect.columns_of(&pair.schema, &pair.table)).await?.is_empty() {
             return Ok(false);
         }
-        let table = self.dialect.table(&pair.schema, name);
+        let table = self.dialect.table(&pair.schema, &pair.table);
         Ok(!self.texts(format!("SELECT 1 FROM {table} LIMIT 1")).await?.is_empty())
     }
 
     /// Creates the table or adds columns; false if it was not there.
     pub(super) async fn shape(&mut self, pair: &Pair<'_>) -> Result<bool> {
-        let found = self.texts(self.dialect.columns_of(&pair.schema, pair.name().name())).await?;
+        let found = self.texts(self.dialect.columns_of(&pair.schema, &pair.table)).await?;
         let statements = shape::statements(self.dialect, pair, &found)?;
         if found.is_empty() {
             self.make_schema(&pair.schema).await?;
@@ -161,8 +165,8 @@ impl SqlDestination {
         moving: &Move<'_>,
     ) -> Result<u64> {
         let stage = shape::stage_name(self.run, pair.name());
-        let table = self.dialect.table(OWN_SCHEMA, &stage);
-        let create = shape::create_aside(self.dialect, &table, &pair.columns)?;
+        let table = self.own(&stage);
+        let create = shape::create_aside(self.dialect, &table, &pair.stored)?;
         self.warehouse.execute(format!("DROP TABLE IF EXISTS {table}")).await?;
         self.warehouse.execute(create).await?;
         let applied = self.load_and_publish(source, pair, moving, &stage).await;
@@ -181,10 +185,10 @@ impl SqlDestination {
     ) -> Result<u64> {
         let ranges = moving.ranges();
         let mut rows = RowSource::open(source, pair, ranges).await?;
-        self.load(stage, &pair.columns, rows.stream().boxed()).await?;
+        self.load(stage, &pair.stored, rows.stream().boxed()).await?;
         let sent = rows.proof();
-        let staged = self.dialect.table(OWN_SCHEMA, stage);
-        let arrived = self.proof(&staged, &pair.columns).await?;
+        let staged = self.own(stage);
+        let arrived = self.proof(&staged, &pair.stored).await?;
         let differences = sent.differences(&arrived, &pair.columns);
         if !differences.is_empty() {
             return Err(Error::new(
@@ -198,8 +202,8 @@ impl SqlDestination {
             )
             .hint("nothing was published; the driver or the target changes values"));
         }
-        let live = self.dialect.table(&pair.schema, pair.name().name());
-        let names: Vec<String> = pair.columns.fields().iter().map(|f| quoted(f.name())).collect();
+        let live = self.dialect.table(&pair.schema, &pair.table);
+        let names: Vec<String> = pair.stored.fields().iter().map(|f| quoted(f.name())).collect();
         let names = names.join(", ");
         let condition = match ranges {
             None => String::new(),
@@ -218,7 +222,7 @@ impl SqlDestination {
     /// not every warehouse keeps two exporters from inserting the same row, but all of them keep
     /// two from updating it.
     fn seed(&self, pair: &Pair<'_>) -> String {
-        let ledger = self.dialect.table(OWN_SCHEMA, LEDGER);
+        let ledger = self.own(LEDGER);
         let key = literal(&self.key(pair));
         format!(
             "INSERT INTO {ledger} SELECT {key}, '', {SEED_VERSION}, {}, 0, CURRENT_TIMESTAMP \
@@ -231,7 +235,7 @@ impl SqlDestination {
     /// Moves the ledger from what was found to what is written now. Of two exporters at once, the
     /// second changes nothing here.
     fn claim(&self, pair: &Pair<'_>, held: Option<&Held>, rows: Option<u64>) -> String {
-        let ledger = self.dialect.table(OWN_SCHEMA, LEDGER);
+        let ledger = self.own(LEDGER);
         let (key, id) = (literal(&self.key(pair)), literal(pair.snapshot.id()));
         let (version, run) = (pair.snapshot.version(), literal(&self.run.to_string()));
         let rows = rows.map_or(String::new(), |rows| format!(" row_count = {rows},"));
@@ -249,17 +253,17 @@ impl SqlDestination {
     /// The statement that writes an export into the history.
     pub(super) fn noted(&self, pair: &Pair<'_>, moving: &Move<'_>, rows: u64) -> String {
         let entry = self.done(pair, moving, rows);
-        history::insert(&self.dialect.table(OWN_SCHEMA, HISTORY), &entry)
+        history::insert(&self.own(HISTORY), &entry)
     }
 
     pub(super) async fn note(&mut self, entry: &Entry) -> Result<()> {
-        let statement = history::insert(&self.dialect.table(OWN_SCHEMA, HISTORY), entry);
+        let statement = history::insert(&self.own(HISTORY), entry);
         self.warehouse.execute(statement).await.map(drop)
     }
 
     /// The newest entries about `tables`, newest first.
     pub async fn history(&mut self, tables: &[TableName], limit: usize) -> Result<Vec<Entry>> {
-        let table = self.dialect.table(OWN_SCHEMA, HISTORY);
+        let table = self.own(HISTORY);
         let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
         let rows = self.texts(history::query(self.dialect, &table, &names, limit)).await?;
         let entry = |row: &Vec<Option<String>>| {
@@ -304,7 +308,7 @@ impl SqlDestination {
             .texts(format!(
                 "SELECT run, CAST(version AS VARCHAR) FROM {} WHERE table_name = {} \
                  AND version <> {SEED_VERSION}",
-                self.dialect.table(OWN_SCHEMA, LEDGER),
+                self.own(LEDGER),
                 literal(&self.key(pair))
             ))
             .await?;

@@ -26,11 +26,16 @@ impl SqlDestination {
         columns: &SchemaRef,
         rows: impl Stream<Item = Result<RecordBatch>> + Unpin,
     ) -> Result<()> {
+        // Their columns may have the lake's names.
+        let rows = rows.map(|batch| {
+            RecordBatch::try_new(Arc::clone(columns), batch?.columns().to_vec())
+                .map_err(|source| Error::internal("rows have other columns").source(source))
+        });
         let Some(copying) = self.dialect.copying() else {
-            return self.warehouse.ingest(OWN_SCHEMA, stage, Arc::clone(columns), rows).await;
+            let place = [OWN_SCHEMA, stage].map(|name| self.target.identifier(name));
+            return self.warehouse.ingest(&place[0], &place[1], Arc::clone(columns), rows).await;
         };
-        refuse_alike(columns)?;
-        let place = self.dialect.table(OWN_SCHEMA, stage);
+        let place = self.own(stage);
         self.warehouse.execute(copying.create_stage(&place)).await?;
         let copied = self.copy(copying, &place, columns, rows).await;
         let dropped = self.warehouse.execute(copying.drop_stage(&place)).await;
@@ -83,22 +88,6 @@ fn remove(file: &Path) -> Result<()> {
     })
 }
 
-/// Columns are found by their names in any case.
-fn refuse_alike(columns: &SchemaRef) -> Result<()> {
-    let mut known = BTreeMap::new();
-    for field in columns.fields() {
-        if let Some(other) = known.insert(field.name().to_lowercase(), field.name()) {
-            return Err(Error::invalid(format!(
-                "the columns `{other}` and `{}` differ in case alone, and the target would take one \
-                 for the other",
-                field.name()
-            ))
-            .hint("rename one of them in the model"));
-        }
-    }
-    Ok(())
-}
-
 /// That every file was loaded whole: a warehouse may call a load a success that skipped files it
 /// had seen before, or rows it could not read.
 fn check_loaded(parts: &[Part], loaded: &[Vec<Option<String>>]) -> Result<()> {
@@ -128,8 +117,6 @@ fn check_loaded(parts: &[Part], loaded: &[Vec<Option<String>>]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use arrow::datatypes::{DataType, Field, Schema};
-
     use super::*;
 
     fn row(cells: [&str; 4]) -> Vec<Option<String>> {
@@ -153,16 +140,5 @@ mod tests {
             format!("the file {name} is LOAD_SKIPPED: of 5 rows 0 were read and 0 loaded")
         );
         assert!(check(Some(row([name, "LOADED", "5", "4"]))).is_err());
-    }
-
-    #[test]
-    fn columns_that_differ_in_case_alone_are_refused() {
-        let schema = |names: [&str; 2]| {
-            let field = |name| Field::new(name, DataType::Int64, true);
-            Arc::new(Schema::new(names.map(field).to_vec()))
-        };
-        refuse_alike(&schema(["a", "b"])).unwrap();
-        let error = refuse_alike(&schema(["Total", "total"])).unwrap_err();
-        assert!(error.message.starts_with("the columns `Total` and `total` differ"), "{error}");
     }
 }

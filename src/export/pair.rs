@@ -1,5 +1,6 @@
 //! A table of the lake and its counterpart in a target.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -47,8 +48,11 @@ pub struct Pair<'a> {
     pub snapshot: Snapshot,
     /// As exported, in the lake's order.
     pub columns: SchemaRef,
+    /// The same, named as in the target.
+    pub stored: SchemaRef,
     /// Schema and table in the target.
     pub schema: String,
+    pub table: String,
     pub takes_zero_bytes: bool,
 }
 
@@ -74,15 +78,22 @@ impl Source {
         if let Some(bytes_max) = keeper.name_bytes_max() {
             check_names(target, name, &columns, bytes_max)?;
         }
-        let schema = target.schema(name.layer).to_owned();
+        let stored = stored_columns(target, name, &columns)?;
+        let (schema, table) = (target.schema(name.layer), target.identifier(name.name()));
         let takes_zero_bytes = keeper.takes_zero_bytes();
-        Ok(Pair { model, snapshot, columns, schema, takes_zero_bytes })
+        Ok(Pair { model, snapshot, columns, stored, schema, table, takes_zero_bytes })
     }
 }
 
 impl Pair<'_> {
     pub fn name(&self) -> &TableName {
         &self.model.name
+    }
+
+    /// A column's name in the target.
+    pub fn stored_name(&self, column: &str) -> &str {
+        let position = self.columns.column_with_name(column).map(|(position, _)| position);
+        position.map_or("", |position| self.stored.field(position).name())
     }
 }
 
@@ -98,6 +109,25 @@ pub async fn newest(lake: &Lake, name: &TableName) -> Result<Snapshot> {
         Error::new(ErrorKind::NotFound, format!("there is no table `{name}` in the lake"))
             .hint(format!("`flowguard run +{name}` builds it"))
     })
+}
+
+/// In the case that the target wants, in which two names may be one.
+fn stored_columns(target: &Target, name: &TableName, columns: &SchemaRef) -> Result<SchemaRef> {
+    let mut known = BTreeMap::new();
+    let mut fields = Vec::new();
+    for field in columns.fields() {
+        let stored = target.identifier(field.name());
+        if let Some(other) = known.insert(stored.clone(), field.name()) {
+            return Err(Error::invalid(format!(
+                "the columns `{other}` and `{}` of `{name}` are both `{stored}` in `{}`",
+                field.name(),
+                target.name
+            ))
+            .hint("rename one of them in the model, or write identifiers: as_written"));
+        }
+        fields.push(field.as_ref().clone().with_name(stored));
+    }
+    Ok(Arc::new(Schema::new(fields)))
 }
 
 /// A warehouse cuts what is too long, and then two names may be one.

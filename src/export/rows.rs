@@ -184,7 +184,7 @@ pub fn only_within(pair: &Pair<'_>, ranges: &RangeSet, batch: &RecordBatch) -> R
 
 /// The same in the target's words.
 pub fn condition(dialect: &dyn Dialect, pair: &Pair<'_>, ranges: &RangeSet) -> Result<String> {
-    let column = quoted(time_of(pair)?);
+    let column = quoted(pair.stored_name(time_of(pair)?));
     let mut conditions = Vec::new();
     for range in ranges.iter() {
         let (start, end) = match bounds(pair, range)? {

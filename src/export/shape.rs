@@ -43,12 +43,12 @@ pub fn statements(
     pair: &Pair<'_>,
     found: &[Vec<Option<String>>],
 ) -> Result<Vec<String>> {
-    let table = dialect.table(&pair.schema, pair.name().name());
+    let table = dialect.table(&pair.schema, &pair.table);
     if found.is_empty() {
-        return Ok(vec![create(dialect, &table, &pair.columns)?]);
+        return Ok(vec![create(dialect, &table, &pair.stored)?]);
     }
     let mut statements = Vec::new();
-    for field in pair.columns.fields() {
+    for field in pair.stored.fields() {
         let wanted = dialect.column_type(field.data_type()).unwrap_or_default();
         let existing = found
             .iter()
@@ -72,7 +72,7 @@ pub fn statements(
         }
     }
     for name in found.iter().filter_map(|row| row.first().and_then(Option::as_deref)) {
-        if pair.columns.column_with_name(name).is_none() {
+        if pair.stored.column_with_name(name).is_none() {
             return Err(Error::invalid(format!(
                 "{table} has the column `{name}`, the lake has not"
             ))
@@ -93,6 +93,7 @@ pub fn stage_name(run: Uuid, table: &TableName) -> String {
 /// Whether `name` is a stage whose run began long before this one.
 pub fn is_abandoned(name: &str, run: Uuid, hours_max: u64) -> bool {
     let begun = |run: Uuid| run.get_timestamp().map(|at| at.to_unix().0);
+    let name = name.to_lowercase();
     let other = name.strip_prefix(STAGE_PREFIX).and_then(|rest| rest.get(..32));
     let other = other.and_then(|text| Uuid::try_parse(text).ok()).and_then(begun);
     match (other, begun(run)) {

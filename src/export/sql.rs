@@ -70,7 +70,7 @@ impl Side for SqlDestination {
     }
 
     async fn foreign_rows(&mut self, pair: &Pair<'_>) -> Result<Option<String>> {
-        let table = self.dialect.table(&pair.schema, pair.name().name());
+        let table = self.dialect.table(&pair.schema, &pair.table);
         Ok(self.has_rows(pair).await?.then_some(table))
     }
 
@@ -88,17 +88,16 @@ impl Side for SqlDestination {
     }
 
     async fn holding(&mut self, pair: &Pair<'_>) -> Result<Holding> {
-        let name = pair.name().name();
-        let found = self.texts(self.dialect.columns_of(&pair.schema, name)).await?;
+        let found = self.texts(self.dialect.columns_of(&pair.schema, &pair.table)).await?;
         if found.is_empty() {
             return Ok(Holding::gone());
         }
-        let faults = form_faults(self.dialect, &pair.columns, &found);
+        let faults = form_faults(self.dialect, &pair.stored, &found);
         if !faults.is_empty() {
             return Ok(Holding::faulty(faults));
         }
-        let table = self.dialect.table(&pair.schema, name);
-        let proof = Some(self.proof(&table, &pair.columns).await?);
+        let table = self.dialect.table(&pair.schema, &pair.table);
+        let proof = Some(self.proof(&table, &pair.stored).await?);
         Ok(Holding { faults, proof })
     }
 
@@ -108,9 +107,9 @@ impl Side for SqlDestination {
         calendar: &Calendar<'_>,
         width: i64,
     ) -> Result<Option<Proofs>> {
-        let table = self.dialect.table(&pair.schema, pair.name().name());
-        let bucket = bucket(self.dialect, calendar, width);
-        let query = grouped_proof_query(self.dialect, &table, &pair.columns, &bucket);
+        let table = self.dialect.table(&pair.schema, &pair.table);
+        let bucket = bucket(self.dialect, pair, calendar, width);
+        let query = grouped_proof_query(self.dialect, &table, &pair.stored, &bucket);
         let rows = self.texts(format!("{query} LIMIT {}", INTERVALS_MAX + 1)).await?;
         if rows.len() > INTERVALS_MAX {
             return Ok(None);
@@ -142,16 +141,16 @@ impl Side for SqlDestination {
     ) -> Result<Vec<(u64, u64)>> {
         let dialect = self.dialect;
         let mut outputs = vec![
-            expression(dialect, key, &pair.columns)?,
-            dialect.hash(&row_text(dialect, &pair.columns)),
+            expression(dialect, key, &pair.stored)?,
+            dialect.hash(&row_text(dialect, &pair.stored)),
         ];
-        let floats = pair.columns.fields().iter().filter(|field| is_float(field.data_type()));
+        let floats = pair.stored.fields().iter().filter(|field| is_float(field.data_type()));
         outputs.extend(floats.map(|f| format!("CAST({} AS DOUBLE PRECISION)", quoted(f.name()))));
         let named = outputs.iter().enumerate().map(|(at, output)| format!("{output} AS c{at}"));
         let query = format!(
             "SELECT {} FROM {} WHERE {}",
             named.collect::<Vec<_>>().join(", "),
-            dialect.table(&pair.schema, pair.name().name()),
+            dialect.table(&pair.schema, &pair.table),
             within(dialect, pair, ranges)?
         );
         let mut found = Vec::new();
@@ -177,16 +176,16 @@ impl Side for SqlDestination {
         wanted: &Wanted<'_>,
     ) -> Result<Vec<Row>> {
         let dialect = self.dialect;
-        let fields = pair.columns.fields().iter();
+        let fields = pair.stored.fields().iter();
         let names: Vec<String> =
             fields.map(|f| dialect.fetched(&quoted(f.name()), f.data_type())).collect();
         let hashes: Vec<String> = wanted.hashes.iter().map(u64::to_string).collect();
         let query = format!(
             "SELECT {} FROM {} WHERE {} AND {} IN ({}) LIMIT {ROWS_FETCHED_MAX}",
             names.join(", "),
-            dialect.table(&pair.schema, pair.name().name()),
+            dialect.table(&pair.schema, &pair.table),
             within(dialect, pair, ranges)?,
-            expression(dialect, wanted.key, &pair.columns)?,
+            expression(dialect, wanted.key, &pair.stored)?,
             hashes.join(", ")
         );
         let columns = nullable(&pair.columns);
@@ -235,8 +234,8 @@ fn form_faults(
 }
 
 /// What the target groups by: the day's number, or the instant that begins a step.
-fn bucket(dialect: &dyn Dialect, calendar: &Calendar<'_>, width: i64) -> String {
-    let text = dialect.text(&quoted(calendar.time), calendar.data_type);
+fn bucket(dialect: &dyn Dialect, pair: &Pair<'_>, calendar: &Calendar<'_>, width: i64) -> String {
+    let text = dialect.text(&quoted(pair.stored_name(calendar.time)), calendar.data_type);
     match calendar.data_type {
         DataType::Date32 => text,
         _ => {

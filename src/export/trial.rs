@@ -19,9 +19,12 @@ use crate::table::TableName;
 impl SqlDestination {
     /// What is missing for exports of `tables`, as far as the warehouse can tell beforehand.
     pub async fn missing_rights(&mut self, tables: &[TableName]) -> Result<Vec<MissingRight>> {
-        let mut wanted = vec![(OWN_SCHEMA, LEDGER), (OWN_SCHEMA, HISTORY)];
-        wanted.extend(tables.iter().map(|table| (self.target.schema(table.layer), table.name())));
-        let Some(query) = self.dialect.missing_rights(&wanted, LEDGER) else {
+        let name = |name: &str| self.target.identifier(name);
+        let mut wanted: Vec<(String, String)> =
+            [LEDGER, HISTORY].iter().map(|table| (name(OWN_SCHEMA), name(table))).collect();
+        let schema = |table: &TableName| self.target.schema(table.layer);
+        wanted.extend(tables.iter().map(|table| (schema(table), name(table.name()))));
+        let Some(query) = self.dialect.missing_rights(&wanted, &name(LEDGER)) else {
             return Ok(Vec::new());
         };
         let missing = self.texts(query).await?.into_iter();
@@ -37,7 +40,7 @@ impl SqlDestination {
         let version =
             self.texts(format!("SELECT CAST({} AS VARCHAR)", self.dialect.version())).await?;
         let stage = format!("stage_{}_test", self.run.simple());
-        let table = self.dialect.table(OWN_SCHEMA, &stage);
+        let table = self.own(&stage);
         let sent = corpus(|data_type| self.dialect.column_type(data_type).is_some())?;
         self.warehouse.execute(shape::create_aside(self.dialect, &table, &sent.schema())?).await?;
         let arrived = self.there_and_back(&stage, &sent).await;
@@ -70,7 +73,7 @@ impl SqlDestination {
             }
         };
         let texts: Vec<String> = sent.schema().fields().iter().map(text).collect();
-        let table = self.dialect.table(OWN_SCHEMA, stage);
+        let table = self.own(stage);
         let position = quoted(POSITION);
         self.texts(format!("SELECT {} FROM {table} ORDER BY {position}", texts.join(", "))).await
     }

@@ -49,21 +49,21 @@ pub struct Script {
     pub refused: usize,
 }
 
-/// Of tables and their schemas in Snowflake. `endpoint` is the store's, if it isn't AWS.
+/// Of tables, and their schemas and names in Snowflake. `endpoint` is the store's, if it isn't AWS.
 pub async fn script(
     lake: &Lake,
     endpoint: Option<&Url>,
-    tables: &[(TableName, String)],
+    tables: &[(TableName, [String; 2])],
 ) -> Result<Script> {
     check_reachable(lake.root(), endpoint)?;
     let mut text = preamble(lake.root(), endpoint);
     let mut refused = 0;
-    for (name, schema) in tables {
+    for (name, place) in tables {
         let snapshot = newest(lake, name).await?;
         let details = snapshot.log_details().await?;
         let reasons = reasons(&details, snapshot.schema().fields().iter().map(AsRef::as_ref));
         if reasons.is_empty() {
-            text.push_str(&statements(&snapshot, &details, schema));
+            text.push_str(&statements(&snapshot, &details, place));
         } else {
             refused += 1;
             text.push_str(&format!("\n-- {name} cannot be read in place:\n"));
@@ -122,10 +122,10 @@ fn preamble(root: &Url, endpoint: Option<&Url>) -> String {
     )
 }
 
-fn statements(snapshot: &Snapshot, details: &LogDetails, schema: &str) -> String {
+fn statements(snapshot: &Snapshot, details: &LogDetails, [schema, table]: &[String; 2]) -> String {
     let name = snapshot.name();
     let (files, bytes) = snapshot.size();
-    let table = format!("{}.{}", quoted(schema), quoted(name.name()));
+    let table = format!("{}.{}", quoted(schema), quoted(table));
     let mut text =
         format!("\n-- {name}: version {}, {files} files, {bytes} bytes", snapshot.version());
     match details.checkpoint {

@@ -126,11 +126,16 @@ impl Warehouse {
             }
             Self::Files { .. } => ("files", "path: exports".to_owned(), None),
         };
+        // Names as the other targets have them, unless a test asks for others.
+        let identifiers = match self {
+            Self::Snowflake { .. } => ", identifiers: as_written",
+            _ => "",
+        };
         let library = library.map(|file| format!(", library: \"{}\"", file.display()));
         project.write(
             "dags.yaml",
             &format!(
-                "version: 1\ntargets:\n  here: {{driver: {driver}, {place}{}}}\n\
+                "version: 1\ntargets:\n  here: {{driver: {driver}, {place}{identifiers}{}}}\n\
                  exports:\n  nightly: {{target: here, select: [{select}]}}\n",
                 library.unwrap_or_default()
             ),

@@ -72,6 +72,71 @@ async fn names_that_need_quotes_arrive() {
     }
 }
 
+/// Whoever writes no quotes means upper case in Snowflake, and lower case in PostgreSQL.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_arrive_in_the_case_that_is_asked_for() {
+    let daily = "kind: interval\nevery: 1d\ntime: day\nkey: [day]";
+    let sql = "SELECT * FROM (SELECT CAST(d AS DATE) AS day, n AS \"total Sum\", 'x' AS t \
+               FROM (VALUES ('2026-01-05', 1), ('2026-01-06', 2)) AS v(d, n)) AS v \
+               WHERE day >= $start AND day < $end";
+    let project = Project::of_models(&[("gold/t", &model(daily, sql))]);
+    let days = ["run", "--start", "2026-01-05", "--end", "2026-01-07"];
+    project.run(&days).succeeded();
+    for warehouse in Warehouse::all("export_shapes::names_in_the_case", &project) {
+        for (case, names) in [
+            ("upper", ["FLOWGUARD", "GOLD", "T", "DAY", "TOTAL SUM"]),
+            ("lower", ["flowguard", "gold", "t", "day", "total sum"]),
+            ("as_written", ["flowguard", "gold", "t", "day", "total Sum"]),
+        ] {
+            warehouse.configure(&project, "gold.*");
+            let file = project.folder().join("dags.yaml");
+            let text = std::fs::read_to_string(&file).unwrap();
+            let text = text.replace(", identifiers: as_written", "");
+            let asked = format!("{{identifiers: {case}, driver:");
+            std::fs::write(&file, text.replacen("{driver:", &asked, 1)).unwrap();
+            export(&project, &[]);
+            parity(&project).succeeded();
+            let [own, schema, table, day, total] = names;
+            let found = warehouse.ask(&format!(
+                "SELECT table_schema, table_name, column_name FROM information_schema.columns \
+                 WHERE table_schema = '{schema}' OR (table_schema = '{own}' \
+                 AND lower(column_name) = 'exported_at') ORDER BY lower(column_name)"
+            ));
+            let ledger = found[1].rsplit_once('|').unwrap().0.to_owned();
+            assert_eq!(ledger.to_lowercase(), "flowguard|exports");
+            assert!(ledger.starts_with(own), "{ledger}");
+            let line = |column: &str| format!("{schema}|{table}|{column}");
+            assert_eq!([&found[0], &found[3]], [&line(day), &line(total)]);
+            // A difference is found, told in the lake's names, and repaired.
+            warehouse.ask(&format!(
+                "UPDATE \"{schema}\".\"{table}\" SET \"{total}\" = 7 WHERE \"{day}\" = '2026-01-06'"
+            ));
+            let found = parity(&project);
+            assert!(found.stdout.contains("day=2026-01-06  total Sum  "), "{}", found.stdout);
+            project.run(&["parity", "--repair"]).succeeded();
+            parity(&project).succeeded();
+            let drop = |schema: &str| format!("DROP SCHEMA \"{schema}\" CASCADE");
+            warehouse.ask(&[schema, own].map(drop).join("; "));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_become_one_are_refused() {
+    let project = of_one_table("SELECT 1 AS \"maß\", 2 AS mass");
+    for warehouse in Warehouse::all("export_shapes::names_that_become_one", &project) {
+        warehouse.configure(&project, "gold.*");
+        let file = project.folder().join("dags.yaml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let text = text.replace(", identifiers: as_written", "");
+        std::fs::write(&file, text.replacen("{driver:", "{identifiers: upper, driver:", 1))
+            .unwrap();
+        let refused = project.run(&["export", "run"]).without_logs();
+        let words = "the columns `maß` and `mass` of `gold.t` are both `MASS` in `here`";
+        assert!(refused.stderr.contains(words), "{}", refused.stderr);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_of_any_length_arrive_or_are_refused() {
     let table = "a_table_with_a_name_that_is_as_long_as_postgresql_allows_them_x";

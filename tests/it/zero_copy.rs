@@ -34,8 +34,8 @@ async fn tables_of_a_bucket_are_read_where_they_are() {
     let project = changing_project();
     add(&project, &THREE).await;
     project.run(&["run"]).succeeded();
-    let tables = [("silver.clean", "silver"), ("gold.by_day", "marts")];
-    let tables = tables.map(|(name, schema)| (name.parse().unwrap(), schema.to_owned()));
+    let tables = [("silver.clean", ["silver", "clean"]), ("gold.by_day", ["marts", "by_day"])];
+    let tables = tables.map(|(name, place)| (name.parse().unwrap(), place.map(str::to_owned)));
     let made = script(&bucket(project.folder()).await, None, &tables).await.unwrap();
     assert_eq!(made.refused, 0);
     for part in [

@@ -87,7 +87,7 @@ impl Dialect for Postgresql {
     }
 
     /// A schema that is missing will be this user's own, with all rights.
-    fn missing_rights(&self, tables: &[(&str, &str)], updated: &str) -> Option<String> {
+    fn missing_rights(&self, tables: &[(String, String)], updated: &str) -> Option<String> {
         let wanted: Vec<String> = tables
             .iter()
             .map(|(schema, table)| format!("({}, {})", literal(schema), literal(table)))

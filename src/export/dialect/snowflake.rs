@@ -229,7 +229,7 @@ impl Dialect for Snowflake {
 
     /// Which roles may do what is in no view that everybody sees; what a role cannot do without is.
     /// <https://docs.snowflake.com/en/sql-reference/functions/current_warehouse>
-    fn missing_rights(&self, _tables: &[(&str, &str)], _updated: &str) -> Option<String> {
+    fn missing_rights(&self, _tables: &[(String, String)], _updated: &str) -> Option<String> {
         let grant = |what: &str, function: &str| {
             format!(
                 "SELECT 'USAGE on the {what} of the address', 'GRANT USAGE ON {what} <name> TO ROLE ' \

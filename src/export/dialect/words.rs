@@ -64,7 +64,7 @@ pub trait Dialect: Send + Sync {
     /// Query for what this user may not do and an export to these tables, of a schema each, must:
     /// the right in words, and the statement that gives it. The one named `updated` is updated, too.
     /// `None` where there are no such rights.
-    fn missing_rights(&self, _tables: &[(&str, &str)], _updated: &str) -> Option<String> {
+    fn missing_rights(&self, _tables: &[(String, String)], _updated: &str) -> Option<String> {
         None
     }
 
