@@ -345,7 +345,7 @@ dags.yaml:5:35: the token stands in the file
 dags.yaml:6:84: unknown identifiers `camel`
       case: {driver: snowflake, uri: "snowflake://me:${PW}@account/lake", identifiers: camel}
                                                                                        ^^^^^
-    hint: it is one of: `as_written`, `upper`, `lower`
+    hint: choices are: `as_written`, `upper`, `lower`
 dags.yaml:7:47: files keep names as they are
       file: {driver: files, path: a, identifiers: upper}
                                                   ^^^^^
