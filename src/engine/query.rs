@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::config::Dialect;
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, plan_err};
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::{Expr, LogicalPlan};
@@ -75,11 +76,6 @@ impl Planner<'_> {
         for reference in &references {
             match reference.schema().or(self.layer.map(Layer::as_str)) {
                 Some("information_schema") => {
-                    // They name folders of this machine. The engine finds the table in any case.
-                    if reference.table().eq_ignore_ascii_case("df_settings") {
-                        return Err(Error::invalid("the engine's settings cannot be queried")
-                            .hint("those that can be changed stand in docs/configuration.md"));
-                    }
                     is_listing = true;
                     names.extend(self.tables().await?);
                 }
@@ -119,6 +115,7 @@ impl Planner<'_> {
             }
         };
         read_only().verify_plan(&plan).map_err(|_| refusal())?;
+        refuse_settings(&plan)?;
         let shows_plan = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
         let root = if shows_plan { self.lake.folder()? } else { String::new() };
         Ok(Query { session, plan, pins, is_listing, root })
@@ -264,6 +261,26 @@ fn refuse_writes(statement: &Statement) -> Result<()> {
             Err(refusal())
         }
     }
+}
+
+/// The engine's settings name folders of this machine.
+fn refuse_settings(plan: &LogicalPlan) -> Result<()> {
+    let mut reads_settings = false;
+    let walked = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            let name = &scan.table_name;
+            // The engine finds the table in any case.
+            reads_settings |= name.schema() == Some("information_schema")
+                && name.table().eq_ignore_ascii_case("df_settings");
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    walked.map_err(|error| engine_error("reading the plan", error))?;
+    if reads_settings {
+        return Err(Error::invalid("the engine's settings cannot be queried")
+            .hint("those that can be changed stand in docs/configuration.md"));
+    }
+    Ok(())
 }
 
 /// A planning error at its place in the text. `source`'s text may begin anywhere in a file of the user; here it is the whole text.
