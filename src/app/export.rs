@@ -13,6 +13,7 @@ use crate::config;
 use crate::dag::{DriverKind, Export, Severity, Target, select};
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::export::dialect::{Dialect, dialect};
+use crate::export::statements::Statements;
 use crate::export::{Destination, Exported, Files, Source, SqlDestination};
 use crate::lake::folder::Folder;
 use crate::model::Kind;
@@ -182,6 +183,14 @@ impl App {
         let mut destination = self.untouched(target, surroundings, run).await?;
         destination.prepare().await?;
         Ok(destination)
+    }
+
+    /// What a target that is asked by SQL would be told, without a connection.
+    pub fn statements(&self, target: &Target, run: Uuid) -> Result<Statements> {
+        let Some(dialect) = dialect(target.driver) else {
+            return Err(Error::invalid(format!("`{}` is not asked by SQL", target.name)));
+        };
+        Ok(Statements { target: target.clone(), dialect, run })
     }
 
     /// Finds the driver, if the target has one, and connects.

@@ -1,6 +1,7 @@
 //! `flowguard export` and `flowguard target`: tables kept equal in a warehouse.
 
 use std::os::unix::process::parent_id;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -17,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::export::change::Change;
 use crate::export::history::Entry;
 use crate::export::parity::Parity;
-use crate::export::{Destination, Exported, zero_copy};
+use crate::export::{Destination, Exported, script, zero_copy};
 use crate::interval::Instant;
 use crate::table::TableName;
 use crate::warehouse::driver;
@@ -37,6 +38,7 @@ const ENGINE_CHECK_INTERVAL: Duration = Duration::from_millis(20);
   flowguard export run gold.daily_metrics --full
   flowguard export status --output json
   flowguard export history gold.daily_metrics
+  flowguard export sql gold.* --target company --parts upload >export.sql
   flowguard export sql --zero-copy gold.*")]
 pub struct Arguments {
     #[command(subcommand)]
@@ -55,8 +57,12 @@ enum Command {
     Sql(SqlArguments),
 }
 
-/// By which Snowflake reads the tables where they are, without a copy. Nothing is connected to.
-/// Exits with 2 if it could not read one of them.
+/// By which Snowflake is given what an export would give it, or reads the tables where they are.
+/// Nothing is connected to.
+///
+/// With --parts the rows are written into files of a folder, and the statements upload them from
+/// there, prove what arrived, and replace the tables. With --zero-copy nothing is copied; exits with
+/// 2 if Snowflake could not read one of the tables.
 #[derive(Debug, Args)]
 pub struct SqlArguments {
     /// Tables [default: all, or those of the target's exports]
@@ -65,8 +71,11 @@ pub struct SqlArguments {
     /// Tables and schemas of this target's exports
     #[arg(long, value_name = "NAME")]
     target: Option<String>,
+    /// Copies of the tables, as Parquet files in this folder
+    #[arg(long, value_name = "FOLDER", requires = "target")]
+    parts: Option<PathBuf>,
     /// Over the Delta logs in cloud storage
-    #[arg(long, required = true)]
+    #[arg(long, required_unless_present = "parts", conflicts_with = "parts")]
     zero_copy: bool,
 }
 
@@ -175,6 +184,9 @@ pub fn tables_of(chosen: &[(&Target, Vec<TableName>)]) -> usize {
 /// Prints what another system can do with the tables by itself.
 async fn sql(session: &Session, arguments: &SqlArguments) -> Result<()> {
     let app = session.app()?;
+    if let (Some(folder), Some(target)) = (&arguments.parts, &arguments.target) {
+        return copies(session, &app, arguments, target, folder).await;
+    }
     let tables = app.stored(&arguments.selectors, arguments.target.as_deref())?;
     let script = zero_copy::script(&app.lake, app.config.s3.endpoint.as_ref(), &tables).await?;
     output::write_text(&script.text)?;
@@ -186,6 +198,31 @@ async fn sql(session: &Session, arguments: &SqlArguments) -> Result<()> {
         )
         .hint("the script says why; they can be copied: flowguard export run")),
     }
+}
+
+/// Prints an export of whole tables, whose rows it writes into a new folder each.
+async fn copies(
+    session: &Session,
+    app: &App,
+    arguments: &SqlArguments,
+    target: &str,
+    folder: &Path,
+) -> Result<()> {
+    let folder = session.process.current_folder.join(folder);
+    let run = Uuid::now_v7();
+    for (target, tables) in app.exports(&arguments.selectors, Some(target))? {
+        let statements = app.statements(target, run)?;
+        let mut progress = TableProgress::new(tables.len(), Output::Text);
+        output::write_text(&script::preamble(&statements))?;
+        for name in &tables {
+            let source = app.export_source();
+            let folder = folder.join(run.to_string()).join(name.to_string());
+            let work = script::table(&source, &statements, name, &folder);
+            let work = progress.watch(name, &source.rows_read, work);
+            output::write_text(&stoppable(session, work).await??)?;
+        }
+    }
+    Ok(())
 }
 
 async fn status(session: &Session, selected: &Selected, full: bool) -> Result<()> {

@@ -8,13 +8,14 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use futures::{Stream, StreamExt};
 
-use super::destination::{OWN_SCHEMA, SqlDestination};
+use super::destination::SqlDestination;
 use super::dialect::Copying;
 use super::parts::{Part, PartWriter};
+use super::statements::OWN_SCHEMA;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Files that one statement may name.
-const FILES_MAX: usize = 1_000;
+pub const FILES_MAX: usize = 1_000;
 /// Begins the names of folders where files wait for their upload.
 const FOLDER_PREFIX: &str = "flowguard-parts-";
 
@@ -26,16 +27,11 @@ impl SqlDestination {
         columns: &SchemaRef,
         rows: impl Stream<Item = Result<RecordBatch>> + Unpin,
     ) -> Result<()> {
-        // Their columns may have the lake's names.
-        let rows = rows.map(|batch| {
-            RecordBatch::try_new(Arc::clone(columns), batch?.columns().to_vec())
-                .map_err(|source| Error::internal("rows have other columns").source(source))
-        });
-        let Some(copying) = self.dialect.copying() else {
-            let place = [OWN_SCHEMA, stage].map(|name| self.target.identifier(name));
+        let Some(copying) = self.statements.dialect.copying() else {
+            let place = [OWN_SCHEMA, stage].map(|name| self.statements.target.identifier(name));
             return self.warehouse.ingest(&place[0], &place[1], Arc::clone(columns), rows).await;
         };
-        let place = self.own(stage);
+        let place = self.statements.own(stage);
         self.warehouse.execute(copying.create_stage(&place)).await?;
         let copied = self.copy(copying, &place, columns, rows).await;
         let dropped = self.warehouse.execute(copying.drop_stage(&place)).await;
@@ -51,7 +47,7 @@ impl SqlDestination {
         mut rows: impl Stream<Item = Result<RecordBatch>> + Unpin,
     ) -> Result<()> {
         let folder = tempfile::Builder::new()
-            .prefix(&format!("{FOLDER_PREFIX}{}-", self.run))
+            .prefix(&format!("{FOLDER_PREFIX}{}-", self.statements.run))
             .tempdir_in(&self.scratch)
             .map_err(|source| {
                 let message = format!("cannot make a folder in {}", self.scratch.display());

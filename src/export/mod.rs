@@ -18,9 +18,11 @@ pub mod parity;
 mod parts;
 mod publish;
 mod rows;
+pub mod script;
 mod shape;
 mod side;
 mod sql;
+pub mod statements;
 mod trial;
 pub mod zero_copy;
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::canonical::is_comparable;
@@ -88,6 +89,12 @@ impl Source {
 impl Pair<'_> {
     pub fn name(&self) -> &TableName {
         &self.model.name
+    }
+
+    /// Rows with the names of the target.
+    pub fn renamed(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        RecordBatch::try_new(Arc::clone(&self.stored), batch.columns().to_vec())
+            .map_err(|source| Error::internal("rows have other columns").source(source))
     }
 
     /// A column's name in the target.

@@ -49,24 +49,24 @@ impl Source {
     /// Compares `name` in the target with the lake, at the version that the target's ledger names.
     pub async fn parity(&self, to: &mut Destination, name: &TableName) -> Result<Parity> {
         let began = Clock::now();
-        let newest = self.pair(&**to, name, None).await?;
+        let newest = self.pair(to.keeper(), name, None).await?;
         let held = to.held(&newest).await?.ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
-                format!("`{name}` was never exported to `{}`", to.target().name),
+                format!("`{name}` was never exported to `{}`", to.keeper().target().name),
             )
             .hint(format!("flowguard export run {name}"))
         })?;
         if held.table_id != newest.snapshot.id() {
             return Err(Error::invalid(format!(
                 "`{name}` was made anew since it was exported to `{}`",
-                to.target().name
+                to.keeper().target().name
             ))
             .hint(format!("flowguard export run {name} --full")));
         }
         let pair = match newest.snapshot.version() == held.version {
             true => newest,
-            false => self.pair(&**to, name, Some(held.version)).await?,
+            false => self.pair(to.keeper(), name, Some(held.version)).await?,
         };
         let theirs = to.holding(&pair).await?;
         let mut differences = theirs.faults;

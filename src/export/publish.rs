@@ -22,7 +22,7 @@ pub struct Exported {
 impl Source {
     /// What an export of `name` would move, without moving it.
     pub async fn plan(&self, to: &mut Destination, name: &TableName, full: bool) -> Result<Change> {
-        let pair = self.pair(&**to, name, None).await?;
+        let pair = self.pair(to.keeper(), name, None).await?;
         let held = held_by(to, &pair, full).await?;
         self.change(&pair, held.as_ref(), full).await
     }
@@ -47,7 +47,7 @@ impl Source {
         full: bool,
         began: Clock,
     ) -> Result<Exported> {
-        let pair = self.pair(&**to, name, None).await?;
+        let pair = self.pair(to.keeper(), name, None).await?;
         let version = pair.snapshot.version();
         let held = held_by(to, &pair, full).await?;
         let change = match (to.fit(&pair).await?, &held) {
@@ -88,10 +88,10 @@ impl Source {
         began: Clock,
     ) -> Result<Exported> {
         let held = {
-            let pair = self.pair(&**to, name, None).await?;
+            let pair = self.pair(to.keeper(), name, None).await?;
             to.held(&pair).await?
         };
-        let pair = self.pair(&**to, name, held.as_ref().map(|held| held.version)).await?;
+        let pair = self.pair(to.keeper(), name, held.as_ref().map(|held| held.version)).await?;
         to.fit(&pair).await?;
         let ranges = narrowed.and_then(Narrowed::ranges);
         let change = ranges.map_or(Change::Whole(Reason::Differs), Change::Ranges);
@@ -119,12 +119,12 @@ async fn held_by(to: &mut Destination, pair: &Pair<'_>, full: bool) -> Result<Op
     let Some(table) = to.foreign_rows(pair).await? else { return Ok(held) };
     Err(Error::invalid(format!(
         "{table} holds rows in `{}` that were not exported by FlowGuard",
-        to.target().name
+        to.keeper().target().name
     ))
     .hint(format!(
         "`flowguard export run {} --target {} --full` replaces them all",
         pair.name(),
-        to.target().name
+        to.keeper().target().name
     )))
 }
 

@@ -18,6 +18,11 @@ pub fn create(dialect: &dyn Dialect, table: &str, columns: &SchemaRef) -> Result
     Ok(format!("CREATE TABLE {table} ({})", definitions(dialect, columns)?))
 }
 
+/// For whoever doesn't know whether it is there.
+pub fn create_if_absent(dialect: &dyn Dialect, table: &str, columns: &SchemaRef) -> Result<String> {
+    Ok(format!("CREATE TABLE IF NOT EXISTS {table} ({})", definitions(dialect, columns)?))
+}
+
 /// Of rows on their way.
 pub fn create_aside(dialect: &dyn Dialect, table: &str, columns: &SchemaRef) -> Result<String> {
     let create = dialect.copying().map_or("CREATE TABLE", Copying::create_table);

@@ -67,7 +67,9 @@ pub fn conflict(pair: &Pair<'_>) -> Error {
 }
 
 #[async_trait]
-pub trait Side: Keeper {
+pub trait Side: Send + Sync {
+    fn keeper(&self) -> &dyn Keeper;
+
     /// Of this process; marks what it writes.
     fn run(&self) -> Uuid;
 

@@ -19,34 +19,19 @@ use super::pair::{Keeper, Pair, Source, nullable};
 use super::rows;
 use super::shape::proof_of;
 use super::side::{Holding, MissingRight, Side, column_faults};
-use crate::dag::Target;
 use crate::engine::storable::conform;
 use crate::error::{Error, Result};
 use crate::interval::RangeSet;
 use crate::table::TableName;
 
-impl Keeper for SqlDestination {
-    fn target(&self) -> &Target {
-        &self.target
-    }
-
-    fn column_type(&self, data_type: &DataType) -> Option<String> {
-        self.dialect.column_type(data_type)
-    }
-
-    fn takes_zero_bytes(&self) -> bool {
-        self.dialect.takes_zero_bytes()
-    }
-
-    fn name_bytes_max(&self) -> Option<usize> {
-        self.dialect.name_bytes_max()
-    }
-}
-
 #[async_trait]
 impl Side for SqlDestination {
+    fn keeper(&self) -> &dyn Keeper {
+        &self.statements
+    }
+
     fn run(&self) -> Uuid {
-        self.run
+        self.statements.run
     }
 
     async fn prepare(&mut self) -> Result<()> {
@@ -70,7 +55,7 @@ impl Side for SqlDestination {
     }
 
     async fn foreign_rows(&mut self, pair: &Pair<'_>) -> Result<Option<String>> {
-        let table = self.dialect.table(&pair.schema, &pair.table);
+        let table = self.statements.live(pair);
         Ok(self.has_rows(pair).await?.then_some(table))
     }
 
@@ -79,8 +64,8 @@ impl Side for SqlDestination {
     }
 
     async fn advance(&mut self, pair: &Pair<'_>, moving: &Move<'_>) -> Result<()> {
-        let noted = self.noted(pair, moving, 0);
-        self.transaction(pair, moving, None, &[noted]).await
+        let note = self.statements.note(&self.done(pair, moving, 0));
+        self.transaction(pair, moving, None, &[note]).await
     }
 
     async fn apply(&mut self, source: &Source, pair: &Pair<'_>, moving: &Move<'_>) -> Result<u64> {
@@ -88,15 +73,16 @@ impl Side for SqlDestination {
     }
 
     async fn holding(&mut self, pair: &Pair<'_>) -> Result<Holding> {
-        let found = self.texts(self.dialect.columns_of(&pair.schema, &pair.table)).await?;
+        let found =
+            self.texts(self.statements.dialect.columns_of(&pair.schema, &pair.table)).await?;
         if found.is_empty() {
             return Ok(Holding::gone());
         }
-        let faults = form_faults(self.dialect, &pair.stored, &found);
+        let faults = form_faults(self.statements.dialect, &pair.stored, &found);
         if !faults.is_empty() {
             return Ok(Holding::faulty(faults));
         }
-        let table = self.dialect.table(&pair.schema, &pair.table);
+        let table = self.statements.live(pair);
         let proof = Some(self.proof(&table, &pair.stored).await?);
         Ok(Holding { faults, proof })
     }
@@ -107,17 +93,21 @@ impl Side for SqlDestination {
         calendar: &Calendar<'_>,
         width: i64,
     ) -> Result<Option<Proofs>> {
-        let table = self.dialect.table(&pair.schema, &pair.table);
-        let bucket = bucket(self.dialect, pair, calendar, width);
-        let query = grouped_proof_query(self.dialect, &table, &pair.stored, &bucket);
+        let table = self.statements.live(pair);
+        let bucket = bucket(self.statements.dialect, pair, calendar, width);
+        let query = grouped_proof_query(self.statements.dialect, &table, &pair.stored, &bucket);
         let rows = self.texts(format!("{query} LIMIT {}", INTERVALS_MAX + 1)).await?;
         if rows.len() > INTERVALS_MAX {
             return Ok(None);
         }
         let mut proofs = Proofs::new();
         for row in &rows {
-            let unread =
-                || Error::internal(format!("`{}` gave no proof of {table}", self.target.name));
+            let unread = || {
+                Error::internal(format!(
+                    "`{}` gave no proof of {table}",
+                    self.statements.target.name
+                ))
+            };
             let (bucket, proof) = row.split_first().ok_or_else(unread)?;
             let range = match bucket {
                 None => None,
@@ -139,7 +129,7 @@ impl Side for SqlDestination {
         ranges: Option<&RangeSet>,
         key: &Key,
     ) -> Result<Vec<(u64, u64)>> {
-        let dialect = self.dialect;
+        let dialect = self.statements.dialect;
         let mut outputs = vec![
             expression(dialect, key, &pair.stored)?,
             dialect.hash(&row_text(dialect, &pair.stored)),
@@ -175,7 +165,7 @@ impl Side for SqlDestination {
         ranges: Option<&RangeSet>,
         wanted: &Wanted<'_>,
     ) -> Result<Vec<Row>> {
-        let dialect = self.dialect;
+        let dialect = self.statements.dialect;
         let fields = pair.stored.fields().iter();
         let names: Vec<String> =
             fields.map(|f| dialect.fetched(&quoted(f.name()), f.data_type())).collect();

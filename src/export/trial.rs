@@ -8,23 +8,24 @@ use arrow::datatypes::{DataType, Float32Type, Float64Type};
 
 use super::canonical::{is_float, write_value};
 use super::corpus::{POSITION, ROWS, corpus};
-use super::destination::{LEDGER, OWN_SCHEMA, SqlDestination};
+use super::destination::SqlDestination;
 use super::dialect::quoted;
 use super::history::HISTORY;
 use super::shape;
 use super::side::MissingRight;
+use super::statements::{LEDGER, OWN_SCHEMA};
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::TableName;
 
 impl SqlDestination {
     /// What is missing for exports of `tables`, as far as the warehouse can tell beforehand.
     pub async fn missing_rights(&mut self, tables: &[TableName]) -> Result<Vec<MissingRight>> {
-        let name = |name: &str| self.target.identifier(name);
+        let name = |name: &str| self.statements.target.identifier(name);
         let mut wanted: Vec<(String, String)> =
             [LEDGER, HISTORY].iter().map(|table| (name(OWN_SCHEMA), name(table))).collect();
-        let schema = |table: &TableName| self.target.schema(table.layer);
+        let schema = |table: &TableName| self.statements.target.schema(table.layer);
         wanted.extend(tables.iter().map(|table| (schema(table), name(table.name()))));
-        let Some(query) = self.dialect.missing_rights(&wanted, &name(LEDGER)) else {
+        let Some(query) = self.statements.dialect.missing_rights(&wanted, &name(LEDGER)) else {
             return Ok(Vec::new());
         };
         let missing = self.texts(query).await?.into_iter();
@@ -37,17 +38,21 @@ impl SqlDestination {
 
     /// Does everything that an export does, to a table of its own; the warehouse's version.
     pub async fn test(&mut self) -> Result<String> {
-        let version =
-            self.texts(format!("SELECT CAST({} AS VARCHAR)", self.dialect.version())).await?;
-        let stage = format!("stage_{}_test", self.run.simple());
-        let table = self.own(&stage);
-        let sent = corpus(|data_type| self.dialect.column_type(data_type).is_some())?;
-        self.warehouse.execute(shape::create_aside(self.dialect, &table, &sent.schema())?).await?;
+        let version = self
+            .texts(format!("SELECT CAST({} AS VARCHAR)", self.statements.dialect.version()))
+            .await?;
+        let stage = format!("stage_{}_test", self.statements.run.simple());
+        let table = self.statements.own(&stage);
+        let sent = corpus(|data_type| self.statements.dialect.column_type(data_type).is_some())?;
+        self.warehouse
+            .execute(shape::create_aside(self.statements.dialect, &table, &sent.schema())?)
+            .await?;
         let arrived = self.there_and_back(&stage, &sent).await;
         self.warehouse.execute(format!("DROP TABLE {table}")).await?;
         let library = self.warehouse.library();
         let refused = |error: Error| {
-            let hint = format!("a newer driver may be better: {}", self.dialect.library().hint);
+            let hint =
+                format!("a newer driver may be better: {}", self.statements.dialect.library().hint);
             let message = format!("the driver {} is not fit: {}", library.display(), error.message);
             Error { message, ..error }.hint(hint)
         };
@@ -69,11 +74,11 @@ impl SqlDestination {
             match is_float(field.data_type()) {
                 // Some warehouses write fewer digits than they keep.
                 true => column,
-                false => self.dialect.text(&column, field.data_type()),
+                false => self.statements.dialect.text(&column, field.data_type()),
             }
         };
         let texts: Vec<String> = sent.schema().fields().iter().map(text).collect();
-        let table = self.own(stage);
+        let table = self.statements.own(stage);
         let position = quoted(POSITION);
         self.texts(format!("SELECT {} FROM {table} ORDER BY {position}", texts.join(", "))).await
     }

@@ -59,6 +59,17 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Runs a script, to its first error.
+    pub fn run(&self, script: &str) -> Finished {
+        let file = self.folder.path().join("script.sql");
+        std::fs::write(&file, script).unwrap();
+        let mut command = Command::new(&self.script);
+        command.arg("run").arg(self.folder.path().join("server"));
+        finish(command.stdin(std::fs::File::open(file).unwrap()))
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.call(&["stop"]);

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::export::{Warehouse, export};
+use crate::export::{Warehouse, export, parity};
 use crate::export_deaths::{ORPHAN_AGE_MAX, await_orphans};
 use crate::program::{Project, model};
 
@@ -58,6 +58,41 @@ async fn a_driver_that_changes_values_is_refused() {
         let words = "`gold.prices` did not arrive in `here` as it was sent";
         assert!(refused.stderr.contains(words), "{}", refused.stderr);
         assert_eq!(warehouse.ask("SELECT count(*) FROM gold.prices"), ["0"]);
+    }
+}
+
+/// Of teams that let nobody connect: somebody else runs the statements, with another client.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_does_what_an_export_does() {
+    let project = of_prices();
+    for warehouse in Warehouse::all("export_trial::a_script", &project) {
+        warehouse.configure(&project, "gold.*");
+        let arguments = ["export", "sql", "--target", "here", "--parts", "upload"];
+        let Warehouse::Snowflake { server, .. } = &warehouse else {
+            let refused = project.run(&arguments).without_logs();
+            assert!(refused.stderr.contains("`here` copies no files"), "{}", refused.stderr);
+            continue;
+        };
+        let count = "SELECT count(*) FROM gold.prices";
+        for again in [false, true] {
+            let script = project.run(&arguments).succeeded().stdout;
+            let changed = script.replacen(") = '1 ", ") = '2 ", 1);
+            assert_ne!(changed, script);
+            let failed = server.run(&changed);
+            assert!(failed.stderr.contains("Division by zero"), "{}", failed.stderr);
+            assert_eq!(warehouse.ask(count), [if again { "1" } else { "0" }]);
+            let script = project.run(&arguments).succeeded().stdout;
+            server.run(&script).succeeded();
+            assert_eq!(warehouse.ask(count), ["1"]);
+            parity(&project).succeeded();
+        }
+        assert_eq!(export(&project, &[])["gold.prices"], "0 rows: nothing");
+        let history = project.run(&["export", "history"]).succeeded().stdout;
+        assert_eq!(history.matches("everything: asked for, by a script").count(), 2, "{history}");
+        let stages =
+            "SELECT count(*) FROM information_schema.tables WHERE table_name LIKE 'stage_%'";
+        // Those of the scripts that failed, which a later export drops.
+        assert_eq!(warehouse.ask(stages), ["2"]);
     }
 }
 

@@ -41,6 +41,8 @@ REWRITES = [
     (r"^(COPY INTO .*) FILES = \([^)]*\)", r"\1"),
     # Bytes are never read as text here, and no text is read as null.
     (r"^(COPY INTO .*) BINARY_AS_TEXT = FALSE NULL_IF = \(\)", r"\1"),
+    # Whatever is divided by zero is an error.
+    (r"^SELECT 1 / (CASE .*) ELSE 0 END AS", r"SELECT \1 ELSE error('Division by zero') END AS"),
     (r"\bBINARY\(\d+\)", "BINARY"),
     (r"TO_NUMBER\(SUBSTR\(MD5\(", "FIRST_60_BITS(MD5(("),
     (r"\), 1, 15\), 'X{15}'\)", ")))"),

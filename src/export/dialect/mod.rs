@@ -22,6 +22,8 @@ pub fn dialect(driver: DriverKind) -> Option<&'static dyn Dialect> {
     }
 }
 
+/// Stands between the parts of a proof.
+const BETWEEN: &str = " || ' ' || ";
 /// Operands that stand side by side. More are nested: parsers go down a step for each, and have
 /// an end.
 const OPERANDS_MAX: usize = 100;
@@ -43,24 +45,36 @@ pub fn grouped_proof_query(
     format!("SELECT {group}, {} FROM {table} GROUP BY 1", proof_outputs(dialect, schema))
 }
 
-fn proof_outputs(dialect: &dyn Dialect, schema: &SchemaRef) -> String {
-    let text = |expression: String| format!("CAST({expression} AS VARCHAR)");
-    let mut outputs = vec![
-        text("count(*)".to_owned()),
-        text(format!("coalesce(sum({}), 0)", dialect.hash(&row_text(dialect, schema)))),
-    ];
+/// As [`proof_query`] without floating point, so that the text is the same on both sides.
+pub fn exact_proof_query(dialect: &dyn Dialect, table: &str, schema: &SchemaRef) -> String {
+    let outputs = concatenated(&exact_outputs(dialect, schema), BETWEEN);
+    format!("SELECT {outputs} FROM {table}")
+}
+
+fn text(expression: &str) -> String {
+    format!("CAST({expression} AS VARCHAR)")
+}
+
+fn exact_outputs(dialect: &dyn Dialect, schema: &SchemaRef) -> Vec<String> {
+    let hash = dialect.hash(&row_text(dialect, schema));
+    let mut outputs = vec![text("count(*)"), text(&format!("coalesce(sum({hash}), 0)"))];
     for field in schema.fields() {
-        outputs.push(text(format!("count(*) - count({})", quoted(field.name()))));
+        outputs.push(text(&format!("count(*) - count({})", quoted(field.name()))));
     }
+    outputs
+}
+
+fn proof_outputs(dialect: &dyn Dialect, schema: &SchemaRef) -> String {
+    let mut outputs = exact_outputs(dialect, schema);
     for field in schema.fields().iter().filter(|field| is_float(field.data_type())) {
         let column = quoted(field.name());
         let finite = dialect.is_finite(&column);
         let value = format!("CAST({column} AS DOUBLE PRECISION)");
-        outputs.push(text(format!("coalesce(sum(CASE WHEN {finite} THEN {value} END), 0)")));
-        outputs.push(text(format!("coalesce(sum(CASE WHEN {finite} THEN abs({value}) END), 0)")));
-        outputs.push(text(format!("count(CASE WHEN NOT ({finite}) THEN 1 END)")));
+        outputs.push(text(&format!("coalesce(sum(CASE WHEN {finite} THEN {value} END), 0)")));
+        outputs.push(text(&format!("coalesce(sum(CASE WHEN {finite} THEN abs({value}) END), 0)")));
+        outputs.push(text(&format!("count(CASE WHEN NOT ({finite}) THEN 1 END)")));
     }
-    concatenated(&outputs, " || ' ' || ")
+    concatenated(&outputs, BETWEEN)
 }
 
 fn concatenated(parts: &[String], between: &str) -> String {

@@ -225,6 +225,10 @@ impl Keeper for Files {
 
 #[async_trait]
 impl Side for Files {
+    fn keeper(&self) -> &dyn Keeper {
+        self
+    }
+
     fn run(&self) -> Uuid {
         self.run
     }
