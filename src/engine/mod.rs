@@ -19,6 +19,7 @@ use datafusion::catalog::{
     MemorySchemaProvider,
 };
 use datafusion::common::ParamValues;
+use datafusion::common::config::ConfigNonZeroUsize;
 use datafusion::common::metadata::ScalarAndMetadata;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
@@ -149,6 +150,10 @@ impl Engine {
         options.execution.time_zone = Some("UTC".to_owned());
         options.execution.parquet.pushdown_filters = true;
         options.execution.parquet.reorder_filters = true;
+        // A file per batch. With longer ones two tasks may spill at once, and the reader waits at
+        // the older file for the batch that is in the newer, forever (apache/datafusion#24883).
+        options.execution.max_spill_file_size_bytes =
+            ConfigNonZeroUsize::try_new(1).expect("one is not zero");
         config
     }
 
@@ -202,6 +207,8 @@ pub fn interval_parameters(range: Range) -> ParamValues {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
     use datafusion::common::Result;
     use datafusion::physical_plan::collect;
 
@@ -226,5 +233,25 @@ mod tests {
         assert!(refused.contains("allowable limit of 0.0 B"), "{refused}");
         assert_eq!(join(&engine, 128 << 20).await.unwrap(), 300_000);
         assert_eq!(engine.memory_bytes(), 0);
+    }
+
+    /// Small batches, and memory that is too small for the groups and for what waits for them.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_statement_of_which_two_tasks_spill_at_once_ends() {
+        let options = EngineOptions { memory_bytes_max: 6 << 20, spill_dir: None, threads: 2 };
+        let engine = Engine::new(&options).unwrap();
+        for attempt in 0..12 {
+            let session = engine.session();
+            let options = session.state_ref();
+            options.write().config_mut().options_mut().execution.batch_size =
+                ConfigNonZeroUsize::try_new(64).unwrap();
+            let sql = "SELECT g, count(DISTINCT id) \
+                       FROM (SELECT value % 2000 AS g, md5(CAST(value AS VARCHAR)) AS id \
+                             FROM generate_series(1, 60000)) GROUP BY g";
+            let plan = session.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
+            let work = collect(plan, task_of(&session));
+            let ended = tokio::time::timeout(Duration::from_secs(20), work).await;
+            assert!(ended.is_ok(), "attempt {attempt} hangs");
+        }
     }
 }
