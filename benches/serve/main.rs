@@ -18,9 +18,11 @@ use futures::StreamExt;
 use tempfile::TempDir;
 
 mod client;
+#[path = "../lake.rs"]
 mod lake;
 mod processes;
 mod raw;
+mod tables;
 
 use client::{Client, Fetched, connect, fetch, read_all, statement};
 use processes::{PROJECT, RAW_CHILD, Running, SAIL_VARIABLE, make_demo};
@@ -51,7 +53,7 @@ fn main() {
     let folder = TempDir::new().expect("a folder");
     make_demo(folder.path());
     let lake = lake::open(folder.path());
-    runtime.block_on(lake::write_clicks(&lake, rows));
+    runtime.block_on(tables::write_clicks(&lake, rows));
     println!("{rows} rows; ours, what it is measured against, and the ratio");
     let sail = std::env::var(SAIL_VARIABLE).ok();
     runtime.block_on(async {
@@ -221,7 +223,7 @@ async fn starts(demo: &Path) {
     let (mut first, mut ready) = (Vec::new(), Vec::new());
     let (mut idle, mut asked, mut own) = (Vec::new(), Vec::new(), Vec::new());
     let many = TempDir::new().expect("a folder");
-    lake::write_tables(&lake::open(many.path()), TABLES).await;
+    tables::write_tables(&lake::open(many.path()), TABLES).await;
     for _ in 0..STARTS {
         let start = Instant::now();
         let server = Running::flowguard(demo);
