@@ -15,6 +15,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::interval::{Range, RangeSet};
 use crate::table::TableName;
 
+/// At once, each by a thread of its own.
+const BATCHES_HASHED_MAX: usize = 4;
+
 /// What was found about one table.
 #[derive(Debug, Clone)]
 pub struct Parity {
@@ -70,7 +73,7 @@ impl Source {
         };
         let theirs = to.holding(&pair).await?;
         let mut differences = theirs.faults;
-        let own = self.scan(&pair).await?;
+        let own = self.prove(&pair).await?;
         let mut narrowed = None;
         if let Some(theirs) = theirs.proof {
             differences.extend(own.differences(&theirs, &pair.columns));
@@ -124,12 +127,22 @@ impl Source {
         Ok(narrowed)
     }
 
-    async fn scan(&self, pair: &Pair<'_>) -> Result<Proof> {
+    /// What the lake holds. Rows are hashed beside the scan, so that neither waits for the other.
+    pub async fn prove(&self, pair: &Pair<'_>) -> Result<Proof> {
         let mut rows = RowSource::open(self, pair, None).await?;
-        let mut stream = std::pin::pin!(rows.stream());
-        while let Some(batch) = stream.next().await {
-            batch?;
+        let hashed = rows.batches().map(|batch| async {
+            let batch = batch?;
+            let work = tokio::spawn(async move {
+                let mut proof = Proof::new(&batch.schema());
+                proof.update(&batch).map(|()| proof)
+            });
+            work.await.map_err(|source| Error::internal("hashing stopped").source(source))?
+        });
+        let mut hashed = std::pin::pin!(hashed.buffered(BATCHES_HASHED_MAX));
+        let mut all = Proof::new(&pair.columns);
+        while let Some(proof) = hashed.next().await {
+            all.add(&proof?);
         }
-        Ok(rows.proof())
+        Ok(all)
     }
 }
