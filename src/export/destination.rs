@@ -13,7 +13,7 @@ use super::change::{Held, Move};
 use super::dialect::{Dialect, literal, proof_query};
 use super::history::{self, Entry, HISTORY};
 use super::pair::{Pair, Source};
-use super::rows::RowSource;
+use super::rows::{self, RowSource};
 use super::shape;
 use super::side::{Side, conflict};
 use super::statements::{Claim, LEDGER, OWN_SCHEMA, SEED_VERSION, Statements};
@@ -147,6 +147,9 @@ impl SqlDestination {
         pair: &Pair<'_>,
         moving: &Move<'_>,
     ) -> Result<u64> {
+        if moving.ranges().is_some() {
+            self.index(pair).await?;
+        }
         let stage = shape::stage_name(self.statements.run, pair.name());
         let table = self.statements.own(&stage);
         let create = shape::create_aside(self.statements.dialect, &table, &pair.stored)?;
@@ -157,6 +160,17 @@ impl SqlDestination {
         let rows = applied?;
         dropped?;
         Ok(rows)
+    }
+
+    /// Makes the rows of intervals quick to find, from the first time that some are replaced.
+    async fn index(&mut self, pair: &Pair<'_>) -> Result<()> {
+        let time = pair.stored_name(rows::time_of(pair)?);
+        let query = self.statements.dialect.index_of(&pair.schema, &pair.table, time);
+        let Some(query) = query else { return Ok(()) };
+        for statement in self.texts(query).await?.into_iter().flatten().flatten() {
+            self.warehouse.execute(statement).await?;
+        }
+        Ok(())
     }
 
     async fn load_and_publish(

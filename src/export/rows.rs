@@ -117,7 +117,7 @@ enum Bounds {
     Instants(i64, i64),
 }
 
-fn time_of<'a>(pair: &'a Pair<'_>) -> Result<&'a str> {
+pub fn time_of<'a>(pair: &'a Pair<'_>) -> Result<&'a str> {
     let time = pair.model.time.as_ref().map(|time| time.value.as_str());
     time.ok_or_else(|| Error::internal(format!("`{}` has no time column", pair.name())))
 }

@@ -238,6 +238,11 @@ async fn an_export_moves_what_changed_and_parity_sees_what_somebody_else_changed
         let rows = warehouse.ask("SELECT id, n FROM silver.clean ORDER BY id");
         assert_eq!(rows, ["a|1", "b|2", "c|3", "d|4"]);
         parity(&project).succeeded();
+        if let Warehouse::Postgresql { .. } = warehouse {
+            let indexed = "SELECT indexdef FROM pg_indexes WHERE schemaname IN ('silver', 'gold')";
+            let index = "CREATE INDEX clean_at_idx ON silver.clean USING btree (at)";
+            assert_eq!(warehouse.ask(indexed), [index]);
+        }
 
         warehouse.ask("UPDATE silver.clean SET n = 7 WHERE id = 'b'");
         warehouse.ask("INSERT INTO gold.by_day SELECT * FROM gold.by_day WHERE id = 'a'");

@@ -53,6 +53,21 @@ impl Dialect for Postgresql {
         )
     }
 
+    /// If no index begins with the column, and the table is the user's.
+    fn index_of(&self, schema: &str, table: &str, column: &str) -> Option<String> {
+        Some(format!(
+            "SELECT format('CREATE INDEX ON %I.%I (%I)', n.nspname, c.relname, a.attname) \
+             FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
+             JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE n.nspname = {} AND c.relname = {} AND a.attname = {} \
+             AND pg_has_role(c.relowner, 'USAGE') AND NOT EXISTS \
+             (SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indkey[0] = a.attnum)",
+            literal(schema),
+            literal(table),
+            literal(column)
+        ))
+    }
+
     fn text(&self, column: &str, data_type: &DataType) -> String {
         match data_type {
             DataType::Utf8 => column.to_owned(),

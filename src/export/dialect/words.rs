@@ -40,6 +40,12 @@ pub trait Dialect: Send + Sync {
     /// Query for the names and types of a table's columns, in order.
     fn columns_of(&self, schema: &str, table: &str) -> String;
 
+    /// Query for the statement by which rows of a time are found without a look at all of them:
+    /// none where the target does that by itself, no row where nothing is missing or may be made.
+    fn index_of(&self, _schema: &str, _table: &str, _column: &str) -> Option<String> {
+        None
+    }
+
     /// The canonical text of a value that isn't null.
     fn text(&self, column: &str, data_type: &DataType) -> String;
 
