@@ -18,7 +18,7 @@ use crate::export::{Destination, Exported, Files, Source, SqlDestination};
 use crate::lake::folder::Folder;
 use crate::model::Kind;
 use crate::table::TableName;
-use crate::warehouse::libraries::folders;
+use crate::warehouse::libraries::{folders, of_manifest};
 use crate::warehouse::{Access, Warehouse};
 
 /// Attempts at something that may succeed later, and the first pause between them; each is twice as
@@ -253,13 +253,13 @@ impl App {
         match &target.library {
             Some(library) => {
                 let library = expanded(target, &library.value, surroundings)?;
-                Ok(self.config.project.join(library))
+                let library = self.config.project.join(library);
+                match library.extension().is_some_and(|extension| extension == "toml") {
+                    true => of_manifest(&library),
+                    false => Ok(library),
+                }
             }
-            None => dialect.library().find(&folders(
-                &self.config.project,
-                variable("VIRTUAL_ENV"),
-                variable("HOME"),
-            )),
+            None => dialect.library().find(&folders(&self.config.project, variable)),
         }
     }
 
