@@ -1,7 +1,7 @@
 //! A table's form in a target: which columns it has, how it is made, and what may be changed without
 //! asking. Builds statements, runs none.
 
-use arrow::datatypes::{Field, SchemaRef};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use uuid::Uuid;
 
 use super::canonical::{Floats, Proof, is_float};
@@ -42,7 +42,7 @@ fn column(dialect: &dyn Dialect, field: &Field) -> Result<String> {
 }
 
 /// What makes the target's table fit: `found` are its columns' names and types, none if there is
-/// no table. Anything but a new column is refused with the statement a person could run.
+/// no table. Anything but a new or a wider column is refused with the statement a person could run.
 pub fn statements(
     dialect: &dyn Dialect,
     pair: &Pair<'_>,
@@ -61,14 +61,19 @@ pub fn statements(
         match existing.and_then(|row| row.get(1)).and_then(Option::as_deref) {
             Some(existing) if existing == wanted => {}
             Some(existing) => {
+                let alter = format!(
+                    "ALTER TABLE {table} ALTER COLUMN {} SET DATA TYPE {wanted}",
+                    quoted(field.name())
+                );
+                if is_narrower(dialect, existing, field.data_type()) {
+                    statements.push(alter);
+                    continue;
+                }
                 return Err(Error::invalid(format!(
                     "`{}` of {table} is {existing} in the target and {wanted} in the lake",
                     field.name()
                 ))
-                .hint(format!(
-                    "ALTER TABLE {table} ALTER COLUMN {} SET DATA TYPE {wanted}; then export with --full",
-                    quoted(field.name())
-                )));
+                .hint(format!("{alter}; then export with --full")));
             }
             None => {
                 statements
@@ -85,6 +90,31 @@ pub fn statements(
         }
     }
     Ok(statements)
+}
+
+/// Whether a column that the target spells `existing` can become one of `wanted`, and no value
+/// changes with it.
+fn is_narrower(dialect: &dyn Dialect, existing: &str, wanted: &DataType) -> bool {
+    let narrower = match *wanted {
+        DataType::Int16 => vec![DataType::Int8],
+        DataType::Int32 => vec![DataType::Int8, DataType::Int16],
+        DataType::Int64 => vec![DataType::Int8, DataType::Int16, DataType::Int32],
+        DataType::Float64 => vec![DataType::Float32],
+        DataType::Decimal128(precision, scale) => {
+            let scale_min = if dialect.widens_scale() { 0 } else { scale };
+            let digits_max = i16::from(precision) - i16::from(scale);
+            let of_scale = |scale: i8| {
+                (1..=precision)
+                    .filter(move |precision| {
+                        (0..=digits_max).contains(&(i16::from(*precision) - i16::from(scale)))
+                    })
+                    .map(move |precision| DataType::Decimal128(precision, scale))
+            };
+            (scale_min..=scale).flat_map(of_scale).collect()
+        }
+        _ => Vec::new(),
+    };
+    narrower.iter().any(|one| dialect.column_type(one).as_deref() == Some(existing))
 }
 
 /// Where rows of one table wait during one run.
@@ -130,7 +160,28 @@ pub fn proof_of(row: &[Option<String>], columns: &SchemaRef) -> Option<Proof> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dag::DriverKind;
+    use crate::export::dialect::dialect;
     use crate::table::Layer;
+
+    #[test]
+    fn a_column_is_widened_if_no_value_changes() {
+        let widens = |driver, existing, wanted: &DataType| {
+            is_narrower(dialect(driver).unwrap(), existing, wanted)
+        };
+        let (ours, theirs) = (DriverKind::Postgresql, DriverKind::Snowflake);
+        assert!(widens(ours, "smallint", &DataType::Int64));
+        assert!(widens(ours, "real", &DataType::Float64));
+        assert!(!widens(ours, "bigint", &DataType::Int32));
+        assert!(!widens(ours, "integer", &DataType::Utf8));
+        let wanted = DataType::Decimal128(12, 4);
+        assert!(widens(ours, "numeric(10,2)", &wanted));
+        assert!(widens(ours, "numeric(8,4)", &wanted));
+        assert!(!widens(ours, "numeric(11,2)", &wanted), "a digit before the point is lost");
+        assert!(!widens(ours, "numeric(12,5)", &wanted), "a digit after it");
+        assert!(widens(theirs, "NUMBER(8,4)", &wanted));
+        assert!(!widens(theirs, "NUMBER(10,2)", &wanted), "Snowflake changes no scale");
+    }
 
     #[test]
     fn only_stages_of_long_ago_are_abandoned() {

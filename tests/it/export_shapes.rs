@@ -249,3 +249,31 @@ async fn the_edges_of_time_and_numbers_arrive() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_column_that_is_wider_in_the_lake_becomes_so() {
+    let narrow = "SELECT CAST(7 AS INT) AS n, CAST(1.5 AS DECIMAL(5,2)) AS d, 'x' AS t";
+    let wide = "SELECT CAST(5000000000 AS BIGINT) AS n, CAST(12345678.25 AS DECIMAL(12,2)) AS d, \
+                'x' AS t";
+    let build = |project: &Project, sql: &str| {
+        project.write("sql/gold/t.sql", &full(sql));
+        project.run(&["run"]).succeeded();
+    };
+    let project = of_one_table(narrow);
+    for warehouse in Warehouse::all("export_shapes::a_wider_column", &project) {
+        warehouse.configure(&project, "gold.*");
+        build(&project, narrow);
+        export(&project, &[]);
+        build(&project, wide);
+        export(&project, &[]);
+        assert_eq!(warehouse.ask("SELECT n, d, t FROM gold.t"), ["5000000000|12345678.25|x"]);
+        parity(&project).succeeded();
+
+        build(&project, narrow);
+        let refused = project.run(&["export", "run"]).without_logs();
+        assert_eq!(refused.code, Some(2));
+        let hint = "hint: ALTER TABLE \"gold\".\"t\" ALTER COLUMN \"n\" SET DATA TYPE ";
+        assert!(refused.stderr.contains(hint), "{}", refused.stderr);
+        assert_eq!(warehouse.ask("SELECT n FROM gold.t"), ["5000000000"]);
+    }
+}

@@ -149,6 +149,11 @@ impl Dialect for Snowflake {
         }
     }
 
+    /// <https://docs.snowflake.com/en/sql-reference/sql/alter-table-column>
+    fn widens_scale(&self) -> bool {
+        false
+    }
+
     /// <https://docs.snowflake.com/en/sql-reference/info-schema/columns>
     fn columns_of(&self, schema: &str, table: &str) -> String {
         format!(

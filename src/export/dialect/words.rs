@@ -37,6 +37,11 @@ pub trait Dialect: Send + Sync {
         self.column_type(data_type)
     }
 
+    /// Whether a column of decimals can be given more digits after the point.
+    fn widens_scale(&self) -> bool {
+        true
+    }
+
     /// Query for the names and types of a table's columns, in order.
     fn columns_of(&self, schema: &str, table: &str) -> String;
 
