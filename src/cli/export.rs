@@ -229,21 +229,40 @@ async fn status(session: &Session, selected: &Selected, full: bool) -> Result<()
     let app = session.app()?;
     let mut rows = Vec::new();
     let mut lines = Vec::new();
+    let mut refused = 0;
     for (target, tables) in app.exports(&selected.selectors, selected.target.as_deref())? {
         let mut to = connect(session, &app, target).await?;
         for name in &tables {
-            let change = app.export_source().plan(&mut to, name, full).await?;
-            rows.push(vec![name.to_string(), target.name.clone(), change.to_string()]);
-            lines.push(serde_json::json!({
-                "table": name.to_string(), "target": target.name, "moves": change.to_string(),
-                "current": change == Change::None,
-            }));
+            let planned = app.export_source().plan(&mut to, name, full).await;
+            let mut line = serde_json::json!({"table": name.to_string(), "target": target.name});
+            let moves = match planned {
+                Ok(change) => {
+                    line["current"] = (change == Change::None).into();
+                    change.to_string()
+                }
+                Err(error) => {
+                    refused += 1;
+                    output::say(&format!("{name:<32} {}", failure(&error)));
+                    line["error"] = error.message.clone().into();
+                    line["hint"] = error.hint.clone().into();
+                    "nothing: it fails".to_owned()
+                }
+            };
+            rows.push(vec![name.to_string(), target.name.clone(), moves.clone()]);
+            line["moves"] = moves.into();
+            lines.push(line);
         }
     }
     match selected.output {
-        Output::Json => output::write_json(&serde_json::json!({"exports": lines})),
+        Output::Json => output::write_json(&serde_json::json!({"exports": lines}))?,
         Output::Text => {
-            output::write_text(&output::columns(&["table", "target", "a run moves"], &rows))
+            output::write_text(&output::columns(&["table", "target", "a run moves"], &rows))?;
+        }
+    }
+    match refused {
+        0 => Ok(()),
+        count => {
+            Err(Error::new(ErrorKind::RunFailed, format!("{count} tables cannot be exported")))
         }
     }
 }
@@ -307,13 +326,14 @@ fn exported_line(
             target.name,
             done.version
         ),
-        Err(error) => {
-            let cause = error.source.as_ref().map_or(String::new(), |source| format!(": {source}"));
-            let hint =
-                error.hint.as_ref().map_or(String::new(), |hint| format!("\n  hint: {hint}"));
-            format!("{name:<32} failed: {error}{cause}{hint}")
-        }
+        Err(error) => format!("{name:<32} {}", failure(error)),
     }
+}
+
+fn failure(error: &Error) -> String {
+    let cause = error.source.as_ref().map_or(String::new(), |source| format!(": {source}"));
+    let hint = error.hint.as_ref().map_or(String::new(), |hint| format!("\n  hint: {hint}"));
+    format!("failed: {error}{cause}{hint}")
 }
 
 /// What the export's own check found.

@@ -13,6 +13,7 @@ use super::change::{Held, Move};
 use super::dialect::{Dialect, literal, proof_query};
 use super::history::{self, Entry, HISTORY};
 use super::pair::{Pair, Source};
+use super::parts::remove_abandoned;
 use super::rows::{self, RowSource};
 use super::shape;
 use super::side::{Side, conflict};
@@ -22,9 +23,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::interval::Instant;
 use crate::table::TableName;
 use crate::warehouse::Warehouse;
-
-/// Rows on their way that are older than this were abandoned.
-const STAGE_HOURS_MAX: u64 = 24;
 
 /// Where they go.
 pub struct SqlDestination {
@@ -70,9 +68,10 @@ impl SqlDestination {
             let now = Instant(i64::try_from(began).unwrap_or_default().saturating_mul(1_000_000));
             self.warehouse.execute(history::prune(self.statements.dialect, &past, now)).await?;
         }
-        for name in
-            tables.iter().filter(|n| shape::is_abandoned(n, self.statements.run, STAGE_HOURS_MAX))
-        {
+        if self.statements.dialect.copying().is_some() {
+            remove_abandoned(&self.scratch, self.statements.run);
+        }
+        for name in tables.iter().filter(|n| shape::is_abandoned(n, self.statements.run)) {
             let table = self.statements.own(name);
             self.warehouse.execute(format!("DROP TABLE IF EXISTS {table}")).await?;
         }

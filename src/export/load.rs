@@ -10,14 +10,12 @@ use futures::{Stream, StreamExt};
 
 use super::destination::SqlDestination;
 use super::dialect::Copying;
-use super::parts::{Part, PartWriter};
+use super::parts::{Part, PartWriter, make_folder};
 use super::statements::OWN_SCHEMA;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Files that one statement may name.
 pub const FILES_MAX: usize = 1_000;
-/// Begins the names of folders where files wait for their upload.
-const FOLDER_PREFIX: &str = "flowguard-parts-";
 
 impl SqlDestination {
     /// Appends rows to the empty table `stage` of FlowGuard's own schema.
@@ -32,28 +30,23 @@ impl SqlDestination {
             return self.warehouse.ingest(&place[0], &place[1], Arc::clone(columns), rows).await;
         };
         let place = self.statements.own(stage);
+        let folder = make_folder(&self.scratch, stage)?;
         self.warehouse.execute(copying.create_stage(&place)).await?;
-        let copied = self.copy(copying, &place, columns, rows).await;
+        let copied = self.copy(copying, &place, folder.path(), columns, rows).await;
         let dropped = self.warehouse.execute(copying.drop_stage(&place)).await;
         copied.and(dropped.map(drop))
     }
 
-    /// One file at a time is on this machine's disk.
+    /// One file at a time is in `folder`.
     async fn copy(
         &mut self,
         copying: &dyn Copying,
         place: &str,
+        folder: &Path,
         columns: &SchemaRef,
         mut rows: impl Stream<Item = Result<RecordBatch>> + Unpin,
     ) -> Result<()> {
-        let folder = tempfile::Builder::new()
-            .prefix(&format!("{FOLDER_PREFIX}{}-", self.statements.run))
-            .tempdir_in(&self.scratch)
-            .map_err(|source| {
-                let message = format!("cannot make a folder in {}", self.scratch.display());
-                Error::new(ErrorKind::Exhausted, message).source(source)
-            })?;
-        let mut writer = PartWriter::new(folder.path(), columns);
+        let mut writer = PartWriter::new(folder, columns);
         let mut parts = Vec::new();
         while let Some(batch) = rows.next().await {
             if let Some(part) = writer.write(&batch?)? {

@@ -11,13 +11,19 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
+use tempfile::TempDir;
+use uuid::Uuid;
 
+use super::shape::is_abandoned;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A file is closed once it has so many bytes, so that it has 100 to 250 MB unless it is the last.
 const FILE_BYTES: usize = 150_000_000;
 /// Bytes that wait in memory.
 const WAITING_BYTES_MAX: usize = 64 << 20;
+
+/// Begins the names of folders where files wait for their upload; a stage's name follows.
+const FOLDER_PREFIX: &str = "flowguard-";
 
 /// A file that is complete.
 #[derive(Debug, Clone)]
@@ -75,6 +81,28 @@ impl<'a> PartWriter<'a> {
     }
 }
 
+/// Where the files of `stage` wait; removed with the value.
+pub fn make_folder(scratch: &Path, stage: &str) -> Result<TempDir> {
+    let made =
+        tempfile::Builder::new().prefix(&format!("{FOLDER_PREFIX}{stage}-")).tempdir_in(scratch);
+    made.map_err(|source| {
+        let message = format!("cannot make a folder in {}", scratch.display());
+        Error::new(ErrorKind::Exhausted, message).source(source)
+    })
+}
+
+/// Removes the files of loads that died long before `run`. Those that cannot be removed are
+/// somebody else's to care for.
+pub fn remove_abandoned(scratch: &Path, run: Uuid) {
+    for entry in std::fs::read_dir(scratch).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let stage = name.to_str().and_then(|name| name.strip_prefix(FOLDER_PREFIX));
+        if stage.is_some_and(|stage| is_abandoned(stage, run)) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 fn unwritten(source: ParquetError) -> Error {
     Error::new(ErrorKind::Exhausted, "rows cannot be written to this machine's disk")
         .source(source)
@@ -87,6 +115,7 @@ mod tests {
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
     use super::*;
+    use crate::export::shape::stage_name;
 
     #[test]
     fn parts_hold_all_rows_and_are_large() {
@@ -114,5 +143,22 @@ mod tests {
             let found = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
             assert_eq!(found.metadata().file_metadata().num_rows() as u64, part.rows);
         }
+    }
+    #[test]
+    fn files_of_loads_that_died_long_ago_are_removed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |hours: u64| {
+            let run = Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, hours * 3600, 0));
+            let stage = stage_name(run, &"gold.daily".parse().unwrap());
+            let folder = scratch.path().join(format!("{FOLDER_PREFIX}{stage}-x"));
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join("part-00000.parquet"), "rows").unwrap();
+            (run, folder)
+        };
+        let somebodys = scratch.path().join("flowguard-stage_of_mine");
+        std::fs::create_dir(&somebodys).unwrap();
+        let (long_ago, now) = (at(1_000), at(1_025));
+        remove_abandoned(scratch.path(), now.0);
+        assert!(!long_ago.1.exists() && now.1.exists() && somebodys.exists());
     }
 }

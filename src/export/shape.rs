@@ -13,6 +13,8 @@ use crate::table::TableName;
 const STAGE_PREFIX: &str = "stage_";
 /// Some warehouses cut longer names.
 const STAGE_NAME_BYTES_MAX: usize = 63;
+/// Rows on their way that are older than this were abandoned.
+const STAGE_HOURS_MAX: u64 = 24;
 
 pub fn create(dialect: &dyn Dialect, table: &str, columns: &SchemaRef) -> Result<String> {
     Ok(format!("CREATE TABLE {table} ({})", definitions(dialect, columns)?))
@@ -125,14 +127,14 @@ pub fn stage_name(run: Uuid, table: &TableName) -> String {
     name
 }
 
-/// Whether `name` is a stage whose run began long before this one.
-pub fn is_abandoned(name: &str, run: Uuid, hours_max: u64) -> bool {
+/// Whether `name` is a stage whose run began so long before this one that it must have died.
+pub fn is_abandoned(name: &str, run: Uuid) -> bool {
     let begun = |run: Uuid| run.get_timestamp().map(|at| at.to_unix().0);
     let name = name.to_lowercase();
     let other = name.strip_prefix(STAGE_PREFIX).and_then(|rest| rest.get(..32));
     let other = other.and_then(|text| Uuid::try_parse(text).ok()).and_then(begun);
     match (other, begun(run)) {
-        (Some(other), Some(own)) => other + hours_max * 3600 < own,
+        (Some(other), Some(own)) => other + STAGE_HOURS_MAX * 3600 < own,
         _ => false,
     }
 }
@@ -189,9 +191,9 @@ mod tests {
         let name = TableName::new(Layer::Gold, "daily_metrics").unwrap();
         let day = 24 * 3600;
         let old = stage_name(at(1_000), &name);
-        assert!(is_abandoned(&old, at(1_000 + day + 1), 24));
-        assert!(!is_abandoned(&old, at(1_000 + day), 24));
-        assert!(!is_abandoned("stage_of_somebody", at(1 << 40), 24));
+        assert!(is_abandoned(&old, at(1_000 + day + 1)));
+        assert!(!is_abandoned(&old, at(1_000 + day)));
+        assert!(!is_abandoned("stage_of_somebody", at(1 << 40)));
         let long = TableName::new(Layer::Gold, &"x".repeat(63)).unwrap();
         assert_eq!(stage_name(at(1_000), &long).len(), 63);
     }

@@ -492,7 +492,7 @@ async fn what_does_not_fit_is_refused_before_anything_moves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_that_somebody_else_put_there_are_replaced_only_when_asked() {
     let text = model("kind: full", "SELECT 1 AS a, 'ours' AS t");
-    let project = Project::of_models(&[("gold/t", &text)]);
+    let project = Project::of_models(&[("gold/t", &text), ("gold/u", &text)]);
     project.run(&["run"]).succeeded();
     for warehouse in Warehouse::all("export::rows_that_somebody_else", &project) {
         warehouse.configure(&project, "gold.*");
@@ -509,12 +509,19 @@ async fn rows_that_somebody_else_put_there_are_replaced_only_when_asked() {
             assert!(refused.stderr.contains(hint), "{}", refused.stderr);
             assert_eq!(warehouse.ask("SELECT * FROM gold.t"), ["theirs"]);
         }
+        // The others are moved, and told of.
+        let status = project.run(&["export", "status"]).stdout;
+        let lines: Vec<Vec<&str>> = status.lines().map(|l| l.split("  ").collect()).collect();
+        let told = |line: &[&str]| (line[0].to_owned(), line[line.len() - 1].trim().to_owned());
+        let told: Vec<_> = lines[1..].iter().map(|line| told(line)).collect();
+        let expected = [("gold.t", "nothing: it fails"), ("gold.u", "nothing")];
+        assert_eq!(told, expected.map(|(table, moves)| (table.to_owned(), moves.to_owned())));
         assert_eq!(export(&project, &["--full"])["gold.t"], "1 rows: everything: asked for");
         assert_eq!(warehouse.ask("SELECT t, a FROM gold.t"), ["ours|1"]);
 
         // As an export leaves it that died before it published for the first time.
         warehouse.ask("DELETE FROM gold.t");
-        warehouse.ask("DELETE FROM flowguard.exports");
+        warehouse.ask("DELETE FROM flowguard.exports WHERE table_name = 'gold.t'");
         assert_eq!(export(&project, &[])["gold.t"], "1 rows: everything: first export");
         parity(&project).succeeded();
     }
