@@ -9,13 +9,14 @@ pub mod libraries;
 use std::io::{BufReader, BufWriter};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use futures::{Stream, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use self::frames::{Reply, Request, RowsReader, RowsWriter, receive, send};
 use crate::config::Secret;
@@ -23,8 +24,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The hidden command of the child.
 pub const DRIVER_COMMAND: &str = "warehouse-driver";
-/// Batches that wait for the driver.
-const BATCHES_WAITING_MAX: usize = 2;
+/// Of rows that wait for the driver, unless a single batch has more. It takes some at once and then
+/// none for a while, in which they are read on.
+const WAITING_KIB_MAX: u32 = 32 << 10;
 
 /// What to load, and what to connect to.
 #[derive(Debug, Clone)]
@@ -105,12 +107,14 @@ impl Warehouse {
         mut rows: impl Stream<Item = Result<RecordBatch>> + Unpin,
     ) -> Result<()> {
         let request = Request::Ingest { schema: schema.to_owned(), table: table.to_owned() };
-        let (sender, mut receiver) = mpsc::channel::<RecordBatch>(BATCHES_WAITING_MAX);
+        let (sender, mut receiver) =
+            mpsc::unbounded_channel::<(RecordBatch, OwnedSemaphorePermit)>();
+        let room = Arc::new(Semaphore::new(WAITING_KIB_MAX as usize));
         let load = self.call("cannot load rows into", move |pipes| {
             send(&mut pipes.requests, &request)?;
             let mut pipe = RowsWriter::new(&mut pipes.requests);
             let mut writer = StreamWriter::try_new(&mut pipe, &columns)?;
-            while let Some(batch) = receiver.blocking_recv() {
+            while let Some((batch, _room)) = receiver.blocking_recv() {
                 writer.write(&batch)?;
             }
             writer.finish()?;
@@ -120,8 +124,12 @@ impl Warehouse {
         });
         let feed = async move {
             while let Some(batch) = rows.next().await {
+                let batch = batch?;
+                let kib = u32::try_from(batch.get_array_memory_size() >> 10).unwrap_or(u32::MAX);
+                let kib = kib.clamp(1, WAITING_KIB_MAX);
+                let Ok(room) = Arc::clone(&room).acquire_many_owned(kib).await else { break };
                 // A closed channel has its reason at the other end.
-                if sender.send(batch?).await.is_err() {
+                if sender.send((batch, room)).is_err() {
                     break;
                 }
             }
