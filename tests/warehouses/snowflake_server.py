@@ -4,6 +4,7 @@ Usage: snowflake_server.py PORT
 Keeps everything in memory, for all sessions alike, until it ends.
 """
 
+import asyncio
 import contextlib
 import importlib
 import json
@@ -99,23 +100,32 @@ class Sessions:
     """Knows by which connections a session's client came. A client that has none left is gone."""
 
     def __init__(self):
-        self.clients, self.connections = {}, set
+        self.clients, self.running, self.connections = {}, {}, set
 
     async def __call__(self, scope, receive, send):
-        if scope["type"] == "http":
-            if token := dict(scope["headers"]).get(b"authorization"):
-                self.clients.setdefault(token.decode()[17:-1], set()).add(tuple(scope["client"]))
-            self.roll_back_the_dead()
-        await server.app(scope, receive, send)
+        if scope["type"] != "http":
+            return await server.app(scope, receive, send)
+        token = dict(scope["headers"]).get(b"authorization", b"").decode()[17:-1]
+        done = asyncio.get_running_loop().create_future()
+        if token:
+            self.clients.setdefault(token, set()).add(tuple(scope["client"]))
+            self.running.setdefault(token, set()).add(done)
+        try:
+            await self.roll_back_the_dead(token)
+            await server.app(scope, receive, send)
+        finally:
+            done.set_result(None)
+            self.running.get(token, set()).discard(done)
 
-    def roll_back_the_dead(self):
-        """As Snowflake does before somebody else has what they had locked."""
+    async def roll_back_the_dead(self, own):
+        """As Snowflake does before somebody else has what they had locked. What they asked for
+        last still runs, and within their transaction."""
         alive = {tuple(connection.client) for connection in self.connections()}
         for token, clients in list(self.clients.items()):
-            if clients & alive:
+            if clients & alive or token == own:
                 continue
-            del self.clients[token]
-            if session := server.sessions.get(token):
+            await asyncio.gather(*self.running.get(token, ()))
+            if self.clients.pop(token, None) and (session := server.sessions.get(token)):
                 with contextlib.suppress(duckdb.TransactionException):
                     session._duck_conn.rollback()
 
