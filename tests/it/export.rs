@@ -278,6 +278,32 @@ async fn an_export_moves_what_changed_and_parity_sees_what_somebody_else_changed
     }
 }
 
+/// What a newcomer sees who has DuckDB's library.
+#[test]
+fn the_demo_ends_with_equal_tables() {
+    let lake = TempDir::new().unwrap();
+    let project = Project::on_lake(lake.path());
+    let warehouses = Warehouse::all("export::the_demo_ends", &project);
+    let Some(Warehouse::Duckdb { home, .. }) = warehouses.into_iter().next() else { return };
+    let drivers = home.join("drivers");
+    let project = project.with("ADBC_DRIVER_PATH", drivers.to_str().unwrap());
+    let arguments = ["demo", "--orders", "500", "--clicks", "2000", "--days", "2"];
+    let finished = project.run(&arguments).succeeded();
+    let lines = finished.stdout.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut table = lines.skip_while(|line| *line != ["export"]).skip(1);
+    assert_eq!(table.next().unwrap(), ["table", "target", "version", "rows", "parity"]);
+    let names = ["daily_metrics", "food_item_performance", "funnel_metrics", "user_cohorts"];
+    let file = project.folder().join(".flowguard/warehouse.duckdb");
+    let warehouse = Warehouse::Duckdb { home, file };
+    for name in names {
+        let name = format!("gold.{name}");
+        let [rows] = warehouse.ask(&format!("SELECT count(*) FROM {name}")).try_into().unwrap();
+        assert_ne!(rows, "0", "{name}");
+        assert_eq!(table.next().unwrap(), [name.as_str(), "local", "0", &rows, "equal"]);
+    }
+    assert_eq!(table.next().unwrap(), [""; 0]);
+}
+
 /// The lake as it was at first, made anew.
 async fn remake(project: &Project) {
     std::fs::remove_dir_all(project.folder().join(".flowguard")).unwrap();
