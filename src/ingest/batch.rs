@@ -12,9 +12,9 @@ use super::Pipeline;
 use super::decode::DeadLetters;
 use super::kafka::{Producer, Record};
 use super::letters::{Letters, all_columns};
+use super::open::{Batch, Progress};
 use crate::engine::fault::engine_error;
 use crate::error::{Error, Result};
-use crate::interval::RangeSet;
 use crate::lake::Snapshot;
 use crate::lake::commit::{Advance, Commit, Outcome, commit, ensure_table, offsets_id};
 use crate::lake::ledger::{Ledger, OffsetRange, range_pairs};
@@ -33,75 +33,6 @@ pub fn dead_letters_spec() -> TableSpec {
         key: vec!["_topic".to_owned()],
         doc: Some("messages that no table could take, with their raw bytes and the reason".into()),
     }
-}
-
-/// Where one partition stands: what the lake holds, and what the open batch adds.
-#[derive(Debug, Clone)]
-pub struct Progress {
-    /// The next offset in the bronze table's transaction; `None` before the first commit.
-    pub committed: Option<i64>,
-    /// The same of the dead letters.
-    pub dead_committed: Option<i64>,
-    /// The owner's number in both tables; an earlier owner's late commits fail on it.
-    pub epoch: i64,
-    /// Offsets that a dead-letter commit already holds but the bronze commit beside it did not
-    /// follow; they are passed over.
-    pub known_rejects: HashSet<i64>,
-    pub start: i64,
-    pub next: i64,
-    pub rows: u64,
-    pub rejects: u64,
-    pub holes: Vec<[i64; 2]>,
-}
-
-impl Progress {
-    /// Whether the open batch has moved this partition.
-    pub fn has_moved(&self) -> bool {
-        self.next > self.start
-    }
-
-    /// Goes past the message at `offset`; false if it counts already, in a batch or as a known
-    /// reject, and must not be decoded.
-    pub fn pass(&mut self, offset: i64) -> bool {
-        if offset < self.next {
-            return false;
-        }
-        if offset > self.next {
-            self.holes.push([self.next, offset]);
-        }
-        self.next = offset + 1;
-        !self.known_rejects.contains(&offset)
-    }
-
-    /// What the dead letters' transaction becomes. It never goes back: after a crash it can be
-    /// ahead of the rows'.
-    fn dead_next(&self) -> i64 {
-        self.dead_committed.map_or(self.next, |committed| committed.max(self.next))
-    }
-
-    /// Opens the next batch, as if the current one were committed.
-    pub fn begin_next(&mut self) {
-        if self.has_moved() {
-            self.committed = Some(self.next);
-            if self.rejects > 0 {
-                self.dead_committed = Some(self.dead_next());
-            }
-        }
-        self.start = self.next;
-        self.rows = 0;
-        self.rejects = 0;
-        self.holes.clear();
-        self.known_rejects.retain(|offset| *offset >= self.next);
-    }
-}
-
-/// A closed batch.
-pub struct Batch {
-    pub rows: RecordBatch,
-    pub dead: Option<RecordBatch>,
-    pub touched: RangeSet,
-    pub partitions: Vec<(i32, Progress)>,
-    pub payload_bytes: u64,
 }
 
 /// What a batch became.
@@ -145,7 +76,7 @@ pub async fn write(pipeline: &Pipeline, batch: Batch) -> Result<Written> {
     let began = Clock::now();
     let moved: Vec<&(i32, Progress)> =
         batch.partitions.iter().filter(|(_, progress)| progress.has_moved()).collect();
-    let rejects: u64 = moved.iter().map(|(_, progress)| progress.rejects).sum();
+    let rejects: u64 = moved.iter().map(|(_, progress)| progress.rejects()).sum();
     if let Some(dead) = &batch.dead {
         if pipeline.dead_letter_topic {
             send_dead_letters(pipeline, dead).await?;
@@ -173,7 +104,7 @@ pub async fn write(pipeline: &Pipeline, batch: Batch) -> Result<Written> {
         advances.push(Advance {
             app_id: offsets_id(&pipeline.name, &pipeline.topic, *partition),
             expected: progress.committed,
-            next: progress.next,
+            next: progress.next(),
         });
     }
     let commit_of_rows = Commit { spec: &pipeline.spec, staged, removal: None, advances, ledger };
@@ -189,7 +120,7 @@ pub async fn write(pipeline: &Pipeline, batch: Batch) -> Result<Written> {
             file_bytes,
             version,
             commit_ms: elapsed_ms(),
-            next_offsets: moved.iter().map(|(id, progress)| (*id, progress.next)).collect(),
+            next_offsets: moved.iter().map(|(id, progress)| (*id, progress.next())).collect(),
         })),
     }
 }
@@ -198,11 +129,11 @@ fn range_of(pipeline: &Pipeline, partition: i32, progress: &Progress) -> OffsetR
     OffsetRange {
         topic: pipeline.topic.clone(),
         partition,
-        start: progress.start,
-        end: progress.next,
-        rows: progress.rows,
-        rejects: progress.rejects,
-        holes: progress.holes.clone(),
+        start: progress.start(),
+        end: progress.next(),
+        rows: progress.rows(),
+        rejects: progress.rejects(),
+        holes: progress.holes().to_vec(),
     }
 }
 
@@ -225,7 +156,7 @@ async fn write_dead(
     let mut advances = Vec::new();
     for (partition, progress) in moved {
         advances.push(still_owned(pipeline, *partition, progress));
-        if progress.rejects > 0 {
+        if progress.rejects() > 0 {
             ledger.offsets.push(range_of(pipeline, *partition, progress));
             advances.push(Advance {
                 app_id: dead_id(pipeline, *partition),
@@ -318,20 +249,8 @@ pub async fn take_over(
             }
             _ => HashSet::new(),
         };
-        taken.push((
-            *partition,
-            Progress {
-                committed,
-                dead_committed,
-                epoch,
-                known_rejects,
-                start,
-                next: start,
-                rows: 0,
-                rejects: 0,
-                holes: Vec::new(),
-            },
-        ));
+        let progress = Progress::at(start, committed, dead_committed, epoch, known_rejects);
+        taken.push((*partition, progress));
     }
     Ok(taken)
 }

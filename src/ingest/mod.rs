@@ -1,10 +1,12 @@
 //! Kafka topics become bronze tables, exactly once. `decode` is pure; only `kafka`
-//! names rdkafka; `batch` holds the protocol; `worker` runs it.
+//! names rdkafka; `open` is the batch that is being filled, `batch` holds the protocol, `worker`
+//! runs it.
 
 pub mod batch;
 pub mod decode;
 pub mod kafka;
 pub mod letters;
+pub mod open;
 pub mod status;
 pub mod worker;
 

@@ -11,9 +11,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Pipeline;
-use super::batch::{Batch, BatchReport, Progress, Written, take_over, write};
-use super::decode::{DeadLetters, Decoder, Message, RejectReason, UnknownFields};
+use super::batch::{BatchReport, Written, take_over, write};
+use super::decode::Message;
 use super::kafka::{Assignments, Consumer, Received};
+use super::open::{OpenBatch, Progress};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::commit::{claim_property, offsets_id};
 use crate::lake::ledger::Ledger;
@@ -135,14 +136,14 @@ impl Worker {
         let state = &mut *self.shared.state();
         let mut is_any = !polled.ends.is_empty();
         for message in polled.messages() {
-            self.shared.push(state, &message, ingested_at)?;
+            state.take(&message, ingested_at)?;
             is_any = true;
         }
         // Said once per end, and after the messages before it.
         if self.until == Until::Drained {
             for partition in &polled.ends {
                 if let Some(end) = self.ends.get(partition) {
-                    state.reach_end(*partition, *end);
+                    state.open.reach_end(*partition, *end);
                 }
             }
         }
@@ -186,8 +187,8 @@ impl Worker {
     fn is_drained(&mut self) -> Result<bool> {
         let others: Vec<i32> = {
             let state = self.shared.state();
-            let own = |id: &i32| state.partitions.get(id);
-            if self.ends.iter().any(|(id, end)| own(id).is_some_and(|p| p.next < *end)) {
+            let own = |id: &i32| state.open.partitions().get(id);
+            if self.ends.iter().any(|(id, end)| own(id).is_some_and(|p| p.next() < *end)) {
                 return Ok(false);
             }
             let lows = lock(&self.shared.lows);
@@ -241,10 +242,7 @@ struct Shared {
 }
 
 struct State {
-    decoder: Decoder,
-    dead: DeadLetters,
-    partitions: BTreeMap<i32, Progress>,
-    payload_bytes: u64,
+    open: OpenBatch,
     /// When the open batch got its first message.
     opened: Option<Clock>,
     writing: Option<Writing>,
@@ -262,18 +260,8 @@ struct Writing {
 
 impl State {
     fn new(pipeline: &Pipeline) -> Result<Self> {
-        let decoder = Decoder::new(
-            &pipeline.topic,
-            &pipeline.columns,
-            pipeline.spec.time.as_deref(),
-            pipeline.unknown_fields,
-            usize::try_from(pipeline.limits.message_bytes_max).unwrap_or(usize::MAX),
-        )?;
         Ok(Self {
-            decoder,
-            dead: DeadLetters::new(&pipeline.topic),
-            partitions: BTreeMap::new(),
-            payload_bytes: 0,
+            open: OpenBatch::new(pipeline)?,
             opened: None,
             writing: None,
             failure: None,
@@ -281,14 +269,9 @@ impl State {
         })
     }
 
-    fn buffered_bytes(&self) -> u64 {
-        (self.decoder.buffered_bytes() + self.dead.buffered_bytes()) as u64
-    }
-
     fn is_due(&self, limits: &super::Limits) -> bool {
-        let rows = (self.decoder.rows() + self.dead.rows()) as u64;
-        rows >= limits.flush_rows_max
-            || self.buffered_bytes() >= limits.flush_bytes_max.min(limits.memory_bytes_max / 4)
+        self.open.messages() as u64 >= limits.flush_rows_max
+            || self.open.bytes() as u64 >= limits.flush_bytes_max.min(limits.memory_bytes_max / 4)
             || self.opened.is_some_and(|opened| opened.elapsed() >= limits.flush_age_max)
     }
 
@@ -301,49 +284,31 @@ impl State {
         self.writing.as_ref().is_some_and(|writing| writing.ended.is_cancelled())
     }
 
-    /// Forgets everything that is not committed.
-    fn clear(&mut self) -> Result<()> {
-        self.decoder.finish()?;
-        self.dead.finish()?;
-        self.partitions.clear();
-        self.payload_bytes = 0;
-        self.opened = None;
+    fn take(&mut self, received: &Received<'_>, ingested_at: i64) -> Result<()> {
+        let headers = received.headers();
+        let message = Message {
+            partition: received.partition(),
+            offset: received.offset(),
+            timestamp_ms: received.timestamp_ms(),
+            key: received.key(),
+            headers: &headers,
+            payload: received.payload(),
+        };
+        if self.open.take(&message, ingested_at)? {
+            self.opened.get_or_insert_with(Clock::now);
+        }
         Ok(())
     }
 
-    /// At the end of a partition, whatever lies between the last message and the end seen at the
-    /// start holds no messages: control records of transactions, or compacted ones.
-    fn reach_end(&mut self, partition: i32, end: i64) {
-        if let Some(progress) = self.partitions.get_mut(&partition)
-            && progress.next < end
-        {
-            progress.holes.push([progress.next, end]);
-            progress.next = end;
-        }
-    }
-
-    fn close_batch(&mut self) -> Result<Option<Batch>> {
-        if !self.partitions.values().any(Progress::has_moved) {
-            return Ok(None);
-        }
-        let touched = self.decoder.touched();
-        let batch = Batch {
-            rows: self.decoder.finish()?,
-            dead: if self.dead.rows() > 0 { Some(self.dead.finish()?) } else { None },
-            touched,
-            partitions: self.partitions.iter().map(|(id, p)| (*id, p.clone())).collect(),
-            payload_bytes: std::mem::take(&mut self.payload_bytes),
-        };
-        self.partitions.values_mut().for_each(Progress::begin_next);
+    /// Forgets everything that is not committed, and goes on with `partitions` alone.
+    fn restart(&mut self, partitions: impl IntoIterator<Item = (i32, Progress)>) -> Result<()> {
         self.opened = None;
-        Ok(Some(batch))
+        self.open.restart(partitions)
     }
 
     fn next_offsets(&self) -> Vec<(i32, i64)> {
-        self.partitions
-            .iter()
-            .filter_map(|(id, progress)| Some((*id, progress.committed?)))
-            .collect()
+        let partitions = self.open.partitions().iter();
+        partitions.filter_map(|(id, progress)| Some((*id, progress.committed?))).collect()
     }
 }
 
@@ -356,53 +321,10 @@ impl Shared {
         self.state().failure.take().map_or(Ok(()), Err)
     }
 
-    fn push(&self, state: &mut State, received: &Received<'_>, ingested_at: i64) -> Result<()> {
-        let (partition, offset) = (received.partition(), received.offset());
-        // A message of a partition given up meanwhile, or read twice after a restart.
-        let Some(progress) = state.partitions.get_mut(&partition) else { return Ok(()) };
-        let is_open = progress.pass(offset);
-        if progress.has_moved() {
-            state.opened.get_or_insert_with(Clock::now);
-        }
-        if !is_open {
-            return Ok(());
-        }
-        let headers = received.headers();
-        let message = Message {
-            partition,
-            offset,
-            timestamp_ms: received.timestamp_ms(),
-            key: received.key(),
-            headers: &headers,
-            payload: received.payload(),
-        };
-        state.payload_bytes += received.payload().map_or(0, <[u8]>::len) as u64;
-        match state.decoder.push(&message, ingested_at) {
-            Ok(()) => progress.rows += 1,
-            Err(reject) => {
-                if reject.reason == RejectReason::UnknownField
-                    && self.pipeline.unknown_fields == UnknownFields::Fail
-                {
-                    return Err(Error::invalid(format!(
-                        "`{}` partition {partition} offset {offset}: {}",
-                        self.pipeline.topic, reject.error
-                    ))
-                    .hint(
-                        "add the column to the header, or set `unknown_fields: rescue`; \
-                         nothing after this offset was ingested",
-                    ));
-                }
-                progress.rejects += 1;
-                let table = self.pipeline.spec.name.to_string();
-                state.dead.push(&message, &reject, &table, ingested_at);
-            }
-        }
-        Ok(())
-    }
-
     fn begin_write(&self) -> Result<()> {
         let state = &mut *self.state();
-        if let Some(batch) = state.close_batch()? {
+        state.opened = None;
+        if let Some(batch) = state.open.close()? {
             let pipeline = Arc::clone(&self.pipeline);
             let ended = CancellationToken::new();
             let end = ended.clone().drop_guard();
@@ -447,7 +369,7 @@ impl Shared {
                 );
                 (self.on_commit)(report);
             }
-            Written::Superseded => state.clear()?,
+            Written::Superseded => state.restart([])?,
         }
         Ok(Some(written))
     }
@@ -472,7 +394,7 @@ impl Shared {
         let low = |partition: i32| bounds.get(&partition).map_or(0, |(low, _)| *low);
         let taken = self.runtime.block_on(take_over(pipeline, partitions, low))?;
         let ends_behind = taken.iter().any(|(partition, progress)| {
-            bounds.get(partition).is_some_and(|(_, high)| progress.start > *high)
+            bounds.get(partition).is_some_and(|(_, high)| progress.start() > *high)
         });
         if ends_behind {
             // The former owner may have committed what came after the broker was asked.
@@ -480,12 +402,11 @@ impl Shared {
         }
         for (partition, progress) in &taken {
             let Some((low, high)) = bounds.get(partition) else { continue };
-            check_bounds(pipeline, *partition, progress.start, *low, *high)?;
+            check_bounds(pipeline, *partition, progress.start(), *low, *high)?;
         }
-        let starts = taken.iter().map(|(id, progress)| (*id, Some(progress.start))).collect();
+        let starts = taken.iter().map(|(id, progress)| (*id, Some(progress.start()))).collect();
         let state = &mut *self.state();
-        state.clear()?;
-        state.partitions = taken.into_iter().collect();
+        state.restart(taken)?;
         *lock(&self.lows) = bounds;
         Ok(starts)
     }
@@ -556,7 +477,7 @@ impl Assignments for Shared {
             // The next owner starts from the lake; what was buffered is read again.
             tracing::warn!(table = %self.pipeline.spec.name, %error, "could not commit before giving up partitions");
         }
-        if let Err(error) = self.state().clear() {
+        if let Err(error) = self.state().restart([]) {
             self.state().failure = Some(error);
         }
     }

@@ -551,7 +551,7 @@ async fn a_replay_during_a_takeover_makes_no_letter_be_rejected_twice() {
         0
     };
     let taken = take_over(&pipeline, &[0], meanwhile).await.unwrap();
-    assert_eq!(taken[0].1.known_rejects, HashSet::from([0]));
+    assert_eq!(*taken[0].1.known_rejects(), HashSet::from([0]));
     assert_eq!(project.counts().await, [1, 0, 0, 0]);
 }
 

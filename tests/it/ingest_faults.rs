@@ -2,17 +2,21 @@
 //! once. Says nothing about Kafka, which a list stands in for; the last test runs the worker itself
 //! on a mock broker.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use flowguard::error::Result;
 use flowguard::ingest::Pipeline;
-use flowguard::ingest::batch::{Batch, BatchReport, Written, take_over, write};
+use flowguard::ingest::batch::{BatchReport, Written, take_over, write};
+use flowguard::ingest::decode::UnknownFields;
 use flowguard::ingest::kafka::{Assignments, Consumer, KafkaAccess, MockBroker, Producer, Record};
+use flowguard::ingest::open::{Batch, Progress};
 use flowguard::ingest::worker::{self, Until, WorkerReport};
+use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::faulty_store::{Fault, FaultyStore, Reply, Verb, death_at, mixed};
 use crate::topic_in_memory::{
@@ -241,8 +245,9 @@ async fn the_checker_sees_a_batch_committed_twice() {
     write(&worker, batch(&mut reader)).await.unwrap();
     // A transaction that was skipped: the batch expects what is found, whatever that is.
     let mut repeated = world.take_over(&worker).await.unwrap();
-    let progress = repeated.partitions.get_mut(&0).unwrap();
-    (progress.start, progress.next) = (0, 0);
+    let found = repeated.0.partitions()[&0].clone();
+    let (rows, dead) = (found.committed, found.dead_committed);
+    repeated.0.restart([(0, Progress::at(0, rows, dead, found.epoch, HashSet::new()))]).unwrap();
     write(&worker, batch(&mut repeated)).await.unwrap();
     let wrong = world.verify().await.unwrap_err();
     let first = "(0, 0) Good: found [\"messages 0-0,0,\", \"messages 0-0,0,\"]";
@@ -260,8 +265,9 @@ async fn the_checker_sees_a_batch_that_was_skipped() {
         let batch = reader.next_batch(&world, 2).unwrap().unwrap();
         if is_lost {
             // The transaction goes on as if the rows had been committed.
-            let progress = reader.partitions.get_mut(&0).unwrap();
-            (progress.committed, progress.dead_committed) = (Some(2), None);
+            let lost = reader.0.partitions()[&0].clone();
+            let after = Progress::at(lost.next(), Some(2), None, lost.epoch, HashSet::new());
+            reader.0.restart([(0, after)]).unwrap();
         } else {
             write(&worker, batch).await.unwrap();
         }
@@ -481,6 +487,36 @@ async fn a_topic_that_grows_during_a_take_over_has_not_lost_its_tail() {
     assert_eq!(drained.unwrap().rows, 3);
     taken_over.unwrap();
     assert_exactly_once(&world, "a topic that grows").await;
+}
+
+/// `unknown_fields: fail`: the message that ingestion stopped at was passed over, and the commit at
+/// the end of the worker counted it as read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_message_that_ingestion_failed_at_was_lost() {
+    // First, last and between others, of a partition and of a batch, which holds 40 messages.
+    join_all([0, 1, 40, 59].map(async |at| {
+        let mut slots = slots(&[&"g".repeat(60), "gmg"]);
+        slots[0][at] = Slot::Good(br#"{"id":"new","n":1,"pad":"","color":"red"}"#.to_vec());
+        let world = World::new(slots).await;
+        let broker = MockBroker::start(&[(TOPIC, 2)]).unwrap();
+        produce(&broker.access(), &world);
+        let worker = |unknown_fields| {
+            let mut pipeline = world.worker(world.store(NO_FAULT), Header::Wide);
+            pipeline.kafka = broker.access();
+            // A group of its own need not wait for the one before to be given up.
+            pipeline.group = Uuid::new_v4().to_string();
+            pipeline.unknown_fields = unknown_fields;
+            pipeline
+        };
+        for _ in 0..2 {
+            let error = run_worker(worker(UnknownFields::Fail)).await.unwrap_err();
+            let why = "`color`: no column of that name is declared";
+            assert_eq!(error.message, format!("`{TOPIC}` partition 0 offset {at}: {why}"));
+        }
+        run_worker(worker(UnknownFields::Ignore)).await.unwrap();
+        assert_exactly_once(&world, &format!("an unknown field at offset {at}")).await;
+    }))
+    .await;
 }
 
 fn produce(kafka: &KafkaAccess, world: &World) {

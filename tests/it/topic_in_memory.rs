@@ -2,7 +2,7 @@
 //! the check that every offset arrived exactly once. Stands in for Kafka where only the lake's
 //! side of the protocol is under test.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,9 +13,10 @@ use arrow::util::display::array_value_to_string;
 use flowguard::audit::{Auditor, PartitionAudit, audit};
 use flowguard::engine::{Engine, EngineOptions};
 use flowguard::error::Result;
-use flowguard::ingest::batch::{Batch, Progress, Written, dead_letters_spec, take_over, write};
-use flowguard::ingest::decode::{DeadLetters, Decoder, Message as Received, UnknownFields};
+use flowguard::ingest::batch::{Written, dead_letters_spec, take_over, write};
+use flowguard::ingest::decode::{Message as Received, UnknownFields};
 use flowguard::ingest::kafka::KafkaAccess;
+use flowguard::ingest::open::{Batch, OpenBatch};
 use flowguard::ingest::{Limits, Pipeline};
 use flowguard::lake::Lake;
 use flowguard::lake::commit::ensure_table;
@@ -234,13 +235,9 @@ impl World {
 
     pub async fn take_over(&self, worker: &Pipeline) -> Result<Reader> {
         let ids: Vec<i32> = (0..self.partitions.len() as i32).collect();
-        let columns = &worker.columns;
-        let bytes_max = usize::try_from(worker.limits.message_bytes_max).unwrap();
-        Ok(Reader {
-            partitions: take_over(worker, &ids, |_| 0).await?.into_iter().collect(),
-            decoder: Decoder::new(TOPIC, columns, None, worker.unknown_fields, bytes_max)?,
-            dead: DeadLetters::new(TOPIC),
-        })
+        let mut open = OpenBatch::new(worker)?;
+        open.restart(take_over(worker, &ids, |_| 0).await?)?;
+        Ok(Reader(open))
     }
 
     /// Every offset once, as what it must be, and the audit agrees; or what is wrong.
@@ -336,11 +333,7 @@ fn reject_text(slot: &Slot) -> String {
 }
 
 /// Reads as a worker does, from where the lake stands.
-pub struct Reader {
-    pub partitions: BTreeMap<i32, Progress>,
-    decoder: Decoder,
-    dead: DeadLetters,
-}
+pub struct Reader(pub OpenBatch);
 
 impl Reader {
     /// The next messages of all partitions in turn; `None` at their ends.
@@ -348,48 +341,28 @@ impl Reader {
         let mut left = messages_max;
         while left > 0 {
             let before = left;
-            for (partition, progress) in &mut self.partitions {
-                let slots = &world.partitions[*partition as usize];
-                let next = usize::try_from(progress.next).unwrap();
+            for partition in 0..world.partitions.len() as i32 {
+                let slots = &world.partitions[partition as usize];
+                let next = usize::try_from(self.0.partitions()[&partition].next()).unwrap();
                 let Some(ahead) = slots.iter().skip(next).position(|slot| *slot != Slot::Hole)
                 else {
                     continue;
                 };
-                let offset = (next + ahead) as i64;
                 left = left.saturating_sub(1);
-                if progress.pass(offset) {
-                    let message = Received {
-                        partition: *partition,
-                        offset,
-                        timestamp_ms: Some(0),
-                        key: None,
-                        headers: &[],
-                        payload: slots[next + ahead].payload(),
-                    };
-                    match self.decoder.push(&message, 0) {
-                        Ok(()) => progress.rows += 1,
-                        Err(reject) => {
-                            progress.rejects += 1;
-                            self.dead.push(&message, &reject, &table().to_string(), 0);
-                        }
-                    }
-                }
+                let message = Received {
+                    partition,
+                    offset: (next + ahead) as i64,
+                    timestamp_ms: Some(0),
+                    key: None,
+                    headers: &[],
+                    payload: slots[next + ahead].payload(),
+                };
+                self.0.take(&message, 0)?;
             }
             if left == before {
                 break;
             }
         }
-        if !self.partitions.values().any(Progress::has_moved) {
-            return Ok(None);
-        }
-        let batch = Batch {
-            touched: self.decoder.touched(),
-            rows: self.decoder.finish()?,
-            dead: if self.dead.rows() > 0 { Some(self.dead.finish()?) } else { None },
-            partitions: self.partitions.iter().map(|(id, p)| (*id, p.clone())).collect(),
-            payload_bytes: 0,
-        };
-        self.partitions.values_mut().for_each(Progress::begin_next);
-        Ok(Some(batch))
+        self.0.close()
     }
 }
