@@ -118,7 +118,8 @@ fn ingest(broker: &str, topic: &str, rows: usize) -> f64 {
     let [committed, wall, cpu, peak_mib] = numbers[..] else { panic!("the child said {text}") };
     assert_eq!(committed as usize, rows);
     println!(
-        "ingest {rows:>9} rows: {:>8.0} rows/s wall, {:>8.0} per CPU second, peak {peak_mib:.0} MiB",
+        "ingest {rows:>9} rows: {wall:>6.1} s wall, {cpu:>6.1} s CPU; {:>8.0} rows/s wall, \
+         {:>8.0} per CPU second; peak {peak_mib:.0} MiB",
         committed / wall,
         committed / cpu
     );

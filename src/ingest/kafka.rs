@@ -31,6 +31,11 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// New partitions are noticed within this time.
 const METADATA_REFRESH_MS: u32 = 10_000;
 
+/// How long librdkafka does not fetch after its queue was full. Its default of a second leaves a
+/// consumer that empties the queue faster than that without work.
+const FETCH_BACKOFF: &str = "fetch.queue.backoff.ms";
+const FETCH_BACKOFF_MS: u32 = 10;
+
 /// How to reach Kafka. `options` pass through to librdkafka and win over everything but what
 /// exactly-once needs.
 #[derive(Clone, Default)]
@@ -58,6 +63,10 @@ impl KafkaAccess {
 
     fn consumer_config(&self, group: &str) -> ClientConfig {
         let mut config = self.config();
+        // Not in `config`: a producer would warn of it.
+        if !self.options.contains_key(FETCH_BACKOFF) {
+            config.set(FETCH_BACKOFF, FETCH_BACKOFF_MS.to_string());
+        }
         config
             .set("group.id", group)
             .set("isolation.level", "read_committed")
