@@ -3,10 +3,10 @@
 
 mod build;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use self::build::{Built, RunContext};
@@ -94,60 +94,66 @@ pub async fn run(
     context: Arc<RunContext>,
     selection: &[TableName],
     stop: &CancellationToken,
-    mut on_event: impl FnMut(&RunEvent),
+    on_event: impl FnMut(&RunEvent),
 ) -> RunReport {
     let mut waiting = buildable(&context.models, selection);
-    let mut running: JoinSet<(TableName, Outcome)> = JoinSet::new();
-    let mut ended: BTreeMap<TableName, bool> = BTreeMap::new();
-    let mut report = RunReport::default();
+    let mut running: JoinSet<Outcome> = JoinSet::new();
+    let mut models: HashMap<Id, TableName> = HashMap::new();
+    let mut tally = Tally { ended: BTreeMap::new(), report: RunReport::default(), on_event };
     loop {
-        let mut settle =
-            |model: TableName, outcome: Outcome, ended: &mut BTreeMap<TableName, bool>| {
-                ended.insert(model.clone(), matches!(outcome, Outcome::Built(_)));
-                report.count(&outcome);
-                on_event(&RunEvent::Finished { model, outcome });
-            };
         if stop.is_cancelled() {
             for (model, _) in std::mem::take(&mut waiting) {
-                settle(model, Outcome::Cancelled, &mut ended);
+                tally.settle(model, Outcome::Cancelled);
             }
         }
-        while let Some((model, because)) = blocked(&waiting, &ended) {
+        while let Some((model, because)) = blocked(&waiting, &tally.ended) {
             waiting.retain(|(waiting, _)| *waiting != model);
-            settle(model, Outcome::Skipped { because }, &mut ended);
+            tally.settle(model, Outcome::Skipped { because });
         }
         let ready: Vec<TableName> = waiting
             .iter()
-            .filter(|(_, inputs)| inputs.iter().all(|input| ended.contains_key(input)))
+            .filter(|(_, inputs)| inputs.iter().all(|input| tally.ended.contains_key(input)))
             .map(|(model, _)| model.clone())
             .take(context.parallel_models_max.max(1).saturating_sub(running.len()))
             .collect();
         for model in ready {
             waiting.retain(|(waiting, _)| *waiting != model);
-            on_event(&RunEvent::Started { model: model.clone() });
-            let context = Arc::clone(&context);
-            running.spawn(async move {
-                let outcome = match build_with_retries(&context, &model).await {
+            (tally.on_event)(&RunEvent::Started { model: model.clone() });
+            let (context, name) = (Arc::clone(&context), model.clone());
+            let task = running.spawn(async move {
+                match build_with_retries(&context, &name).await {
                     Ok(built) => Outcome::Built(built),
                     Err(error) => Outcome::Failed(error),
-                };
-                (model, outcome)
+                }
             });
+            models.insert(task.id(), model);
         }
-        match running.join_next().await {
-            Some(Ok((model, outcome))) => {
-                ended.insert(model.clone(), matches!(outcome, Outcome::Built(_)));
-                report.count(&outcome);
-                on_event(&RunEvent::Finished { model, outcome });
-            }
-            Some(Err(panicked)) => {
-                tracing::error!(error = %panicked, "a model's task ended abnormally");
-                report.failed += 1;
-                report.kind = None;
-            }
-            None if waiting.is_empty() => return report,
-            None => {}
-        }
+        let Some(joined) = running.join_next_with_id().await else {
+            // Inputs come before what reads them, so what waits could only wait for what runs.
+            debug_assert!(waiting.is_empty(), "{waiting:?} would wait forever");
+            return tally.report;
+        };
+        let (task, outcome) = joined.unwrap_or_else(|panicked| {
+            let message = "building the model ended abnormally";
+            (panicked.id(), Outcome::Failed(Error::internal(message).source(panicked)))
+        });
+        let model = models.remove(&task).expect("a task is noted as it is spawned");
+        tally.settle(model, outcome);
+    }
+}
+
+/// What has ended in a run, and whether it was built.
+struct Tally<E> {
+    ended: BTreeMap<TableName, bool>,
+    report: RunReport,
+    on_event: E,
+}
+
+impl<E: FnMut(&RunEvent)> Tally<E> {
+    fn settle(&mut self, model: TableName, outcome: Outcome) {
+        self.ended.insert(model.clone(), matches!(outcome, Outcome::Built(_)));
+        self.report.count(&outcome);
+        (self.on_event)(&RunEvent::Finished { model, outcome });
     }
 }
 

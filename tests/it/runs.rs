@@ -3,21 +3,27 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
+use flowguard::error::ErrorKind;
 use flowguard::ingest::decode::{Decoder, Message, UnknownFields};
 use flowguard::lake::Lake;
-use flowguard::lake::commit::{Commit, commit};
+use flowguard::lake::commit::{Commit, commit, ensure_table};
 use flowguard::lake::ledger::Ledger;
 use flowguard::lake::stage::Stager;
 use flowguard::lake::store::S3Access;
 use flowguard::model::ModelSet;
+use flowguard::runner::{self, Outcome, RunContext, RunEvent};
 use flowguard::table::TableName;
 use flowguard::typecheck::typecheck;
+use object_store::memory::InMemory;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use url::Url;
 use uuid::Uuid;
 
+use crate::faulty_store::{Fault, FaultyStore};
 use crate::program::{Project, model};
 use crate::topic_in_memory::engine;
 
@@ -107,6 +113,49 @@ fn run(project: &Project, arguments: &[&str], code: i32) -> BTreeMap<String, Str
 
 fn outcomes(expected: &[(&str, &str)]) -> BTreeMap<String, String> {
     expected.iter().map(|(name, outcome)| ((*name).to_owned(), (*outcome).to_owned())).collect()
+}
+
+/// Panic injection: the store panics under one model, on the model's own task.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_spun_for_ever_when_a_model_panicked_that_others_read() {
+    let project = project(&[
+        ("silver/bad", &full("SELECT id FROM bronze.events")),
+        ("silver/good", &full("SELECT id FROM bronze.events")),
+        ("gold/after_bad", &full("SELECT count(*) AS n FROM silver.bad, silver.good")),
+    ]);
+    let store = FaultyStore::new(Arc::new(InMemory::new()), |operation| {
+        assert!(!operation.path.contains("silver/bad/"), "planted");
+        Fault::None
+    });
+    let lake = Lake::with_store(&Url::parse("memory:///panics/").unwrap(), Arc::new(store));
+    let models = Arc::new(ModelSet::read(project.folder()).unwrap());
+    let typed = Arc::new(typecheck(&engine(), &models).await.unwrap());
+    let events = typed.get(&"bronze.events".parse().unwrap()).unwrap();
+    ensure_table(&lake, &events.spec, &Ledger::new("test", Uuid::nil())).await.unwrap();
+    let selection: Vec<TableName> = models.in_order().map(|model| model.name.clone()).collect();
+    let (run, range, parallel_models_max) = (Uuid::nil(), None, 2);
+    let context =
+        RunContext { lake, engine: engine(), models, typed, run, range, parallel_models_max };
+    let (stop, mut ended) = (CancellationToken::new(), BTreeMap::new());
+    let running = runner::run(Arc::new(context), &selection, &stop, |event| {
+        if let RunEvent::Finished { model, outcome } = event {
+            let outcome = match outcome {
+                Outcome::Failed(error) => format!("failed: {}", error.message),
+                Outcome::Skipped { because } => format!("skipped: {because}"),
+                other => format!("{other:?}").split('(').next().unwrap().to_owned(),
+            };
+            ended.insert(model.to_string(), outcome);
+        }
+    });
+    let report = tokio::time::timeout(Duration::from_secs(60), running).await.expect("it ends");
+    assert_eq!((report.built, report.failed, report.skipped), (1, 1, 1));
+    assert_eq!(report.kind, Some(ErrorKind::Internal));
+    let expected = [
+        ("silver.bad", "failed: building the model ended abnormally"),
+        ("silver.good", "Built"),
+        ("gold.after_bad", "skipped: silver.bad"),
+    ];
+    assert_eq!(ended, outcomes(&expected));
 }
 
 const THREE: [(&str, &str, &str); 3] = [
