@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use flowguard::cli::{Interrupts, Process, execute};
 use flowguard::error::Error;
 use flowguard::lake::stage::is_caught_panic;
+use flowguard::model::depth::STACK_BYTES;
 use tokio_util::sync::CancellationToken;
 
 /// Gives back what a heavy statement needed; the system's allocator keeps it per thread.
@@ -20,7 +21,12 @@ fn main() -> ExitCode {
             print_panic(panic);
         }
     }));
-    let outcome = start();
+    // The first thread's stack is the shell's choice.
+    let started = std::thread::Builder::new().name("main".to_owned()).stack_size(STACK_BYTES);
+    let outcome = match started.spawn(start) {
+        Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+        Err(source) => Err(Error::internal("cannot start a thread").source(source)),
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -32,6 +38,7 @@ fn main() -> ExitCode {
 
 fn start() -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_stack_size(STACK_BYTES)
         .enable_all()
         .build()
         .map_err(|source| Error::internal("cannot start the runtime").source(source))?;

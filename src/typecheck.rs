@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::engine::catalog::reference;
 use crate::engine::fault::sql_problem;
 use crate::engine::storable::storable_type;
-use crate::engine::{Engine, interval_parameters, read_only};
+use crate::engine::{Engine, coerced, interval_parameters, read_only};
 use crate::error::{Diagnostic, Error, Result, did_you_mean};
 use crate::ingest::batch::dead_letters_spec;
 use crate::ingest::decode;
@@ -127,16 +127,8 @@ async fn plan(session: &SessionContext, model: &Model, tables: &[String]) -> Fou
     let plan = state.create_logical_plan(&model.sql).await.map_err(|error| fail(&error))?;
     read_only().verify_plan(&plan).map_err(|error| fail(&error))?;
     let example = Range { start: Instant(0), end: Instant(1) };
-    let bound = plan
-        .clone()
-        .with_param_values(interval_parameters(example))
-        .map_err(|error| fail(&error))?;
-    // Coercions are only checked by the analyzer.
-    state
-        .analyzer()
-        .execute_and_check(bound.clone(), state.config_options(), |_, _| {})
-        .map_err(|error| fail(&error))?;
-    Ok(bound)
+    let bound = plan.with_param_values(interval_parameters(example));
+    bound.and_then(|plan| coerced(&state, plan)).map_err(|error| fail(&error))
 }
 
 /// The columns of the plan as the table will hold them, checked against declared types.

@@ -22,6 +22,7 @@ use crate::ingest::Pipeline;
 use crate::ingest::kafka::KafkaAccess;
 use crate::ingest::status::positions;
 use crate::ingest::worker::Until;
+use crate::model::depth::STACK_BYTES;
 use crate::server::flight;
 use crate::server::http::{self, Readiness, Site};
 use crate::server::listen::{Listener, OpenConnections};
@@ -307,6 +308,7 @@ impl Execution {
         let threads = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads_of(&app.config))
             .thread_name("execute")
+            .thread_stack_size(STACK_BYTES)
             .enable_all()
             .build()
             .map_err(|source| Error::internal("cannot start threads").source(source))?;

@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 
 use super::fault::engine_error;
-use super::{CATALOG, Engine};
+use super::{CATALOG, Engine, coerced};
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::lake::{Lake, Snapshot};
 use crate::model::{Kind, Model, ModelSet, dead_letters};
@@ -106,7 +106,9 @@ async fn expanded(view: &Model, tables: Tables<'_>, pins: &mut Pins) -> Result<V
         register_one(&inner, tables, input, pins).await?;
     }
     let doing = format!("cannot plan the view `{}`", view.name);
-    let planned = inner.state().create_logical_plan(&view.sql).await;
+    let state = inner.state();
+    let planned = state.create_logical_plan(&view.sql).await;
+    let planned = planned.and_then(|plan| coerced(&state, plan));
     let plan = planned.map_err(|error| engine_error(&doing, error))?;
     Ok(ViewTable::new(plan, Some(view.sql.clone())))
 }

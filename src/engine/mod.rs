@@ -5,6 +5,7 @@ mod budget;
 pub mod catalog;
 pub mod fault;
 pub mod hash;
+mod pushdown;
 pub mod query;
 pub mod storable;
 mod turns;
@@ -25,6 +26,7 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
 use datafusion::scalar::ScalarValue;
 
@@ -148,7 +150,6 @@ impl Engine {
         options.sql_parser.collect_spans = true;
         // Literals and casts without an offset are UTC, as everything in the lake is.
         options.execution.time_zone = Some("UTC".to_owned());
-        options.execution.parquet.pushdown_filters = true;
         options.execution.parquet.reorder_filters = true;
         // A file per batch. With longer ones two tasks may spill at once, and the reader waits at
         // the older file for the batch that is in the newer, forever (apache/datafusion#24883).
@@ -162,6 +163,7 @@ impl Engine {
             .with_config(config)
             .with_runtime_env(Arc::clone(&self.runtime))
             .with_default_features()
+            .with_physical_optimizer_rules(pushdown::rules())
             .build()
     }
 }
@@ -186,6 +188,13 @@ fn on_own_tables(mut state: SessionState) -> SessionContext {
     catalogs.register_catalog(CATALOG.to_owned(), Arc::new(catalog));
     state.register_catalog_list(Arc::new(catalogs));
     SessionContext::new_with_state(state)
+}
+
+/// `plan` with every value cast to the type that it is computed in. Only then do its columns have
+/// the types of its rows: before, `CASE WHEN … THEN 1 ELSE 2.5 END` and `SELECT 1 UNION ALL SELECT
+/// 2.5` are integers. Fails where types do not fit, and where they wait for a parameter.
+pub fn coerced(state: &SessionState, plan: LogicalPlan) -> datafusion::common::Result<LogicalPlan> {
+    state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})
 }
 
 /// What interactive and model SQL may be: queries. No DDL, DML or session statements.

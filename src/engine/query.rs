@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::datatypes::SchemaRef;
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::config::Dialect;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -23,12 +24,14 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::catalog::{Pins, Tables, missing, register};
 use super::fault::{engine_error, sql_problem};
+use super::storable::plain_schema;
 use super::turns::taking_turns;
-use super::{Engine, interval_parameters, read_only, task_of};
+use super::{Engine, coerced, interval_parameters, read_only, task_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::Range;
 use crate::lake::{Lake, Snapshot};
 use crate::model::ModelSet;
+use crate::model::depth::{TOO_DEEP, is_too_deep};
 use crate::source::{Position, Source};
 use crate::table::{Layer, TableName};
 
@@ -61,6 +64,10 @@ impl Planner<'_> {
     /// Plans `source.text` in a session of the engine. Placeholders are left as they are; a `?` is
     /// numbered by its place.
     pub async fn plan(&self, session: SessionContext, source: &Source) -> Result<Query> {
+        if is_too_deep(&source.text) {
+            let (message, hint) = TOO_DEEP;
+            return Err(Error::invalid(message).hint(hint));
+        }
         let state = session.state();
         let mut statement = state
             .sql_to_statement(&source.text, &Dialect::Generic)
@@ -186,6 +193,12 @@ impl Query {
                 .hint("give `--start` and `--end` to bind `$start` and `$end`"));
         }
         Ok(query)
+    }
+
+    /// The columns of the rows that the statement's plan, or the same with values bound, gives.
+    pub fn schema(&self, plan: &LogicalPlan) -> datafusion::common::Result<SchemaRef> {
+        let plan = coerced(&self.session.state(), plan.clone())?;
+        Ok(plain_schema(plan.schema().as_arrow()))
     }
 
     /// How the statement's plan, or the same with values bound, is executed.

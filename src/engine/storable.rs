@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
+use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
-use arrow::util::display::FormatOptions;
+use arrow::error::ArrowError;
+use arrow::util::display::{FormatOptions, array_value_to_string};
 
 use crate::error::{Error, Result};
 
@@ -57,27 +59,66 @@ pub fn storable_type(data_type: &DataType) -> std::result::Result<DataType, &'st
     })
 }
 
-/// `batch` with exactly the columns of `schema`, by position, cast where only the form differs.
-/// A value that does not fit is an error, never a null.
+/// `batch` with exactly the columns of `schema`, by position. Where a type differs in more than its
+/// form, every value must come back from it as it was; one that does not is an error, never a null
+/// and never another value.
 pub fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let options = CastOptions { safe: false, format_options: FormatOptions::default() };
     let columns = batch.columns().iter().zip(schema.fields()).map(|(column, field)| {
-        if column.data_type() == field.data_type() {
+        let wanted = field.data_type();
+        if column.data_type() == wanted {
             return Ok(Arc::clone(column));
         }
-        cast_with_options(column, field.data_type(), &options).map_err(|source| {
-            Error::invalid(format!(
-                "a value of `{}` does not fit {}",
-                field.name(),
-                field.data_type()
-            ))
-            .source(source)
+        let cast = match is_same_value(column.data_type(), wanted) {
+            true => cast_or_fail(column, wanted),
+            false => cast_exactly(column, wanted),
+        };
+        cast.map_err(|source| {
+            let (name, found) = (field.name(), column.data_type());
+            Error::invalid(format!("a value of `{name}`, which is {found}, does not fit {wanted}"))
+                .hint("CAST it in the query, to the type that it should have")
+                .source(source)
         })
     });
     let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
     RecordBatch::try_new(Arc::clone(schema), columns).map_err(|source| {
         Error::invalid("a query gave a row that its table cannot hold").source(source)
     })
+}
+
+/// Whether two types hold the same values, in another form or range. Times are kept to the
+/// microsecond, which is what a timestamp is here.
+fn is_same_value(found: &DataType, wanted: &DataType) -> bool {
+    use DataType::{FixedSizeList, LargeList, List, Map, Struct};
+    let same = |one: &FieldRef, other: &FieldRef| is_same_value(one.data_type(), other.data_type());
+    match (plain_type(found), plain_type(wanted)) {
+        (List(one), List(other)) | (LargeList(one), LargeList(other)) => same(&one, &other),
+        (FixedSizeList(one, n), FixedSizeList(other, m)) => n == m && same(&one, &other),
+        (Map(one, _), Map(other, _)) => same(&one, &other),
+        (Struct(one), Struct(other)) => {
+            one.len() == other.len() && one.iter().zip(&other).all(|(a, b)| same(a, b))
+        }
+        (one, other) => {
+            let stored = |plain| storable_type(&plain).unwrap_or(plain);
+            stored(one) == stored(other)
+        }
+    }
+}
+
+fn cast_or_fail(column: &ArrayRef, to: &DataType) -> std::result::Result<ArrayRef, ArrowError> {
+    let options = CastOptions { safe: false, format_options: FormatOptions::default() };
+    cast_with_options(column, to, &options)
+}
+
+fn cast_exactly(column: &ArrayRef, to: &DataType) -> std::result::Result<ArrayRef, ArrowError> {
+    let cast = cast_or_fail(column, to)?;
+    let back = cast_or_fail(&cast, column.data_type())?;
+    match distinct(column, &back)?.values().set_indices().next() {
+        None => Ok(cast),
+        Some(row) => {
+            let value = array_value_to_string(column, row)?;
+            Err(ArrowError::CastError(format!("{value} would be changed")))
+        }
+    }
 }
 
 /// The plain form of a query's result, for people, files and clients: dictionaries and views
@@ -107,5 +148,71 @@ fn plain_type(data_type: &DataType) -> DataType {
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(item).collect()),
         DataType::Map(entries, sorted) => DataType::Map(item(entries), *sorted),
         other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{
+        Decimal128Array, DictionaryArray, Float64Array, Int64Array, StringArray, StringViewArray,
+        UInt64Array,
+    };
+    use arrow::datatypes::Int32Type;
+
+    use super::*;
+
+    fn conformed(column: ArrayRef, wanted: DataType) -> std::result::Result<ArrayRef, String> {
+        let batch = RecordBatch::try_from_iter([("a", column)]).unwrap();
+        let schema = Arc::new(Schema::new(vec![Field::new("a", wanted, true)]));
+        let conformed = conform(&batch, &schema).map_err(|error| error.message)?;
+        Ok(Arc::clone(conformed.column(0)))
+    }
+
+    fn int(values: impl Into<Int64Array>) -> ArrayRef {
+        Arc::new(values.into())
+    }
+
+    fn double(values: impl Into<Float64Array>) -> ArrayRef {
+        Arc::new(values.into())
+    }
+
+    #[test]
+    fn only_the_form_of_a_value_changes() {
+        let texts = ["a", "b"];
+        let text: ArrayRef = Arc::new(StringArray::from_iter_values(texts));
+        let views = Arc::new(StringViewArray::from_iter_values(texts));
+        let dictionary: DictionaryArray<Int32Type> = texts.into_iter().collect();
+        assert_eq!(&conformed(views, DataType::Utf8).unwrap(), &text);
+        assert_eq!(&conformed(Arc::new(dictionary), DataType::Utf8).unwrap(), &text);
+        let unsigned = Arc::new(UInt64Array::from(vec![Some(7), None]));
+        assert_eq!(&conformed(unsigned, DataType::Int64).unwrap(), &int(vec![Some(7), None]));
+    }
+
+    #[test]
+    fn a_value_that_survives_another_type_may_take_it() {
+        let whole = double(vec![Some(2.0), None]);
+        assert_eq!(&conformed(whole.clone(), DataType::Int64).unwrap(), &int(vec![Some(2), None]));
+        assert_eq!(&conformed(int(vec![Some(2), None]), DataType::Float64).unwrap(), &whole);
+    }
+
+    #[test]
+    fn a_fraction_was_cut_off() {
+        let decimal = Decimal128Array::from(vec![250]).with_precision_and_scale(3, 2).unwrap();
+        let cases: [(ArrayRef, DataType); 8] = [
+            (double(vec![2.0, 2.5]), DataType::Int64),
+            (double(vec![f64::NAN]), DataType::Int64),
+            (double(vec![0.1]), DataType::Float32),
+            (double(vec![0.125]), DataType::Decimal128(10, 2)),
+            (Arc::new(decimal), DataType::Int64),
+            (int(vec![(1 << 53) + 1]), DataType::Float64),
+            (int(vec![1 << 40]), DataType::Int32),
+            (Arc::new(UInt64Array::from(vec![u64::MAX])), DataType::Int64),
+        ];
+        for (column, wanted) in cases {
+            let found = column.data_type().clone();
+            let error = conformed(column, wanted.clone()).unwrap_err();
+            let expected = format!("a value of `a`, which is {found}, does not fit {wanted}");
+            assert_eq!(error, expected);
+        }
     }
 }

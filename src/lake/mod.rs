@@ -9,6 +9,7 @@ pub mod folder;
 pub mod ledger;
 mod loaded;
 pub mod replace;
+mod scan;
 pub mod spec;
 pub mod stage;
 pub mod store;
@@ -316,10 +317,10 @@ impl Snapshot {
 
     /// This version as a table for the query engine.
     pub async fn provider(&self) -> Result<Arc<dyn TableProvider>> {
-        self.table
-            .table_provider()
-            .await
-            .map_err(|source| store_error(&format!("cannot read `{}`", self.name), source))
+        let provider = self.table.table_provider().await;
+        let provider = provider
+            .map_err(|source| store_error(&format!("cannot read `{}`", self.name), source))?;
+        Ok(scan::checked(provider))
     }
 
     /// Number of data files and their bytes.

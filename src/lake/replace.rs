@@ -11,6 +11,7 @@ use deltalake::kernel::{LogicalFileView, Remove};
 use serde_json::Value;
 
 use super::Snapshot;
+use super::scan::checked;
 use super::spec::DAY_COLUMN;
 use super::store::store_error;
 use crate::error::Result;
@@ -126,7 +127,7 @@ async fn files_provider(snapshot: &Snapshot, paths: Vec<String>) -> Result<Arc<d
     let provider = snapshot.table.table_provider().with_file_paths(paths).build().await;
     let provider = provider
         .map_err(|source| store_error(&format!("cannot read `{}`", snapshot.name), source))?;
-    Ok(Arc::new(provider))
+    Ok(checked(Arc::new(provider)))
 }
 
 /// A range that surely holds every row of the file, or `None` when nothing says so.

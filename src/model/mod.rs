@@ -11,6 +11,7 @@ use crate::interval::Every;
 use crate::source::{Position, Source, Spanned};
 use crate::table::{Column, Layer, TableName};
 
+pub mod depth;
 mod folder;
 mod header;
 mod order;

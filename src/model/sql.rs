@@ -1,5 +1,5 @@
 //! The SQL of a model file: parses it, lists the tables it reads, and refuses what a model must
-//! not contain. Plans nothing and knows no schema. The one place that chooses the SQL dialect.
+//! not contain. Plans nothing and knows no schema.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -13,17 +13,15 @@ use datafusion::sql::sqlparser::ast::{
     DataType, Expr, ObjectName, Query, Select, SetExpr, Spanned as _, Statement, TableFactor,
     TimezoneInfo, Value, ValueWithSpan, Visit, Visitor,
 };
-use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span};
 
+use super::depth::{DIALECT, TOO_DEEP, is_too_deep};
 use crate::error::did_you_mean;
 use crate::model::Kind;
 use crate::source::{Position, Problems};
 use crate::table::{Layer, TableName};
 
-/// The dialect DataFusion uses by default.
-static DIALECT: GenericDialect = GenericDialect {};
 /// Schema under which an append model's topic appears.
 const TOPIC_SCHEMA: &str = "kafka";
 /// Table functions whose result depends on nothing but their arguments.
@@ -53,6 +51,11 @@ pub struct Context<'a> {
 /// Tables that the SQL reads, each with the place of its first mention. What is wrong is reported
 /// to the context's problems.
 pub fn read(sql: &str, context: &Context<'_>) -> Vec<(TableName, Position)> {
+    if is_too_deep(sql) {
+        let (message, hint) = TOO_DEEP;
+        context.problems.report_hint(context.beginning(sql), message, hint);
+        return Vec::new();
+    }
     let parsed = DFParserBuilder::new(sql).with_dialect(&DIALECT).build();
     let statements = match parsed.and_then(|mut parser| parser.parse_statements()) {
         Ok(statements) => statements,

@@ -88,7 +88,12 @@ impl Statement {
     ) -> Result<Self> {
         let plan = bind_range(&source, query.plan.clone(), range)?;
         let parameters = parameters_of(&source, &plan)?;
-        let schema = plain_schema(plan.schema().as_arrow());
+        let schema = match query.schema(&plan) {
+            Ok(schema) => schema,
+            // The values decide more than is known yet; `bind` looks again.
+            Err(_) if !parameters.is_empty() => plain_schema(plan.schema().as_arrow()),
+            Err(error) => return Err(sql_error(&source, &error, &[])),
+        };
         Ok(Self(Arc::new(Inner {
             statements,
             principal,
@@ -147,7 +152,9 @@ impl Statement {
         }
         let columns = self.columns_of(values.schema_ref());
         let template = inner.plans.first().ok_or_else(|| Error::internal("no plan"))?;
+        let failed = |error| sql_error(&inner.source, &error, &[]);
         let mut plans = Vec::with_capacity(values.num_rows());
+        let mut schema: Option<SchemaRef> = None;
         for row in 0..values.num_rows() {
             let mut bound = HashMap::new();
             for (parameter, column) in inner.parameters.iter().zip(&columns) {
@@ -158,20 +165,29 @@ impl Statement {
                 bound.insert(parameter.name.clone(), ScalarAndMetadata::from(plain(value)));
             }
             let plan = template.clone().with_param_values(ParamValues::Map(bound));
-            plans.push(plan.map_err(|error| sql_error(&inner.source, &error, &[]))?);
+            let plan = plan.map_err(failed)?;
+            let one = inner.query.schema(&plan).map_err(failed)?;
+            schema = Some(schema.map_or(Ok(Arc::clone(&one)), |all| common(&all, &one))?);
+            plans.push(plan);
         }
-        Ok(self.with_plans(plans, Vec::new()))
+        let schema = schema.unwrap_or_else(|| Arc::clone(&inner.schema));
+        Ok(self.with_plans(plans, Vec::new(), schema))
     }
 
     /// The same statement to be run on its own: cancelling one leaves the other.
     #[must_use]
     pub fn again(&self) -> Self {
-        self.with_plans(self.0.plans.clone(), self.0.parameters.clone())
+        let inner = &self.0;
+        self.with_plans(inner.plans.clone(), inner.parameters.clone(), Arc::clone(&inner.schema))
     }
 
-    fn with_plans(&self, plans: Vec<LogicalPlan>, parameters: Vec<Parameter>) -> Self {
+    fn with_plans(
+        &self,
+        plans: Vec<LogicalPlan>,
+        parameters: Vec<Parameter>,
+        schema: SchemaRef,
+    ) -> Self {
         let inner = &self.0;
-        let schema = schema_of_all(&plans).unwrap_or_else(|| Arc::clone(&inner.schema));
         Self(Arc::new(Inner {
             statements: inner.statements.clone(),
             principal: Arc::clone(&inner.principal),
@@ -317,17 +333,23 @@ fn bind_range(source: &Source, plan: LogicalPlan, range: Range) -> Result<Logica
         .hint("write the instants as parameters too"))
 }
 
-/// The schema that the rows of all plans have: a value that is null in one may be in none of the
-/// others, and only a literal is known not to be.
-fn schema_of_all(plans: &[LogicalPlan]) -> Option<SchemaRef> {
-    let (first, others) = plans.split_first()?;
-    let first = plain_schema(first.schema().as_arrow());
-    let fields = first.fields().iter().enumerate().map(|(at, field)| {
-        let is_nullable = |plan: &LogicalPlan| plan.schema().field(at).is_nullable();
-        let nullable = field.is_nullable() || others.iter().any(is_nullable);
-        field.as_ref().clone().with_nullable(nullable)
+/// The schema that rows of both have: a value that is null in one may be in none of the others, and
+/// only a literal is known not to be.
+fn common(one: &Schema, other: &Schema) -> Result<SchemaRef> {
+    let fields = one.fields().iter().zip(other.fields()).map(|(field, other)| {
+        if field.data_type() != other.data_type() {
+            let message = format!(
+                "column `{}` is {} for one row of parameters and {} for another",
+                field.name(),
+                field.data_type(),
+                other.data_type()
+            );
+            return Err(Error::invalid(message).hint("CAST it in the statement"));
+        }
+        let nullable = field.is_nullable() || other.is_nullable();
+        Ok(field.as_ref().clone().with_nullable(nullable))
     });
-    Some(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
+    Ok(Arc::new(Schema::new(fields.collect::<Result<Vec<_>>>()?)))
 }
 
 fn parameters_of(source: &Source, plan: &LogicalPlan) -> Result<Vec<Parameter>> {

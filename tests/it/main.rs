@@ -10,6 +10,7 @@
 )]
 
 mod access;
+mod answers;
 mod certificates;
 mod check;
 mod checker;
