@@ -14,10 +14,10 @@ use serde::Serialize;
 use crate::engine::Engine;
 use crate::engine::fault::engine_error;
 use crate::error::{Error, Result};
-use crate::ingest::kafka::KafkaAccess;
+use crate::kafka::KafkaAccess;
 use crate::lake::commit::offsets_id;
 use crate::lake::{Lake, Snapshot};
-use crate::model::{Kind, Model, dead_letters};
+use crate::model::{Model, dead_letters};
 
 /// Ranges listed per partition; the counts cover all of them.
 const RANGES_SHOWN_MAX: usize = 20;
@@ -72,7 +72,7 @@ pub struct Auditor<'a> {
 
 /// Every partition of the model's topic that the lake or the broker knows.
 pub async fn audit(auditor: &Auditor<'_>, model: &Model) -> Result<Vec<PartitionAudit>> {
-    let Kind::Append(source) = &model.kind else { return Ok(Vec::new()) };
+    let Some(source) = model.topic() else { return Ok(Vec::new()) };
     let watermarks = match auditor.kafka {
         Some(kafka) => {
             let (kafka, topic) = (kafka.clone(), source.topic.clone());

@@ -170,6 +170,11 @@ impl TouchedHours {
         }
     }
 
+    /// Takes in what `other` has collected.
+    pub fn join(&mut self, other: Self) {
+        self.hours.extend(other.hours);
+    }
+
     pub fn ranges(&self) -> RangeSet {
         self.hours
             .iter()

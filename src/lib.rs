@@ -16,6 +16,7 @@ pub mod error;
 pub mod export;
 pub mod ingest;
 pub mod interval;
+pub mod kafka;
 pub mod lake;
 pub mod lineage;
 pub mod model;

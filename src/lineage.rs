@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use crate::model::{Kind, ModelSet};
+use crate::model::ModelSet;
 use crate::table::TableName;
 
 /// `from` is read to make `to`.
@@ -75,7 +75,7 @@ pub fn to_json(models: &ModelSet) -> serde_json::Value {
                 "kind": model.kind.to_string(),
                 "file": model.source.file.display().to_string(),
             });
-            if let Kind::Append(source) = &model.kind {
+            if let Some(source) = model.topic() {
                 table["topic"] = source.topic.clone().into();
             }
             table

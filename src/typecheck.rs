@@ -19,7 +19,7 @@ use crate::ingest::batch::dead_letters_spec;
 use crate::ingest::decode;
 use crate::interval::{Instant, Range};
 use crate::lake::spec::{DAY_COLUMN, TableSpec};
-use crate::model::{Kind, Model, ModelSet};
+use crate::model::{Model, ModelSet};
 use crate::table::TableName;
 
 /// What planning says about every model.
@@ -30,7 +30,7 @@ pub struct Typed {
 #[derive(Clone)]
 pub struct TypedModel {
     pub spec: TableSpec,
-    /// Hash of the resolved logical plan.
+    /// Hash of the resolved logical plan and of what places its rows in time.
     pub fingerprint: String,
 }
 
@@ -55,7 +55,7 @@ pub async fn typecheck(engine: &Engine, models: &ModelSet) -> Result<Typed> {
         .collect();
     for model in models.in_order() {
         let usable = |input: &TableName| *input == dead_letters.name || typed.contains_key(input);
-        if !matches!(model.kind, Kind::Append(_)) && !model.inputs.iter().all(usable) {
+        if model.topic().is_none() && !model.inputs.iter().all(usable) {
             continue;
         }
         match type_one(&session, model, &tables).await {
@@ -83,16 +83,19 @@ fn register(session: &SessionContext, name: &TableName, schema: &SchemaRef) -> R
 type Found<T> = std::result::Result<T, Vec<Diagnostic>>;
 
 async fn type_one(session: &SessionContext, model: &Model, tables: &[String]) -> Found<TypedModel> {
-    let (columns, fingerprint) = match &model.kind {
-        Kind::Append(topic) => {
+    let (columns, fingerprint) = match model.topic() {
+        Some(topic) => {
             let declared: Vec<_> = model.columns.iter().map(|(column, _)| column.clone()).collect();
             let schema = decode::schema_of(&declared, topic.unknown_fields);
             let fingerprint = hash_text(&format!("{schema:?}"));
             (schema, fingerprint)
         }
-        Kind::Interval { .. } | Kind::Full | Kind::View => {
+        None => {
             let plan = plan(session, model, tables).await?;
-            let fingerprint = hash_text(&plan.display_indent_schema().to_string());
+            let every = model.every().map(|every| every.to_string());
+            let time = model.time.as_ref().map(|time| &time.value);
+            let query = plan.display_indent_schema();
+            let fingerprint = hash_text(&format!("{query}\n{} {every:?} {time:?}", model.timezone));
             let schema = stored_schema(model, &plan)?;
             (schema, fingerprint)
         }
@@ -140,7 +143,7 @@ fn stored_schema(model: &Model, plan: &LogicalPlan) -> Found<SchemaRef> {
         let name = field.name();
         let declared = model.columns.iter().find(|(column, _)| column.name == *name);
         let position = declared.map_or(start, |(_, position)| *position);
-        if name.starts_with('_') && !matches!(model.kind, Kind::View) {
+        if name.starts_with('_') && !model.is_view() {
             let hint = format!("give it an alias, such as `{}`", name.trim_start_matches('_'));
             let message = format!("column `{name}` begins with `_`, which is reserved");
             found.push(model.diagnostic(position, message, Some(hint)));
@@ -209,7 +212,7 @@ fn check_named_columns(model: &Model, columns: &Schema) -> Found<()> {
             Some("use a timestamp or date column".into()),
         ));
     }
-    if columns.field_with_name(DAY_COLUMN).is_ok() && !matches!(model.kind, Kind::View) {
+    if columns.field_with_name(DAY_COLUMN).is_ok() && !model.is_view() {
         let message = format!("the column name `{DAY_COLUMN}` is reserved");
         found.push(model.diagnostic(model.sql_position(1, 1, 1), message, None));
     }

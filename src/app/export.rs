@@ -16,7 +16,6 @@ use crate::export::dialect::{Dialect, dialect};
 use crate::export::statements::Statements;
 use crate::export::{Destination, Exported, Files, Source, SqlDestination};
 use crate::lake::folder::Folder;
-use crate::model::Kind;
 use crate::table::TableName;
 use crate::warehouse::libraries::{folders, of_manifest};
 use crate::warehouse::{Access, Warehouse};
@@ -132,9 +131,8 @@ impl App {
             });
             return Ok(named.collect());
         }
-        let is_stored = |name: &TableName| {
-            self.models.get(name).is_some_and(|model| !matches!(model.kind, Kind::View))
-        };
+        let is_stored =
+            |name: &TableName| self.models.get(name).is_some_and(|model| !model.is_view());
         let names = select(&self.models, &self.dags, selectors)?.into_iter().filter(is_stored);
         let place = |name: &TableName| [name.layer.to_string(), name.name().to_owned()];
         Ok(names.map(|name| (name.clone(), place(&name))).collect())

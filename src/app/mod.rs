@@ -18,15 +18,14 @@ use crate::dag::Dags;
 use crate::engine::{Engine, EngineOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::batch::{BatchReport, dead_letters_spec};
-use crate::ingest::kafka::KafkaAccess;
 use crate::ingest::worker::{self, Until, WorkerReport};
 use crate::ingest::{Limits, Pipeline};
-use crate::interval::Range;
+use crate::kafka::KafkaAccess;
 use crate::lake::Lake;
 use crate::lake::commit::ensure_table;
 use crate::lake::ledger::Ledger;
 use crate::lake::store::S3Access;
-use crate::model::{Kind, ModelSet};
+use crate::model::ModelSet;
 use crate::runner::RunContext;
 use crate::table::TableName;
 use crate::typecheck::{Typed, typecheck};
@@ -59,14 +58,13 @@ impl App {
         typecheck(&self.engine, &self.models).await.map(Arc::new)
     }
 
-    pub async fn run_context(&self, range: Option<Range>) -> Result<Arc<RunContext>> {
+    pub async fn run_context(&self) -> Result<Arc<RunContext>> {
         Ok(Arc::new(RunContext {
             lake: self.lake.clone(),
             engine: self.engine.clone(),
             models: Arc::clone(&self.models),
             typed: self.typed().await?,
             run: Uuid::now_v7(),
-            range,
             parallel_models_max: usize::try_from(self.config.engine.parallel_models_max)
                 .unwrap_or(1),
         }))
@@ -89,9 +87,8 @@ impl App {
 
     /// The bronze tables to ingest: all, or those named.
     pub fn bronze(&self, names: &[TableName]) -> Result<Vec<TableName>> {
-        let is_append = |name: &TableName| {
-            self.models.get(name).is_some_and(|model| matches!(model.kind, Kind::Append(_)))
-        };
+        let is_append =
+            |name: &TableName| self.models.get(name).is_some_and(|model| model.topic().is_some());
         for name in names {
             let model = self.models.find(name)?;
             if !is_append(&model.name) {
@@ -134,7 +131,7 @@ impl App {
         run: Uuid,
     ) -> Result<Pipeline> {
         let model = self.models.find(name)?;
-        let (Kind::Append(source), Some(checked)) = (&model.kind, typed.get(name)) else {
+        let (Some(source), Some(checked)) = (model.topic(), typed.get(name)) else {
             return Err(Error::internal(format!("`{name}` has no topic")));
         };
         let ingest = &self.config.ingest;

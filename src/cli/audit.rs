@@ -6,7 +6,7 @@ use super::{Output, Session, output};
 use crate::app::App;
 use crate::audit::{Auditor, PartitionAudit, audit};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::kafka::KafkaAccess;
+use crate::kafka::KafkaAccess;
 use crate::table::TableName;
 
 /// Prove that every Kafka offset is in bronze or in the dead letters, exactly once

@@ -18,9 +18,9 @@ use crate::app::{self, App};
 use crate::dag::select;
 use crate::demo::events::{Options, Topic, history};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::kafka::{MockBroker, Producer, Record};
 use crate::ingest::worker::Until;
-use crate::runner;
+use crate::kafka::{MockBroker, Producer, Record};
+use crate::runner::{self, tasks_of};
 use crate::table::{Layer, TableName};
 
 /// What the producer may be ahead of the lake by, per partition: well below what the mock broker
@@ -92,11 +92,11 @@ async fn play(session: &Session, app: &App, arguments: &Arguments) -> Result<()>
     timings.push(("produce and ingest", began.elapsed()));
 
     let building = Clock::now();
-    let context = app.run_context(None).await?;
-    let selection = select(&app.models, &app.dags, &[])?;
+    let context = app.run_context().await?;
+    let tasks = tasks_of(&select(&app.models, &app.dags, &[])?, None);
     let mut progress = Progress::new();
     let report =
-        runner::run(context, &selection, &session.process.stop, |event| progress.show(event)).await;
+        runner::run(context, tasks, &session.process.stop, |event| progress.show(event)).await;
     progress.end();
     super::run::finish(report)?;
     timings.push(("build silver and gold", building.elapsed()));

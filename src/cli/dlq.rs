@@ -14,7 +14,7 @@ use crate::dlq::letters::{Filter, Group, Letter, Place, list, show};
 use crate::dlq::replay::{Mode, Report, replay};
 use crate::error::Result;
 use crate::ingest::decode::RejectReason;
-use crate::ingest::kafka::KafkaAccess;
+use crate::kafka::KafkaAccess;
 use crate::table::TableName;
 
 /// Characters of an error that a list shows.

@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use super::{Output, RangeArguments, Session, output};
 use crate::dag::select;
 use crate::error::Result;
-use crate::runner::{self, Built, Outcome, RunEvent, RunReport};
+use crate::runner::{self, Built, Outcome, RunEvent, RunReport, tasks_of};
 use crate::table::TableName;
 
 /// Build models in dependency order
@@ -36,13 +36,13 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     let range = arguments.range.range()?;
     let app = session.app()?;
     let selection = select(&app.models, &app.dags, &arguments.selectors)?;
-    let context = app.run_context(range).await?;
+    let (context, tasks) = (app.run_context().await?, tasks_of(&selection, range));
     let mut lines = Vec::new();
     let mut progress = Progress::new();
-    let report = runner::run(Arc::clone(&context), &selection, &session.process.stop, |event| {
+    let report = runner::run(Arc::clone(&context), tasks, &session.process.stop, |event| {
         progress.show(event);
-        if let RunEvent::Finished { model, outcome } = event {
-            lines.push(json_line(model, outcome));
+        if let RunEvent::Finished { task, outcome } = event {
+            lines.push(json_line(&task.model, outcome));
         }
     })
     .await;
@@ -98,17 +98,18 @@ impl Progress {
 
     pub fn show(&mut self, event: &RunEvent) {
         match event {
-            RunEvent::Started { model } => {
+            RunEvent::Started { task } => {
                 if let Some(bars) = &self.bars {
                     let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}")
                         .unwrap_or_else(|_| ProgressStyle::default_spinner());
                     let bar = bars.add(ProgressBar::new_spinner().with_style(style));
-                    bar.set_message(model.to_string());
+                    bar.set_message(task.model.to_string());
                     bar.enable_steady_tick(std::time::Duration::from_millis(100));
-                    self.running.push((model.clone(), bar));
+                    self.running.push((task.model.clone(), bar));
                 }
             }
-            RunEvent::Finished { model, outcome } => {
+            RunEvent::Finished { task, outcome } => {
+                let model = &task.model;
                 if let Some(index) = self.running.iter().position(|(running, _)| running == model) {
                     self.running.remove(index).1.finish_and_clear();
                 }

@@ -13,7 +13,7 @@ use super::fault::engine_error;
 use super::{CATALOG, Engine, coerced};
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::lake::{Lake, Snapshot};
-use crate::model::{Kind, Model, ModelSet, dead_letters};
+use crate::model::{Model, ModelSet, dead_letters};
 use crate::table::{Layer, TableName};
 
 /// Tables looked up at once.
@@ -52,9 +52,7 @@ pub async fn register(
 
 /// Those of `names` that are tables, looked up side by side.
 async fn newest(tables: Tables<'_>, names: &[TableName]) -> Result<Pins> {
-    let is_view = |name: &TableName| {
-        tables.models.get(name).is_some_and(|model| matches!(model.kind, Kind::View))
-    };
+    let is_view = |name: &TableName| tables.models.get(name).is_some_and(Model::is_view);
     let stored: Vec<TableName> = names.iter().filter(|name| !is_view(name)).cloned().collect();
     let lookups = stored.into_iter().map(|name| {
         let lake = tables.lake.clone();
@@ -76,7 +74,7 @@ fn register_one<'a>(
             return Ok(());
         }
         let model = tables.models.get(name);
-        if let Some(view) = model.filter(|model| matches!(model.kind, Kind::View)) {
+        if let Some(view) = model.filter(|model| model.is_view()) {
             let planned = expanded(view, tables, pins).await;
             // Who may read a view need not know what it reads, nor hear of it in an error.
             let is_open = view.inputs.iter().all(|input| (tables.may_read)(input));

@@ -35,6 +35,12 @@ impl RowsHash {
         Ok(())
     }
 
+    /// Takes in the rows that `other` has seen, which must be of the same columns.
+    pub fn join(&mut self, other: &Self) {
+        self.sum = self.sum.wrapping_add(other.sum);
+        self.rows += other.rows;
+    }
+
     /// `rows-` and 32 hexadecimal digits of the sum. The prefix names the row encoding, so that a
     /// change of it reads as changed data rather than as equal.
     pub fn finish(&self) -> String {
@@ -58,6 +64,20 @@ mod tests {
         let mut hash = RowsHash::new(&batch(&[]).schema()).unwrap();
         parts.iter().for_each(|values| hash.update(&batch(values)).unwrap());
         hash.finish()
+    }
+
+    #[test]
+    fn hashes_of_parts_join_to_the_hash_of_the_whole() {
+        let hash = |values: &[i64]| {
+            let column: ArrayRef = Arc::new(Int64Array::from(values.to_vec()));
+            let batch = RecordBatch::try_from_iter([("a", column)]).unwrap();
+            let mut hash = RowsHash::new(&batch.schema()).unwrap();
+            hash.update(&batch).unwrap();
+            hash
+        };
+        let mut joined = hash(&[1, 2]);
+        joined.join(&hash(&[3, 3]));
+        assert_eq!(joined.finish(), hash_of(&[&[3, 1, 3, 2]]));
     }
 
     #[test]

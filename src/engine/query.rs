@@ -132,8 +132,7 @@ impl Planner<'_> {
     pub async fn tables(&self) -> Result<BTreeSet<TableName>> {
         let mut names: BTreeSet<TableName> = self.lake.tables().await?.into_iter().collect();
         for model in self.models.iter() {
-            let is_view = matches!(model.kind, crate::model::Kind::View);
-            if is_view && model.inputs.iter().all(|input| names.contains(input)) {
+            if model.is_view() && model.inputs.iter().all(|input| names.contains(input)) {
                 names.insert(model.name.clone());
             }
         }

@@ -13,7 +13,6 @@ use super::canonical::Proof;
 use super::pair::Pair;
 use crate::error::{Error, Result};
 use crate::interval::{Every, Instant, Range};
-use crate::model::Kind;
 
 /// A table with more intervals is compared as if it had none.
 pub const INTERVALS_MAX: usize = 100_000;
@@ -31,7 +30,7 @@ pub struct Calendar<'a> {
 
 impl<'a> Calendar<'a> {
     pub fn of(pair: &'a Pair<'_>) -> Option<Self> {
-        let Kind::Interval { every } = pair.model.kind else { return None };
+        let every = pair.model.every()?;
         let time = pair.model.time.as_ref()?.value.as_str();
         let data_type = pair.columns.field_with_name(time).ok()?.data_type();
         Some(Self { every, timezone: pair.model.timezone, time, data_type })

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::interval::RangeSet;
 use crate::lake::Snapshot;
 use crate::lake::ledger::ranges_of;
-use crate::model::{Kind, Model};
+use crate::model::Model;
 
 /// What a target says that it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,17 +105,18 @@ pub async fn change_since(held: Option<&Held>, newest: &Snapshot, model: &Model)
     if ledgers.len() as u64 != newest.version() + 1 - since {
         return Ok(Change::Whole(Reason::LogUnknown));
     }
-    Ok(match &model.kind {
-        Kind::Interval { .. } if model.time.is_some() => {
-            // A commit that touched no hour moved no rows.
-            let moving = ledgers.values().filter(|ledger| !ledger.touched.is_empty());
-            let intervals: Vec<[i64; 2]> = moving.flat_map(|l| l.intervals.clone()).collect();
-            if intervals.is_empty() { Change::None } else { Change::Ranges(ranges_of(&intervals)) }
-        }
-        Kind::Append(_) if ledgers.values().all(|ledger| ledger.rows == 0) => Change::None,
-        Kind::Full if is_same(newest, held.version).await? => Change::None,
-        _ => Change::Whole(Reason::Kind),
-    })
+    if model.every().is_some() {
+        // A commit that touched no hour moved no rows.
+        let moving = ledgers.values().filter(|ledger| !ledger.touched.is_empty());
+        let intervals: Vec<[i64; 2]> = moving.flat_map(|l| l.intervals.clone()).collect();
+        let is_none = intervals.is_empty();
+        return Ok(if is_none { Change::None } else { Change::Ranges(ranges_of(&intervals)) });
+    }
+    let is_same = match model.topic() {
+        Some(_) => ledgers.values().all(|ledger| ledger.rows == 0),
+        None => model.is_replaced_whole() && is_same(newest, held.version).await?,
+    };
+    Ok(if is_same { Change::None } else { Change::Whole(Reason::Kind) })
 }
 
 /// Whether two versions of a table that is replaced whole hold the same rows.

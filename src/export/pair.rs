@@ -14,7 +14,7 @@ use crate::engine::storable::storable_type;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::spec::DAY_COLUMN;
 use crate::lake::{Lake, Snapshot};
-use crate::model::{Kind, Model, ModelSet};
+use crate::model::{Model, ModelSet};
 use crate::table::TableName;
 
 /// A target as far as tables must fit it.
@@ -66,7 +66,7 @@ impl Source {
         version: Option<u64>,
     ) -> Result<Pair<'_>> {
         let model = self.models.find(name)?;
-        if matches!(model.kind, Kind::View) {
+        if model.is_view() {
             return Err(Error::invalid(format!("`{name}` is a view, which stores no rows"))
                 .hint("export the tables it reads, or make it a table: `kind: full`"));
         }

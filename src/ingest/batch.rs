@@ -10,11 +10,11 @@ use datafusion::prelude::{col, lit};
 
 use super::Pipeline;
 use super::decode::DeadLetters;
-use super::kafka::{Producer, Record};
 use super::letters::{Letters, all_columns};
 use super::open::{Batch, Progress};
 use crate::engine::fault::engine_error;
 use crate::error::{Error, Result};
+use crate::kafka::{Producer, Record};
 use crate::lake::Snapshot;
 use crate::lake::commit::{Advance, Commit, Outcome, commit, ensure_table, offsets_id};
 use crate::lake::ledger::{Ledger, OffsetRange, range_pairs};

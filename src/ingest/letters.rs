@@ -7,10 +7,10 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 
 use super::decode::{DeadLetters, METADATA_COLUMNS};
-use super::kafka::HeaderList;
 use crate::engine::storable::conform;
 use crate::error::Result;
 use crate::interval::Instant;
+use crate::kafka::HeaderList;
 
 /// All columns of the dead letters.
 pub fn all_columns() -> Vec<&'static str> {

@@ -1,10 +1,8 @@
-//! Kafka topics become bronze tables, exactly once. `decode` is pure; only `kafka`
-//! names rdkafka; `open` is the batch that is being filled, `batch` holds the protocol, `worker`
+//! Kafka topics become bronze tables, exactly once. `decode` is pure; `open` is the batch that is being filled, `batch` holds the protocol, `worker`
 //! runs it.
 
 pub mod batch;
 pub mod decode;
-pub mod kafka;
 pub mod letters;
 pub mod open;
 pub mod status;
@@ -15,8 +13,8 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use self::decode::UnknownFields;
-use self::kafka::KafkaAccess;
 use crate::engine::Engine;
+use crate::kafka::KafkaAccess;
 use crate::lake::Lake;
 use crate::lake::spec::TableSpec;
 use crate::table::Column;

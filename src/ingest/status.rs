@@ -3,12 +3,12 @@
 
 use serde::Serialize;
 
-use super::kafka::KafkaAccess;
 use crate::error::{Error, Result};
+use crate::kafka::KafkaAccess;
 use crate::lake::commit::offsets_id;
 use crate::lake::ledger::OffsetRange;
 use crate::lake::{Lake, Snapshot};
-use crate::model::{Kind, Model};
+use crate::model::Model;
 
 /// How far the lake has come in one partition.
 #[derive(Debug, Clone, Serialize)]
@@ -88,7 +88,7 @@ async fn look(
     pipeline: &str,
     kafka: &KafkaAccess,
 ) -> Result<(Vec<Position>, Option<Snapshot>)> {
-    let Kind::Append(source) = &model.kind else { return Ok((Vec::new(), None)) };
+    let Some(source) = model.topic() else { return Ok((Vec::new(), None)) };
     let (access, topic) = (kafka.clone(), source.topic.clone());
     let watermarks = tokio::task::spawn_blocking(move || access.watermarks(&topic))
         .await

@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::Pipeline;
 use super::batch::{BatchReport, Written, take_over, write};
 use super::decode::Message;
-use super::kafka::{Assignments, Consumer, Received};
 use super::open::{OpenBatch, Progress};
 use crate::error::{Error, ErrorKind, Result};
+use crate::kafka::{Assignments, Consumer, Received};
 use crate::lake::commit::{claim_property, offsets_id};
 use crate::lake::ledger::Ledger;
 

@@ -11,8 +11,8 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use super::access::{HeaderList, KafkaAccess, is_fatal, kafka_error, log_line, watermarks_of};
 use super::native::{Batch, BatchConsumer, Group, RawMessage, Rebalances};
-use super::{HeaderList, KafkaAccess, is_fatal, kafka_error, log_line, watermarks_of};
 use crate::error::Result;
 
 /// Messages taken at once, and about how many bytes: fewer where messages are large.

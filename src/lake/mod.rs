@@ -333,6 +333,13 @@ impl Snapshot {
     /// The ledgers of this version's log from `since` on, by version; versions whose log entry is
     /// trimmed, or that FlowGuard did not write, are missing.
     pub async fn ledgers(&self, since: u64) -> Result<BTreeMap<u64, Ledger>> {
+        let changes = self.changes(since).await?.into_iter();
+        Ok(changes.filter_map(|(version, change)| Some((version, change.ledger?))).collect())
+    }
+
+    /// What the commits of this version's log did, from `since` on; versions whose log entry is
+    /// trimmed are missing.
+    pub async fn changes(&self, since: u64) -> Result<BTreeMap<u64, Change>> {
         let log_store = self.table.log_store();
         let read = |version: u64| {
             let log_store = Arc::clone(&log_store);
@@ -340,30 +347,42 @@ impl Snapshot {
         };
         let mut entries =
             futures::stream::iter(since..=self.version).map(read).buffer_unordered(LOGS_READ_MAX);
-        let mut ledgers = BTreeMap::new();
+        let mut changes = BTreeMap::new();
         while let Some((version, entry)) = entries.next().await {
             let entry = entry.map_err(|source| {
                 store_error(&format!("cannot read the log of `{}`", self.name), source)
             })?;
-            if let Some(ledger) = entry.as_deref().and_then(ledger_of) {
-                ledgers.insert(version, ledger);
-            }
+            changes.extend(entry.map(|entry| (version, change_of(&entry))));
         }
-        Ok(ledgers)
+        Ok(changes)
     }
+}
+
+/// What one commit did.
+#[derive(Debug, Clone, Default)]
+pub struct Change {
+    /// If FlowGuard wrote it.
+    pub ledger: Option<Ledger>,
+    /// Whether rows came or went, as far as the commit says.
+    pub moves_rows: bool,
 }
 
 /// Logs, or entries of one, read at once.
 const LOGS_READ_MAX: usize = 16;
 
-/// The ledger inside one commit file, if FlowGuard wrote it.
-fn ledger_of(entry: &[u8]) -> Option<Ledger> {
-    entry
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| serde_json::from_slice::<Action>(line).ok())
-        .find_map(|action| match action {
-            Action::CommitInfo(info) => info.info.get(LEDGER_KEY).cloned(),
-            _ => None,
-        })
-        .and_then(|value| serde_json::from_value(value).ok())
+fn change_of(entry: &[u8]) -> Change {
+    let lines = entry.split(|byte| *byte == b'\n');
+    let mut change = Change::default();
+    for action in lines.filter_map(|line| serde_json::from_slice::<Action>(line).ok()) {
+        match action {
+            Action::Add(add) => change.moves_rows |= add.data_change,
+            Action::Remove(remove) => change.moves_rows |= remove.data_change,
+            Action::CommitInfo(info) => {
+                let ledger = info.info.get(LEDGER_KEY).cloned();
+                change.ledger = ledger.and_then(|value| serde_json::from_value(value).ok());
+            }
+            _ => {}
+        }
+    }
+    change
 }

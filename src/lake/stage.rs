@@ -3,11 +3,20 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, Date32Array, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::compute::kernels::cmp::eq;
 use arrow::datatypes::Date32Type;
+use datafusion::catalog::TableProvider;
+use datafusion::common::DataFusionError;
+use datafusion::datasource::empty::EmptyTable;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::datasource::listing::{
+    ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl,
+};
+use datafusion::prelude::SessionContext;
 use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
 use deltalake::kernel::Add;
 use deltalake::{DeltaTableError, DeltaTablePartition};
@@ -28,7 +37,7 @@ const DAYS_FILTERED_MAX: usize = 8;
 const ROW_GROUP_ROWS_MAX: usize = 1 << 20;
 
 /// Files that are written but not committed.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Staged {
     pub(super) adds: Vec<Add>,
     pub rows: u64,
@@ -36,6 +45,13 @@ pub struct Staged {
 }
 
 impl Staged {
+    /// Takes in the files of another writer of the same rows.
+    pub fn join(&mut self, other: Staged) {
+        self.adds.extend(other.adds);
+        self.rows += other.rows;
+        self.bytes += other.bytes;
+    }
+
     /// Takes the files of `other` in, without counting its rows as written.
     pub fn adds_from(&mut self, other: Option<Staged>) {
         self.adds.extend(other.into_iter().flat_map(|other| other.adds));
@@ -44,6 +60,31 @@ impl Staged {
     /// Names of the files, as the log will have them.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
         self.adds.iter().map(|add| add.path.as_str())
+    }
+
+    /// The rows as a table of `session`, before anybody else can see them: the spec's columns, without
+    /// the day of their partition.
+    pub fn table(
+        &self,
+        lake: &Lake,
+        session: &SessionContext,
+        spec: &TableSpec,
+    ) -> Result<Arc<dyn TableProvider>> {
+        let failed = |source: DataFusionError| {
+            Error::internal(format!("staged rows of `{}` cannot be read", spec.name)).source(source)
+        };
+        if self.adds.is_empty() {
+            return Ok(Arc::new(EmptyTable::new(Arc::clone(&spec.columns))));
+        }
+        let folder = lake.url_of(&spec.name);
+        session.register_object_store(lake.root(), Arc::clone(&lake.store));
+        let files = self.paths().map(|path| ListingTableUrl::parse(format!("{folder}{path}")));
+        let files = files.collect::<datafusion::common::Result<Vec<_>>>().map_err(failed)?;
+        let options = ListingOptions::new(Arc::new(ParquetFormat::default()));
+        let config = ListingTableConfig::new_with_multi_paths(files)
+            .with_listing_options(options)
+            .with_schema(Arc::clone(&spec.columns));
+        Ok(Arc::new(ListingTable::try_new(config).map_err(failed)?))
     }
 
     /// Deletes files that will not be committed after all. Best effort: what stays is an orphan.

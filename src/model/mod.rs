@@ -98,6 +98,37 @@ pub enum UnknownFields {
 }
 
 impl Model {
+    /// The topic that ingestion fills the table from.
+    pub fn topic(&self) -> Option<&SourceTopic> {
+        match &self.kind {
+            Kind::Append(topic) => Some(topic),
+            Kind::Interval { .. } | Kind::Full | Kind::View => None,
+        }
+    }
+
+    /// The calendar whose intervals a run replaces.
+    pub fn every(&self) -> Option<Every> {
+        match self.kind {
+            Kind::Interval { every } => Some(every),
+            Kind::Append(_) | Kind::Full | Kind::View => None,
+        }
+    }
+
+    /// Put in wherever it is read, and stored nowhere.
+    pub fn is_view(&self) -> bool {
+        matches!(self.kind, Kind::View)
+    }
+
+    /// A run makes its rows.
+    pub fn is_built(&self) -> bool {
+        matches!(self.kind, Kind::Interval { .. } | Kind::Full)
+    }
+
+    /// Each run makes all of its rows.
+    pub fn is_replaced_whole(&self) -> bool {
+        matches!(self.kind, Kind::Full)
+    }
+
     /// A problem at a place in the file.
     pub fn diagnostic(
         &self,

@@ -2,6 +2,13 @@
 //! what depends on it and nothing else. Decides no schedule and prints nothing.
 
 mod build;
+mod context;
+mod observe;
+mod plan;
+mod publish;
+mod range;
+mod stage;
+mod task;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -9,10 +16,12 @@ use std::sync::Arc;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-pub use self::build::{Built, RunContext};
+pub use self::build::Built;
+pub use self::context::RunContext;
+pub use self::task::{Reason, Task, tasks_of};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Kind, ModelSet};
+use crate::model::ModelSet;
 use crate::table::TableName;
 
 /// Times a model is tried again after a conflict or an unavailable store.
@@ -22,11 +31,11 @@ const RETRY_DELAY: std::time::Duration = std::time::Duration::from_millis(500);
 /// What happens while a run goes on, in order.
 #[derive(Debug)]
 pub enum RunEvent {
-    Started { model: TableName },
-    Finished { model: TableName, outcome: Outcome },
+    Started { task: Task },
+    Finished { task: Task, outcome: Outcome },
 }
 
-/// What became of one model.
+/// What became of one task.
 #[derive(Debug)]
 pub enum Outcome {
     Built(Built),
@@ -88,121 +97,138 @@ impl RunReport {
     }
 }
 
-/// Runs `selection`, which must be in dependency order. Bronze tables and views in it have
-/// nothing to build and are passed over.
+/// Runs `tasks`, whose models must be in dependency order: one begins when all those of its model's
+/// inputs are done. Tasks of bronze tables and views have nothing to build and are passed over.
 pub async fn run(
     context: Arc<RunContext>,
-    selection: &[TableName],
+    tasks: Vec<Task>,
     stop: &CancellationToken,
     on_event: impl FnMut(&RunEvent),
 ) -> RunReport {
-    let mut waiting = buildable(&context.models, selection);
+    let mut waiting = buildable(&context.models, tasks);
     let mut running: JoinSet<Outcome> = JoinSet::new();
-    let mut models: HashMap<Id, TableName> = HashMap::new();
-    let mut tally = Tally { ended: BTreeMap::new(), report: RunReport::default(), on_event };
+    let mut started: HashMap<Id, Task> = HashMap::new();
+    let mut tally = Tally::new(&waiting, on_event);
     loop {
         if stop.is_cancelled() {
-            for (model, _) in std::mem::take(&mut waiting) {
-                tally.settle(model, Outcome::Cancelled);
+            for (task, _) in std::mem::take(&mut waiting) {
+                tally.settle(task, Outcome::Cancelled);
             }
         }
-        while let Some((model, because)) = blocked(&waiting, &tally.ended) {
-            waiting.retain(|(waiting, _)| *waiting != model);
-            tally.settle(model, Outcome::Skipped { because });
+        while let Some((at, because)) = tally.blocked(&waiting) {
+            let (task, _) = waiting.remove(at);
+            tally.settle(task, Outcome::Skipped { because });
         }
-        let ready: Vec<TableName> = waiting
-            .iter()
-            .filter(|(_, inputs)| inputs.iter().all(|input| tally.ended.contains_key(input)))
-            .map(|(model, _)| model.clone())
-            .take(context.parallel_models_max.max(1).saturating_sub(running.len()))
-            .collect();
-        for model in ready {
-            waiting.retain(|(waiting, _)| *waiting != model);
-            (tally.on_event)(&RunEvent::Started { model: model.clone() });
-            let (context, name) = (Arc::clone(&context), model.clone());
-            let task = running.spawn(async move {
-                match build_with_retries(&context, &name).await {
+        while running.len() < context.parallel_models_max.max(1)
+            && let Some(at) = tally.ready(&waiting)
+        {
+            let (task, _) = waiting.remove(at);
+            (tally.on_event)(&RunEvent::Started { task: task.clone() });
+            let (context, own) = (Arc::clone(&context), task.clone());
+            let handle = running.spawn(async move {
+                match build_with_retries(&context, &own).await {
                     Ok(built) => Outcome::Built(built),
                     Err(error) => Outcome::Failed(error),
                 }
             });
-            models.insert(task.id(), model);
+            started.insert(handle.id(), task);
         }
         let Some(joined) = running.join_next_with_id().await else {
             // Inputs come before what reads them, so what waits could only wait for what runs.
             debug_assert!(waiting.is_empty(), "{waiting:?} would wait forever");
             return tally.report;
         };
-        let (task, outcome) = joined.unwrap_or_else(|panicked| {
+        let (id, outcome) = joined.unwrap_or_else(|panicked| {
             let message = "building the model ended abnormally";
             (panicked.id(), Outcome::Failed(Error::internal(message).source(panicked)))
         });
-        let model = models.remove(&task).expect("a task is noted as it is spawned");
-        tally.settle(model, outcome);
+        let task = started.remove(&id).expect("a task is noted as it is spawned");
+        tally.settle(task, outcome);
     }
 }
 
-/// What has ended in a run, and whether it was built.
+/// A task, and the models with tasks in the same run that it waits for.
+type Waiting = (Task, BTreeSet<TableName>);
+
+/// What has ended in a run, and how.
 struct Tally<E> {
-    ended: BTreeMap<TableName, bool>,
+    /// How many tasks of each model have not ended.
+    left: BTreeMap<TableName, usize>,
+    /// Models with a task that was not built.
+    unbuilt: BTreeSet<TableName>,
     report: RunReport,
     on_event: E,
 }
 
 impl<E: FnMut(&RunEvent)> Tally<E> {
-    fn settle(&mut self, model: TableName, outcome: Outcome) {
-        self.ended.insert(model.clone(), matches!(outcome, Outcome::Built(_)));
+    fn new(waiting: &[Waiting], on_event: E) -> Self {
+        let mut left = BTreeMap::new();
+        for (task, _) in waiting {
+            *left.entry(task.model.clone()).or_default() += 1;
+        }
+        Self { left, unbuilt: BTreeSet::new(), report: RunReport::default(), on_event }
+    }
+
+    fn settle(&mut self, task: Task, outcome: Outcome) {
+        if let Some(left) = self.left.get_mut(&task.model) {
+            *left -= 1;
+        }
+        if !matches!(outcome, Outcome::Built(_)) {
+            self.unbuilt.insert(task.model.clone());
+        }
         self.report.count(&outcome);
-        (self.on_event)(&RunEvent::Finished { model, outcome });
+        (self.on_event)(&RunEvent::Finished { task, outcome });
+    }
+
+    /// A task that waits for a model that will not be built.
+    fn blocked(&self, waiting: &[Waiting]) -> Option<(usize, TableName)> {
+        waiting.iter().enumerate().find_map(|(at, (_, inputs))| {
+            let because = inputs.iter().find(|input| self.unbuilt.contains(*input))?;
+            Some((at, because.clone()))
+        })
+    }
+
+    /// The first task whose inputs are all done.
+    fn ready(&self, waiting: &[Waiting]) -> Option<usize> {
+        let is_done = |input: &TableName| self.left.get(input).is_none_or(|left| *left == 0);
+        waiting.iter().position(|(_, inputs)| inputs.iter().all(is_done))
     }
 }
 
-/// The models to build, each with those inputs that are built in the same run; views hand their
+/// The tasks to build, each with those inputs that have tasks in the same run; views hand their
 /// inputs on.
-fn buildable(models: &ModelSet, selection: &[TableName]) -> Vec<(TableName, BTreeSet<TableName>)> {
-    let stores = |name: &TableName| {
-        models
-            .get(name)
-            .is_some_and(|model| matches!(model.kind, Kind::Interval { .. } | Kind::Full))
-    };
-    let selected: BTreeSet<&TableName> = selection.iter().filter(|name| stores(name)).collect();
-    selection
-        .iter()
-        .filter(|name| stores(name))
-        .map(|name| {
-            let mut inputs = BTreeSet::new();
-            let mut open: Vec<&TableName> =
-                models.get(name).iter().flat_map(|m| &m.inputs).collect();
-            while let Some(input) = open.pop() {
-                match models.get(input) {
-                    Some(view) if matches!(view.kind, Kind::View) => open.extend(&view.inputs),
-                    _ if selected.contains(input) => drop(inputs.insert(input.clone())),
-                    _ => {}
-                }
+fn buildable(models: &ModelSet, tasks: Vec<Task>) -> Vec<Waiting> {
+    let is_built = |name: &TableName| models.get(name).is_some_and(|model| model.is_built());
+    let tasks: Vec<Task> = tasks.into_iter().filter(|task| is_built(&task.model)).collect();
+    let built: BTreeSet<TableName> = tasks.iter().map(|task| task.model.clone()).collect();
+    let inputs_of = |name: &TableName| {
+        let mut inputs = BTreeSet::new();
+        let mut open: Vec<&TableName> = models.get(name).iter().flat_map(|m| &m.inputs).collect();
+        while let Some(input) = open.pop() {
+            match models.get(input) {
+                Some(view) if view.is_view() => open.extend(&view.inputs),
+                _ if built.contains(input) => drop(inputs.insert(input.clone())),
+                _ => {}
             }
-            (name.clone(), inputs)
+        }
+        inputs
+    };
+    tasks
+        .into_iter()
+        .map(|task| {
+            let inputs = inputs_of(&task.model);
+            (task, inputs)
         })
         .collect()
 }
 
-/// A waiting model one of whose inputs ended without being built.
-fn blocked(
-    waiting: &[(TableName, BTreeSet<TableName>)],
-    ended: &BTreeMap<TableName, bool>,
-) -> Option<(TableName, TableName)> {
-    waiting.iter().find_map(|(model, inputs)| {
-        let because = inputs.iter().find(|input| ended.get(*input) == Some(&false))?;
-        Some((model.clone(), because.clone()))
-    })
-}
-
-async fn build_with_retries(context: &RunContext, model: &TableName) -> Result<Built> {
+async fn build_with_retries(context: &RunContext, task: &Task) -> Result<Built> {
     let mut retries = 0;
     loop {
-        match build::build(context, model).await {
+        match build::build(context, task).await {
             Err(error) if error.kind.is_retryable() && retries < RETRIES_MAX => {
                 retries += 1;
-                tracing::warn!(%model, %error, retries, "model failed, trying again");
+                tracing::warn!(model = %task.model, %error, retries, "model failed, trying again");
                 tokio::time::sleep(RETRY_DELAY * retries).await;
             }
             outcome => return outcome,

@@ -31,7 +31,7 @@ use crate::engine::{Engine, SessionLimits};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::{Every, Instant, Range};
 use crate::lake::Lake;
-use crate::model::{Kind, ModelSet};
+use crate::model::{Model, ModelSet};
 use crate::source::Source;
 use crate::table::{Layer, TableName};
 
@@ -224,7 +224,7 @@ impl Statements {
     fn entry(&self, name: TableName) -> TableEntry {
         let model = self.shared.models.get(&name);
         TableEntry {
-            is_view: model.is_some_and(|model| matches!(model.kind, Kind::View)),
+            is_view: model.is_some_and(Model::is_view),
             doc: model.and_then(|model| model.doc.clone()),
             key: model.map_or_else(Vec::new, |model| {
                 model.key.iter().map(|key| key.value.clone()).collect()

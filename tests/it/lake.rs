@@ -355,3 +355,33 @@ async fn a_removed_table_is_gone_and_its_name_is_free() {
     assert_ne!(table.id(), id);
     assert_eq!(rows(&lake, &["id"]).await, ["1"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn staged_rows_are_read_before_anybody_else_sees_them() {
+    let lake = open(&store());
+    for partition_by_day in [true, false] {
+        let mut spec = spec(partition_by_day);
+        spec.name = format!("silver.by_day_{partition_by_day}").parse().unwrap();
+        // Several days, one of them none, in files of two writers.
+        let mut staged = stage(&lake, &spec, &[(1, Some(0.5)), (2, Some(1.5)), (3, None)]).await;
+        staged.join(stage(&lake, &spec, &[(4, Some(1.6))]).await);
+        assert_eq!(staged.rows, 4);
+        let session = engine().session();
+        let rows = async |table| {
+            let rows = session.read_table(table).unwrap().select_columns(&["id", "at"]).unwrap();
+            let sorted = rows.sort_by(vec![datafusion::prelude::col("id")]).unwrap();
+            let batches = sorted.collect().await.unwrap();
+            arrow::util::pretty::pretty_format_batches(&batches).unwrap().to_string()
+        };
+        let before = rows(staged.table(&lake, &session, &spec).unwrap()).await;
+        assert_eq!(lake.snapshot(&spec.name).await.unwrap().map(|table| table.version()), None);
+        let (advances, ledger) = (Vec::new(), Ledger::new("test", Uuid::nil()));
+        let write = Commit { spec: &spec, staged, removal: None, advances, ledger };
+        commit(&lake, &write).await.unwrap();
+        let published = lake.snapshot(&spec.name).await.unwrap().unwrap();
+        assert_eq!(before, rows(published.provider().await.unwrap()).await);
+        assert_eq!(before.lines().count(), 8, "{before}");
+        let none = Staged::default().table(&lake, &session, &spec).unwrap();
+        assert!(!rows(none).await.contains('1'));
+    }
+}

@@ -1,22 +1,27 @@
 //! `flowguard run` on small projects with a bronze table that is filled directly: failures, results
 //! that did not change, intervals, time zones, memory limits and views, through the real program.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
+use chrono_tz::Tz;
 use flowguard::error::ErrorKind;
 use flowguard::ingest::decode::{Decoder, Message, UnknownFields};
+use flowguard::interval::{Every, Instant};
 use flowguard::lake::Lake;
 use flowguard::lake::commit::{Commit, commit, ensure_table};
 use flowguard::lake::ledger::Ledger;
 use flowguard::lake::stage::Stager;
 use flowguard::lake::store::S3Access;
 use flowguard::model::ModelSet;
-use flowguard::runner::{self, Outcome, RunContext, RunEvent};
+use flowguard::runner::{self, Outcome, RunContext, RunEvent, RunReport, tasks_of};
 use flowguard::table::TableName;
 use flowguard::typecheck::typecheck;
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -133,18 +138,17 @@ async fn a_run_spun_for_ever_when_a_model_panicked_that_others_read() {
     let events = typed.get(&"bronze.events".parse().unwrap()).unwrap();
     ensure_table(&lake, &events.spec, &Ledger::new("test", Uuid::nil())).await.unwrap();
     let selection: Vec<TableName> = models.in_order().map(|model| model.name.clone()).collect();
-    let (run, range, parallel_models_max) = (Uuid::nil(), None, 2);
-    let context =
-        RunContext { lake, engine: engine(), models, typed, run, range, parallel_models_max };
+    let (run, parallel_models_max) = (Uuid::nil(), 2);
+    let context = RunContext { lake, engine: engine(), models, typed, run, parallel_models_max };
     let (stop, mut ended) = (CancellationToken::new(), BTreeMap::new());
-    let running = runner::run(Arc::new(context), &selection, &stop, |event| {
-        if let RunEvent::Finished { model, outcome } = event {
+    let running = runner::run(Arc::new(context), tasks_of(&selection, None), &stop, |event| {
+        if let RunEvent::Finished { task, outcome } = event {
             let outcome = match outcome {
                 Outcome::Failed(error) => format!("failed: {}", error.message),
                 Outcome::Skipped { because } => format!("skipped: {because}"),
                 other => format!("{other:?}").split('(').next().unwrap().to_owned(),
             };
-            ended.insert(model.to_string(), outcome);
+            ended.insert(task.model.to_string(), outcome);
         }
     });
     let report = tokio::time::timeout(Duration::from_secs(60), running).await.expect("it ends");
@@ -156,6 +160,95 @@ async fn a_run_spun_for_ever_when_a_model_panicked_that_others_read() {
         ("gold.after_bad", "skipped: silver.bad"),
     ];
     assert_eq!(ended, outcomes(&expected));
+}
+
+/// A run of one day of `silver.days` in this process, on a store of its own.
+async fn build_day(project: &Project, store: Arc<dyn ObjectStore>, day: &str) -> RunReport {
+    let folder = project.folder().join(".flowguard");
+    let lake = Lake::with_store(&Url::from_directory_path(folder).unwrap(), store);
+    let models = Arc::new(ModelSet::read(project.folder()).unwrap());
+    let typed = Arc::new(typecheck(&engine(), &models).await.unwrap());
+    let start = Instant::parse(day, Tz::UTC).unwrap();
+    let range = Some(Every::Day.interval_of(start, Tz::UTC));
+    let (run, parallel_models_max) = (Uuid::now_v7(), 1);
+    let context = RunContext { lake, engine: engine(), models, typed, run, parallel_models_max };
+    let tasks = tasks_of(&["silver.days".parse().unwrap()], range);
+    runner::run(Arc::new(context), tasks, &CancellationToken::new(), |_| {}).await
+}
+
+/// Of two builds at once the second was refused, and made its rows anew, although they replaced
+/// different days.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn builds_of_different_days_were_taken_for_each_other() {
+    for (other_day, times_written) in [("2026-01-06", 1), ("2026-01-05", 2)] {
+        let project = project(&[("silver/days", &daily(&format!("SELECT id, at, n {IN_RANGE}")))]);
+        add(&project, &THREE).await;
+        run(&project, &[], 0);
+        let late = [("d", "2026-01-05T11:00:00Z", "4"), ("e", "2026-01-06T11:00:00Z", "5")];
+        add(&project, &late).await;
+        let local: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());
+        let is_first = AtomicBool::new(true);
+        let pausing = FaultyStore::new(Arc::clone(&local), move |operation| {
+            let is_commit = operation.is_log_entry() && operation.path.contains("/silver/days/");
+            let pauses = is_commit && is_first.swap(false, Ordering::Relaxed);
+            if pauses { Fault::Pause } else { Fault::None }
+        });
+        let slow = build_day(&project, Arc::new(pausing.clone()), "2026-01-05");
+        let quick = async {
+            pausing.paused().await;
+            let report = build_day(&project, local, other_day).await;
+            pausing.resume();
+            report
+        };
+        let (slow, quick) = tokio::join!(slow, quick);
+        assert_eq!((slow.built, quick.built), (1, 1), "{other_day}");
+        let log = pausing.log();
+        let written = log.lines().filter(|line| line.contains("Put") && line.contains(".parquet"));
+        assert_eq!(written.count(), times_written, "{other_day}:\n{log}");
+        let rows = project.query("SELECT id FROM silver.days ORDER BY id").concat();
+        let expected = if times_written == 1 { "a b c d e" } else { "a b c d" };
+        assert_eq!(rows.join(" "), expected, "{other_day}");
+    }
+}
+
+/// A table that is replaced whole forgot the hours that rows went from.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_build_touches_the_hours_that_it_empties() {
+    let project = project(&[]);
+    add(&project, &THREE).await;
+    let timed = "kind: full\ntime: at";
+    let touched = async |condition: &str| {
+        let sql = format!("SELECT id, at FROM bronze.events WHERE {condition}");
+        project.write("sql/silver/all.sql", &model(timed, &sql));
+        run(&project, &[], 0);
+        let table = lake(&project).snapshot(&"silver.all".parse().unwrap()).await.unwrap().unwrap();
+        let ledgers = table.ledgers(table.version()).await.unwrap();
+        let hours = &ledgers[&table.version()].touched;
+        hours.iter().map(|[start, _]| Instant(*start).to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(touched("id = 'a'").await, ["2026-01-05T10:00:00Z"]);
+    assert_eq!(touched("id = 'b'").await, ["2026-01-05T10:00:00Z", "2026-01-06T10:00:00Z"]);
+}
+
+/// What places rows in time is part of what a model is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_in_another_zone_had_the_fingerprint_of_the_one_before() {
+    let sql = format!("SELECT id, at, at AS seen {IN_RANGE}");
+    let mut fingerprints = BTreeSet::new();
+    let headers = [
+        "kind: interval\nevery: 1d\ntime: at",
+        "kind: interval\nevery: 1d\ntime: at\ntimezone: Europe/Rome",
+        "kind: interval\nevery: 1h\ntime: at",
+        "kind: interval\nevery: 1d\ntime: seen",
+    ];
+    for header in headers {
+        let project = project(&[("silver/t", &model(header, &sql))]);
+        let models = ModelSet::read(project.folder()).unwrap();
+        let typed = typecheck(&engine(), &models).await.unwrap();
+        let name = "silver.t".parse().unwrap();
+        fingerprints.insert(typed.get(&name).unwrap().fingerprint.clone());
+    }
+    assert_eq!(fingerprints.len(), headers.len());
 }
 
 const THREE: [(&str, &str, &str); 3] = [

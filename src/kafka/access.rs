@@ -1,0 +1,225 @@
+//! How to reach Kafka, what it says of a topic, and its errors as ours. Consumes nothing but a look.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message as _;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::topic_id;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long a broker may take to answer a question about a topic.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to look for a message behind an offset before saying there is none.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// New partitions are noticed within this time.
+const METADATA_REFRESH_MS: u32 = 10_000;
+/// How long librdkafka does not fetch after its queue was full. Its default of a second leaves a
+/// consumer that empties the queue faster than that without work.
+const FETCH_BACKOFF: &str = "fetch.queue.backoff.ms";
+const FETCH_BACKOFF_MS: u32 = 10;
+
+/// How to reach Kafka. `options` pass through to librdkafka and win over everything but what
+/// exactly-once needs.
+#[derive(Clone, Default)]
+pub struct KafkaAccess {
+    pub bootstrap_servers: String,
+    pub options: BTreeMap<String, String>,
+    /// The mock broker leaves the question for a topic's id unanswered.
+    pub has_no_topic_ids: bool,
+}
+
+impl KafkaAccess {
+    pub(super) fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.bootstrap_servers)
+            .set("client.id", "flowguard")
+            .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS.to_string())
+            .set("allow.auto.create.topics", "false")
+            .set_log_level(RDKafkaLogLevel::Warning);
+        for (key, value) in &self.options {
+            config.set(key, value);
+        }
+        config
+    }
+
+    pub(super) fn consumer_config(&self, group: &str) -> ClientConfig {
+        let mut config = self.config();
+        // Not in `config`: a producer would warn of it.
+        if !self.options.contains_key(FETCH_BACKOFF) {
+            config.set(FETCH_BACKOFF, FETCH_BACKOFF_MS.to_string());
+        }
+        config
+            .set("group.id", group)
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "true")
+            // An offset that the log no longer holds must stop ingestion, never skip.
+            .set("auto.offset.reset", "error");
+        config
+    }
+
+    /// Low and high watermark of every partition of `topic`; the high one is the last stable
+    /// offset, behind which no open transaction hides.
+    pub fn watermarks(&self, topic: &str) -> Result<BTreeMap<i32, (i64, i64)>> {
+        let consumer: BaseConsumer<Quiet> = self
+            .consumer_config("flowguard-watermarks")
+            .create_with_context(Quiet)
+            .map_err(|error| kafka_error("cannot use Kafka", error))?;
+        watermarks_of(consumer.client(), topic)
+    }
+
+    /// The id that the broker gave `topic` when it was created; `None` when it does not tell.
+    pub fn topic_id(&self, topic: &str) -> Result<Option<String>> {
+        if self.has_no_topic_ids {
+            return Ok(None);
+        }
+        let consumer: BaseConsumer<Quiet> = self
+            .consumer_config("flowguard-watermarks")
+            .create_with_context(Quiet)
+            .map_err(|error| kafka_error("cannot use Kafka", error))?;
+        Ok(topic_id::topic_id(consumer.client().native_ptr(), topic, METADATA_TIMEOUT))
+    }
+
+    /// The offset of the first message at or after `offset` that a read_committed consumer sees,
+    /// or `None` when there is none before the end of the partition.
+    pub fn next_offset(&self, topic: &str, partition: i32, offset: i64) -> Result<Option<i64>> {
+        let failed =
+            |error| kafka_error(&format!("cannot read `{topic}` partition {partition}"), error);
+        let consumer: BaseConsumer<Quiet> =
+            self.consumer_config("flowguard-audit").create_with_context(Quiet).map_err(failed)?;
+        let mut start = TopicPartitionList::new();
+        start.add_partition_offset(topic, partition, Offset::Offset(offset)).map_err(failed)?;
+        consumer.assign(&start).map_err(failed)?;
+        let deadline = std::time::Instant::now() + READ_TIMEOUT;
+        while std::time::Instant::now() < deadline {
+            match consumer.poll(Duration::from_millis(200)) {
+                Some(Ok(message)) => return Ok(Some(message.offset())),
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
+                Some(Err(error)) if is_fatal(&error) => return Err(failed(error)),
+                Some(Err(_)) | None => {}
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("`{topic}` partition {partition} did not answer at offset {offset}"),
+        ))
+    }
+}
+
+pub(super) fn watermarks_of<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+) -> Result<BTreeMap<i32, (i64, i64)>> {
+    let failed = |error| kafka_error(&format!("cannot ask for topic `{topic}`"), error);
+    let metadata = client.fetch_metadata(Some(topic), METADATA_TIMEOUT).map_err(failed)?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    let Some(found) = found.filter(|found| found.error().is_none()) else {
+        return Err(missing_topic(topic));
+    };
+    let mut watermarks = BTreeMap::new();
+    for partition in found.partitions() {
+        let id = partition.id();
+        let bounds = client.fetch_watermarks(topic, id, METADATA_TIMEOUT).map_err(failed)?;
+        watermarks.insert(id, bounds);
+    }
+    if watermarks.is_empty() {
+        return Err(missing_topic(topic));
+    }
+    Ok(watermarks)
+}
+
+fn missing_topic(topic: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("there is no topic `{topic}` on the broker"))
+        .hint("create it, or correct `source.topic` in the model's header")
+}
+
+/// One clear error from what librdkafka says.
+pub(super) fn kafka_error(doing: &str, error: KafkaError) -> Error {
+    use RDKafkaErrorCode as Code;
+    let code = error.rdkafka_error_code();
+    let (kind, why, hint) = match code {
+        // What a client says of a partition whose leader it lost sight of.
+        Some(Code::UnknownPartition | Code::UnknownTopic) => (
+            ErrorKind::Unavailable,
+            "the partition has no leader that is known",
+            "wait for the brokers",
+        ),
+        Some(Code::UnknownTopicOrPartition) => {
+            (ErrorKind::NotFound, "no such topic or partition", "create the topic")
+        }
+        Some(
+            Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::SaslAuthenticationFailed
+            | Code::Authentication,
+        ) => (ErrorKind::Denied, "not authorised", "check the SASL settings in `kafka.options`"),
+        Some(Code::OffsetOutOfRange | Code::AutoOffsetReset) => (
+            ErrorKind::DataLoss,
+            "the next offset is not in the log",
+            "raise the topic's retention; see `flowguard audit`",
+        ),
+        Some(Code::InvalidArgument | Code::InvalidConfig) => {
+            (ErrorKind::Invalid, "a setting is not valid", "check `kafka.options`")
+        }
+        _ if matches!(error, KafkaError::ClientConfig(..)) => {
+            (ErrorKind::Invalid, "a setting is not valid", "check `kafka.options`")
+        }
+        _ => (
+            ErrorKind::Unavailable,
+            "the brokers do not answer",
+            "check `kafka.bootstrap_servers` and that the brokers run",
+        ),
+    };
+    Error::new(kind, format!("{doing}: {why}")).hint(hint).source(error)
+}
+
+pub(super) fn is_fatal(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(error, KafkaError::MessageConsumptionFatal(_))
+        || matches!(
+            error.rdkafka_error_code(),
+            Some(
+                Code::OffsetOutOfRange
+                    | Code::AutoOffsetReset
+                    | Code::TopicAuthorizationFailed
+                    | Code::GroupAuthorizationFailed
+            )
+        )
+}
+
+/// Logs in our words and leaves metrics alone.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka client error");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+pub(super) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg
+        | RDKafkaLogLevel::Alert
+        | RDKafkaLogLevel::Critical
+        | RDKafkaLogLevel::Error => tracing::warn!(facility, message, "librdkafka"),
+        _ => tracing::debug!(facility, message, "librdkafka"),
+    }
+}
+
+/// A message's headers: a key may repeat, a value may be null.
+pub type HeaderList = Vec<(String, Option<Vec<u8>>)>;

@@ -1,0 +1,72 @@
+//! What looks at every row on its way into the staged files: each writer has observers of its own,
+//! which are joined when all have ended. A check that reads rows would be one more. Writes nothing.
+
+use arrow::array::RecordBatch;
+
+use crate::engine::hash::RowsHash;
+use crate::error::{Error, Result};
+use crate::interval::{Instant, Range, RangeSet, TouchedHours};
+use crate::lake::spec::{TableSpec, instants_of};
+
+pub struct Observers {
+    spec: TableSpec,
+    /// Where rows must lie.
+    range: Option<Range>,
+    hash: RowsHash,
+    touched: TouchedHours,
+}
+
+/// What they saw, of all rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observed {
+    /// As [`RowsHash::finish`] writes it.
+    pub hash: String,
+    /// Hours in which rows came.
+    pub touched: RangeSet,
+}
+
+impl Observers {
+    pub fn new(spec: &TableSpec, range: Option<Range>) -> Result<Self> {
+        let (hash, touched) = (RowsHash::new(&spec.columns)?, TouchedHours::default());
+        Ok(Self { spec: spec.clone(), range, hash, touched })
+    }
+
+    /// Sees rows with the spec's columns. Fails at one outside of the range that is being replaced:
+    /// it would be doubled by the next run.
+    pub fn see(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.hash.update(batch)?;
+        let Some(time) = self.spec.time.as_deref() else { return Ok(()) };
+        let Some(column) = batch.column_by_name(time) else { return Ok(()) };
+        let name = &self.spec.name;
+        for micros in instants_of(column, self.spec.timezone)? {
+            match (micros, self.range) {
+                (Some(micros), Some(range)) if !range.contains(Instant(micros)) => {
+                    return Err(Error::invalid(format!(
+                        "`{name}` gave a row at {} outside of its interval {range}",
+                        Instant(micros)
+                    ))
+                    .hint("filter the inputs by `$start` and `$end`"));
+                }
+                (None, Some(_)) => {
+                    let message = format!("`{name}` gave a row whose time `{time}` is null");
+                    return Err(
+                        Error::invalid(message).hint("an interval model's rows need a time")
+                    );
+                }
+                (Some(micros), _) => self.touched.touch(micros),
+                (None, None) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what `other`, of the same build, saw.
+    pub fn join(&mut self, other: Self) {
+        self.hash.join(&other.hash);
+        self.touched.join(other.touched);
+    }
+
+    pub fn finish(self) -> Observed {
+        Observed { hash: self.hash.finish(), touched: self.touched.ranges() }
+    }
+}

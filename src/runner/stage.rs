@@ -1,0 +1,177 @@
+//! Rows become staged files, which no reader of the table sees: a few rows one after the other into
+//! one file, many by a writer for each partition of the plan, side by side.
+
+use arrow::array::RecordBatch;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::ExecutionPlanProperties;
+use futures::future::select_all;
+use futures::stream::{self, StreamExt};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::context::RunContext;
+use super::observe::{Observed, Observers};
+use super::plan::Plan;
+use crate::engine::fault::engine_error;
+use crate::engine::storable::conform;
+use crate::engine::task_of;
+use crate::error::{Error, Result};
+use crate::interval::Range;
+use crate::lake::Lake;
+use crate::lake::spec::TableSpec;
+use crate::lake::stage::{Staged, Stager};
+
+/// Up to so many rows, one file is written as fast as several, and read faster.
+const ROWS_TOGETHER_MAX: usize = 1 << 17;
+
+/// The rows of a build, staged, and what was seen of them.
+pub struct Output {
+    pub staged: Staged,
+    pub observed: Observed,
+}
+
+/// Executes the plan's query. After an error nothing stays but orphans.
+pub async fn stage(context: &RunContext, plan: &Plan<'_>) -> Result<Output> {
+    let streams = streams(plan).await?;
+    let writing = Writing {
+        lake: context.lake.clone(),
+        spec: plan.spec().clone(),
+        range: plan.extent.range(),
+        stop: CancellationToken::new(),
+    };
+    writing.write_all(streams).await
+}
+
+/// A stream of rows for each partition of the plan.
+async fn streams(plan: &Plan<'_>) -> Result<Vec<SendableRecordBatchStream>> {
+    let failed = |error| engine_error(&format!("cannot build `{}`", plan.model.name), error);
+    let query = plan.query().await?;
+    let state = plan.session.state();
+    let physical = state.create_physical_plan(&query).await.map_err(failed)?;
+    let partitions = 0..physical.output_partitioning().partition_count();
+    let task = task_of(&plan.session);
+    partitions.map(|at| physical.execute(at, task.clone()).map_err(failed)).collect()
+}
+
+/// What the writers of one build share.
+#[derive(Clone)]
+struct Writing {
+    lake: Lake,
+    spec: TableSpec,
+    range: Option<Range>,
+    /// Cancelled by the first writer that fails.
+    stop: CancellationToken,
+}
+
+type Written = (Staged, Observers);
+
+impl Writing {
+    async fn write_all(self, streams: Vec<SendableRecordBatchStream>) -> Result<Output> {
+        let (first, rest) = self.first_rows(streams).await?;
+        let mut writers = JoinSet::new();
+        if rest.is_empty() {
+            writers.spawn(self.clone().write(first, None));
+        } else {
+            // What was read already is shared out.
+            let mut shares: Vec<Vec<RecordBatch>> = rest.iter().map(|_| Vec::new()).collect();
+            let count = shares.len();
+            first.into_iter().enumerate().for_each(|(at, batch)| shares[at % count].push(batch));
+            for (share, stream) in shares.into_iter().zip(rest) {
+                writers.spawn(self.clone().write(share, Some(stream)));
+            }
+        }
+        let (mut written, mut failure) = (Vec::new(), None);
+        while let Some(ended) = writers.join_next().await {
+            let ended = ended.unwrap_or_else(|source| {
+                self.stop.cancel();
+                Err(Error::internal("a writer ended abnormally").source(source))
+            });
+            match ended {
+                Ok(one) => written.extend(one),
+                Err(error) => drop(failure.get_or_insert(error)),
+            }
+        }
+        match failure {
+            None => self.joined(written),
+            Some(error) => {
+                for (staged, _) in written {
+                    staged.discard(&self.lake, &self.spec.name).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads until there are many rows; those that came, and the streams that may have more.
+    async fn first_rows(
+        &self,
+        mut streams: Vec<SendableRecordBatchStream>,
+    ) -> Result<(Vec<RecordBatch>, Vec<SendableRecordBatchStream>)> {
+        let (mut first, mut rows) = (Vec::new(), 0);
+        while !streams.is_empty() && rows < ROWS_TOGETHER_MAX {
+            let (next, at, _) = select_all(streams.iter_mut().map(StreamExt::next)).await;
+            match next {
+                Some(batch) => {
+                    let batch = batch.map_err(|error| self.failed(error))?;
+                    rows += batch.num_rows();
+                    first.push(batch);
+                }
+                None => drop(streams.swap_remove(at)),
+            }
+        }
+        Ok((first, streams))
+    }
+
+    /// One writer's work; `None` if another failed meanwhile.
+    async fn write(
+        self,
+        first: Vec<RecordBatch>,
+        rest: Option<SendableRecordBatchStream>,
+    ) -> Result<Option<Written>> {
+        // The others stop also if this one panics.
+        let alarm = self.stop.clone().drop_guard();
+        let mut observers = Observers::new(&self.spec, self.range)?;
+        let mut stager = Stager::new(&self.lake, &self.spec)?;
+        let rest = stream::iter(rest).flatten();
+        let mut rows = stream::iter(first.into_iter().map(Ok)).chain(rest);
+        let ended = loop {
+            let next = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break Ok(false),
+                next = rows.next() => next,
+            };
+            let Some(batch) = next else { break Ok(true) };
+            let batch = batch.map_err(|error| self.failed(error));
+            let batch = batch.and_then(|batch| conform(&batch, &self.spec.columns));
+            let seen = batch.and_then(|batch| observers.see(&batch).map(|()| batch));
+            let written = match seen {
+                Ok(batch) => stager.write(&batch).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = written {
+                break Err(error);
+            }
+        };
+        if !matches!(ended, Ok(true)) {
+            stager.abort().await;
+            return ended.map(|_| None);
+        }
+        let staged = stager.finish().await?;
+        alarm.disarm();
+        Ok(Some((staged, observers)))
+    }
+
+    fn joined(&self, written: Vec<Written>) -> Result<Output> {
+        let mut staged = Staged::default();
+        let mut observers = Observers::new(&self.spec, self.range)?;
+        for (one, seen) in written {
+            staged.join(one);
+            observers.join(seen);
+        }
+        Ok(Output { staged, observed: observers.finish() })
+    }
+
+    fn failed(&self, error: datafusion::common::DataFusionError) -> Error {
+        engine_error(&format!("cannot build `{}`", self.spec.name), error)
+    }
+}
