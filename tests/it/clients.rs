@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::clients_in_rust::last_days;
-use crate::program::{Project, finish, kept_folder, model};
+use crate::program::{Project, demo_lake, finish, model};
 use crate::services::{say, skipped};
 
 /// From a client's end to that of its statements.
@@ -97,15 +97,9 @@ impl Drop for Server {
     }
 }
 
-/// The demo's lake, made once for all tests; what it holds is known to the last cent.
+/// On the demo's lake; what it holds is known to the last cent.
 fn demo() -> Project {
-    static LAKE: OnceLock<PathBuf> = OnceLock::new();
-    let lake = LAKE.get_or_init(|| {
-        let lake = kept_folder("clients-lake");
-        Project::on_lake(&lake).run(&["demo"]).succeeded();
-        lake
-    });
-    Project::on_lake(lake)
+    Project::on_lake(demo_lake(&[]))
 }
 
 /// Runs a client's script and says how many of its checks passed.
