@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::checker::check;
 use crate::program::{CLICKS, ORDERS, Project, kept_folder};
-use crate::services::{Services, User, say, services_alone};
+use crate::services::{Broker, Services, User, say, services};
 use crate::traffic::{Outgoing, Sender, read_all};
 
 const KILLS: u32 = 50;
@@ -66,7 +66,10 @@ pub fn seed() -> u64 {
 
 #[test]
 fn exactly_once_under_kill_9() {
-    let Some(services) = services_alone("kill9::exactly_once_under_kill_9") else { return };
+    let Some(services) = services("kill9::exactly_once_under_kill_9") else { return };
+    // Nobody else would like its restart.
+    let broker = Broker::start();
+    let services = Services { kafka: broker.address.clone(), ..services };
     let seed = seed();
     let logs = kept_folder("kill9");
     say(&format!("kill9: FLOWGUARD_TEST_SEED={seed}, logs in {}", logs.display()));
@@ -93,7 +96,7 @@ fn exactly_once_under_kill_9() {
     let sent = thread::scope(|scope| {
         let producing = scope.spawn(|| produce(&services, &traffic, seed));
         let stopped = StopOnDrop(&traffic.stop);
-        kill_and_restart(&services, &project, &traffic, &logs, seed);
+        kill_and_restart((&services, &broker), &project, &traffic, &logs, seed);
         drop(stopped);
         producing.join().expect("the producer's own panic is printed above")
     });
@@ -243,7 +246,7 @@ fn says(line: &Value, message: &str) -> bool {
 }
 
 fn kill_and_restart(
-    services: &Services,
+    (services, broker): (&Services, &Broker),
     project: &Project,
     traffic: &Traffic,
     logs: &Path,
@@ -253,6 +256,9 @@ fn kill_and_restart(
     let mut workers = [0, 1].map(|number| Worker::start(project, logs, number));
     let mut restarting = None;
     for kill in 0..KILLS {
+        // Where everything takes longer, so does the time between two kills: it is not the idle
+        // who are to die.
+        await_batches(logs, u64::from(kill) + 1);
         thread::sleep(random.between_ms(300, 2_700));
         let victim = random.below(2) as usize;
         if ZOMBIES_AT.contains(&kill) {
@@ -264,10 +270,9 @@ fn kill_and_restart(
             services.grow_topic(&traffic.topics[0], ORDERS_PARTITIONS_GROWN as usize);
             traffic.orders_partitions.store(ORDERS_PARTITIONS_GROWN, Ordering::Relaxed);
         }
-        if kill == BROKER_RESTART_AT
-            && let Some(mut restart) = services.restart_broker()
-        {
+        if kill == BROKER_RESTART_AT {
             // The kills go on while the broker is away.
+            let mut restart = broker.restart();
             restarting = Some(restart.stderr(Stdio::null()).spawn().expect("the script starts"));
         }
         workers[victim].kill();
@@ -294,6 +299,14 @@ fn kill_and_restart(
     for worker in &mut workers {
         let status = worker.process.wait().expect("the worker ends");
         assert!(status.success(), "{status} after SIGTERM: {}", worker.last_words());
+    }
+}
+
+fn await_batches(logs: &Path, batches: u64) {
+    let deadline = Instant::now() + PATIENCE;
+    while count(logs, "batch committed") < batches {
+        assert!(Instant::now() < deadline, "not {batches} batches within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arrow::array::AsArray;
@@ -170,6 +171,31 @@ impl Project {
     pub fn query(&self, sql: &str) -> Vec<Vec<String>> {
         let answer = self.run(&["query", "--output", "csv", sql]).succeeded();
         read_csv(&answer.stdout)
+    }
+}
+
+/// Runs a command and removes a folder when it is dropped, or as soon as this process is gone,
+/// however that came: nothing drops a static, and `kill -9` drops nothing at all.
+pub struct Ending(Child);
+
+impl Ending {
+    /// What it waits for is the end of its input, which nobody but this process holds open.
+    const WAIT: &str = r#"cat >/dev/null; "$@"; rm -rf "$0""#;
+
+    pub fn of(folder: &Path, command: &Command) -> Self {
+        let mut waiting = Command::new("sh");
+        waiting.args(["-c", Self::WAIT]).arg(folder);
+        waiting.arg(command.get_program()).args(command.get_args());
+        waiting.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Whoever kills the tests' process group does not mean it.
+        Self(waiting.process_group(0).spawn().expect("`sh` is installed"))
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
     }
 }
 
