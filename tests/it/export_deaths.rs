@@ -10,12 +10,12 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::export::Warehouse;
 use crate::kill9::{Random, seed};
 use crate::program::{Project, model};
 use crate::runs::{add, project};
 use crate::services::say;
 use crate::stand_in::{StandIn, drivers_in};
+use crate::warehouse::Warehouse;
 
 const DAILY: &str = "kind: interval\nevery: 1d\ntime: at\npartition_by: day";
 const CLEAN: &str = "SELECT id, at, CAST(n AS BIGINT) AS n FROM bronze.events \

@@ -11,8 +11,8 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::export::scripts;
 use crate::program::{Finished, PASSWORD, Project, finish};
+use crate::warehouse::scripts;
 
 pub struct StandIn {
     folder: TempDir,
