@@ -3,10 +3,11 @@
 # Our own crate unoptimised on optimised dependencies: 20 seconds from an edit to a test.
 QUICK = --release --config 'profile.release.package.flowguard.opt-level=0'
 
-.PHONY: help test quick lint fmt demo bench
+.PHONY: help test soak quick lint fmt demo bench
 
 help:
 	@echo "make test   everything, on real Kafka and MinIO; installs them first"
+	@echo "make soak   what kills the program, for hours instead of minutes"
 	@echo "make quick  the tests that need nothing installed; says what it skips"
 	@echo "make lint   format and clippy, warnings as errors"
 	@echo "make fmt    format the code"
@@ -15,6 +16,9 @@ help:
 
 test:
 	.ci/test
+
+soak:
+	tests/soak
 
 quick:
 	cargo test --quiet $(QUICK)

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::clients_in_rust::last_days;
-use crate::program::{Project, finish, kept_folder, model};
-use crate::services::{say, skipped};
+use crate::program::{Project, demo_lake, finish, model};
+use crate::services::{is_required, say, skipped};
 
 /// From a client's end to that of its statements.
 const REST_WAIT_MAX: Duration = Duration::from_secs(20);
@@ -20,9 +20,8 @@ const REST_WAIT_MAX: Duration = Duration::from_secs(20);
 /// Where the clients are installed, or `None` after a loud word that `test` is skipped. With
 /// `FLOWGUARD_TEST_REQUIRED=1` a failing installation is a failure.
 pub fn installed(test: &str) -> Option<PathBuf> {
-    let required = std::env::var("FLOWGUARD_TEST_REQUIRED").is_ok_and(|value| value == "1");
     static HOME: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let home = HOME.get_or_init(|| match required || complete() {
+    let home = HOME.get_or_init(|| match is_required() || complete() {
         true => {
             let found = finish(&mut Command::new(scripts().join("install"))).succeeded();
             Some(PathBuf::from(found.stdout.trim()))
@@ -97,15 +96,9 @@ impl Drop for Server {
     }
 }
 
-/// The demo's lake, made once for all tests; what it holds is known to the last cent.
+/// On the demo's lake; what it holds is known to the last cent.
 fn demo() -> Project {
-    static LAKE: OnceLock<PathBuf> = OnceLock::new();
-    let lake = LAKE.get_or_init(|| {
-        let lake = kept_folder("clients-lake");
-        Project::on_lake(&lake).run(&["demo"]).succeeded();
-        lake
-    });
-    Project::on_lake(lake)
+    Project::on_lake(demo_lake(&[]))
 }
 
 /// Runs a client's script and says how many of its checks passed.

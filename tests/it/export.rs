@@ -1,10 +1,9 @@
-//! Exports to real warehouses, a DuckDB file and a PostgreSQL server: every type, what is moved when
-//! something changed, death at every step, and what is refused. DuckDB's and PostgreSQL's own
-//! clients look at the result.
+//! Exports to real warehouses: every type, what is moved when something changed, death at every
+//! step, and what is refused. The warehouses' own clients look at the result.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use flowguard::app::App;
@@ -17,167 +16,17 @@ use serde_json::Value;
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::export_deaths::Steps;
+use crate::kill9::{Random, new_seed};
 use crate::program::{Finished, PASSWORD, Project, finish, model};
 use crate::runs::{add, project};
-use crate::services::skipped;
+use crate::services::say;
+use crate::warehouse::{Warehouse, home, scripts};
 
 const DAILY: &str = "kind: interval\nevery: 1d\ntime: at\npartition_by: day";
 const CLEAN: &str = "SELECT id, at, CAST(n AS BIGINT) AS n, CAST(n AS DOUBLE) / 3 AS third \
                      FROM bronze.events WHERE at >= $start AND at < $end";
 const BY_DAY: &str = "SELECT id, date_trunc('day', at) AS day, n FROM silver.clean";
-
-/// A warehouse of one test, and how to look at it without FlowGuard.
-pub enum Warehouse {
-    Duckdb { home: PathBuf, file: PathBuf },
-    Postgresql { server: Server, home: PathBuf },
-    Snowflake { server: Server, home: PathBuf },
-    Files { home: PathBuf, folder: PathBuf },
-}
-
-/// Started by a script, and ended by it.
-pub struct Server {
-    script: PathBuf,
-    folder: TempDir,
-    port: String,
-}
-
-impl Server {
-    fn start(script: &str) -> Self {
-        // PostgreSQL runs as another user, who may not see a temporary folder of this one's own.
-        let folder = TempDir::new_in("/tmp").unwrap();
-        finish(Command::new("chmod").arg("755").arg(folder.path())).succeeded();
-        let script = scripts().join(script);
-        let mut start = Command::new(&script);
-        let started = finish(start.arg("start").arg(folder.path().join("server"))).succeeded();
-        Self { script, folder, port: started.stdout.trim().to_owned() }
-    }
-
-    fn call(&self, arguments: &[&str]) -> Finished {
-        let (what, others) = arguments.split_first().expect("what to do");
-        let folder = self.folder.path().join("server");
-        finish(Command::new(&self.script).arg(what).arg(folder).args(others))
-    }
-}
-
-impl Server {
-    /// Runs a script, to its first error.
-    pub fn run(&self, script: &str) -> Finished {
-        let file = self.folder.path().join("script.sql");
-        std::fs::write(&file, script).unwrap();
-        let mut command = Command::new(&self.script);
-        command.arg("run").arg(self.folder.path().join("server"));
-        finish(command.stdin(std::fs::File::open(file).unwrap()))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.call(&["stop"]);
-    }
-}
-
-pub fn scripts() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/warehouses")
-}
-
-impl Warehouse {
-    /// Those of SQL and a folder of files, whose tables DuckDB's client reads.
-    pub fn with_files(test: &str, project: &Project) -> Vec<Self> {
-        let mut all = Self::all(test, project);
-        let home = all.first().map(|first| match first {
-            Self::Duckdb { home, .. }
-            | Self::Postgresql { home, .. }
-            | Self::Snowflake { home, .. }
-            | Self::Files { home, .. } => home.clone(),
-        });
-        let folder = project.folder().join("exports");
-        all.extend(home.map(|home| Self::Files { home, folder }));
-        all
-    }
-
-    /// All kinds of SQL, or none after a loud word that `test` is skipped.
-    pub fn all(test: &str, project: &Project) -> Vec<Self> {
-        let required = std::env::var("FLOWGUARD_TEST_REQUIRED").is_ok_and(|value| value == "1");
-        let mut install = Command::new(scripts().join("install"));
-        if !required && finish(install.arg("--check")).code != Some(0) {
-            skipped(test, "its warehouses are not installed (run `tests/warehouses/install`)");
-            return Vec::new();
-        }
-        let installed = finish(&mut Command::new(scripts().join("install"))).succeeded();
-        let home = PathBuf::from(installed.stdout.trim());
-        let file = project.folder().join("warehouse.duckdb");
-        vec![
-            Self::Duckdb { home: home.clone(), file },
-            Self::Postgresql { server: Server::start("postgresql"), home: home.clone() },
-            Self::Snowflake { server: Server::start("snowflake"), home },
-        ]
-    }
-
-    /// Writes the target into the project, as `here`.
-    pub fn configure(&self, project: &Project, select: &str) {
-        let (driver, place, library) = match self {
-            Self::Duckdb { home, .. } => (
-                "duckdb",
-                "path: warehouse.duckdb".to_owned(),
-                Some(home.join("drivers/libduckdb.so")),
-            ),
-            Self::Postgresql { server, home } => {
-                let uri = format!("uri: \"postgresql://owner@127.0.0.1:{}/postgres\"", server.port);
-                let library = home.join("drivers/libadbc_driver_postgresql.so");
-                ("postgresql", uri, Some(library))
-            }
-            Self::Snowflake { server, home } => {
-                let uri = format!(
-                    "uri: \"snowflake://me:${{{}}}@fakesnow/LAKE?warehouse=LOAD_WH&protocol=http\
-                     &host=127.0.0.1&port={}\"",
-                    PASSWORD.0, server.port
-                );
-                let library = home.join("drivers/libadbc_driver_snowflake.so");
-                ("snowflake", uri, Some(library))
-            }
-            Self::Files { .. } => ("files", "path: exports".to_owned(), None),
-        };
-        // Names as the other targets have them, unless a test asks for others.
-        let identifiers = match self {
-            Self::Snowflake { .. } => ", identifiers: as_written",
-            _ => "",
-        };
-        let library = library.map(|file| format!(", library: \"{}\"", file.display()));
-        project.write(
-            "dags.yaml",
-            &format!(
-                "version: 1\ntargets:\n  here: {{driver: {driver}, {place}{identifiers}{}}}\n\
-                 exports:\n  nightly: {{target: here, select: [{select}]}}\n",
-                library.unwrap_or_default()
-            ),
-        );
-    }
-
-    /// What its own client says, a line per row.
-    pub fn ask(&self, sql: &str) -> Vec<String> {
-        let answer = match self {
-            Self::Duckdb { home, file } => {
-                let script = "import duckdb, sys\n\
-                              for row in duckdb.connect(sys.argv[1]).execute(sys.argv[2]).fetchall():\n    \
-                              print(*('' if v is None else v for v in row), sep='|')";
-                finish(
-                    Command::new(home.join("python/bin/python"))
-                        .args(["-c", script])
-                        .arg(file)
-                        .arg(sql),
-                )
-            }
-            Self::Files { home, folder } => {
-                let mut client = Command::new(home.join("python/bin/python"));
-                finish(client.arg(scripts().join("files.py")).arg(folder).arg(sql))
-            }
-            Self::Postgresql { server, .. } | Self::Snowflake { server, .. } => {
-                server.call(&["sql", sql])
-            }
-        };
-        answer.succeeded().stdout.lines().map(str::to_owned).collect()
-    }
-}
 
 fn daily(sql: &str) -> String {
     model(DAILY, sql)
@@ -283,9 +132,10 @@ async fn an_export_moves_what_changed_and_parity_sees_what_somebody_else_changed
 fn the_demo_ends_with_equal_tables() {
     let lake = TempDir::new().unwrap();
     let project = Project::on_lake(lake.path());
-    let warehouses = Warehouse::all("export::the_demo_ends", &project);
-    let Some(Warehouse::Duckdb { home, .. }) = warehouses.into_iter().next() else { return };
-    let drivers = home.join("drivers");
+    if Warehouse::duckdb("export::the_demo_ends", &project).is_none() {
+        return;
+    }
+    let drivers = home().join("drivers");
     let project = project.with("ADBC_DRIVER_PATH", drivers.to_str().unwrap());
     let arguments = ["demo", "--orders", "500", "--clicks", "2000", "--days", "2"];
     let finished = project.run(&arguments).succeeded();
@@ -294,7 +144,7 @@ fn the_demo_ends_with_equal_tables() {
     assert_eq!(table.next().unwrap(), ["table", "target", "version", "rows", "parity"]);
     let names = ["daily_metrics", "food_item_performance", "funnel_metrics", "user_cohorts"];
     let file = project.folder().join(".flowguard/warehouse.duckdb");
-    let warehouse = Warehouse::Duckdb { home, file };
+    let warehouse = Warehouse::Duckdb { file };
     for name in names {
         let name = format!("gold.{name}");
         let [rows] = warehouse.ask(&format!("SELECT count(*) FROM {name}")).try_into().unwrap();
@@ -328,31 +178,36 @@ async fn a_table_made_anew_replaces_its_namesake() {
     }
 }
 
-/// A death of the driver's process at each of its steps, while it works or before it is heard.
+/// A death of the driver's process at its steps, while it works or before it is heard.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_death_at_any_step_doubles_and_loses_nothing() {
     let project = changing_project();
     add(&project, &THREE).await;
     project.run(&["run"]).succeeded();
+    let seed = new_seed();
+    say(&format!("export: FLOWGUARD_TEST_SEED={seed} chooses steps"));
+    let mut random = Random::new(seed, 7);
     let mut added = 0;
     for warehouse in Warehouse::all("export::a_death_at_any_step", &project) {
         warehouse.configure(&project, "silver.*, gold.*");
         let name: TableName = "silver.clean".parse().unwrap();
         let program = PathBuf::from(env!("CARGO_BIN_EXE_flowguard"));
+        // The third export is like all later ones.
+        for _ in 0..3 {
+            grow(&project, &mut added).await;
+            let undying = dying_driver(&project, 0, "after");
+            export_through(&project, &name, undying).await.unwrap();
+        }
+        let steps = Steps::of(requests_seen(&project));
         for moment in ["during", "after"] {
+            let steps = steps.to_die_at(&warehouse, &mut random);
             let mut died = 0;
-            for step in 1.. {
-                add(&project, &[("e", "2026-01-06T12:00:00Z", "5")]).await;
-                added += 1;
-                let one = ["run", "silver.clean", "--start", "2026-01-06", "--end", "2026-01-07"];
-                project.run(&one).succeeded();
+            for &step in &steps {
+                grow(&project, &mut added).await;
                 let dying = dying_driver(&project, step, moment);
                 let outcome = export_through(&project, &name, dying).await;
-                let seen = std::fs::read_to_string(project.folder().join("steps")).unwrap();
-                if seen.parse::<usize>().unwrap() < step {
-                    outcome.unwrap();
-                    break;
-                }
+                let seen = requests_seen(&project).len();
+                assert!(seen >= step, "{seen} requests, no death {moment} step {step}");
                 died += usize::from(outcome.is_err());
                 let found = export_through(&project, &name, program.clone()).await.unwrap();
                 assert_eq!(found.differences, Vec::<String>::new(), "{moment} step {step}");
@@ -369,9 +224,17 @@ async fn a_death_at_any_step_doubles_and_loses_nothing() {
                 );
                 assert_eq!(warehouse.ask(&untold), ["0"], "{moment} step {step}");
             }
-            assert!(died > 10, "only {died} deaths {moment} a step");
+            assert!(died > steps.len() / 2, "only {died} deaths {moment} a step of {steps:?}");
         }
     }
+}
+
+/// Makes a table longer by one row, in one of its intervals.
+async fn grow(project: &Project, added: &mut usize) {
+    add(project, &[("e", "2026-01-06T12:00:00Z", "5")]).await;
+    *added += 1;
+    let one = ["run", "silver.clean", "--start", "2026-01-06", "--end", "2026-01-07"];
+    project.run(&one).succeeded();
 }
 
 /// Two that read the same ledger: the first to move it publishes, the other changes nothing.
@@ -399,10 +262,10 @@ async fn of_two_exports_at_once_one_wins() {
     }
 }
 
-/// A program that stands in for this one, and dies at a step.
+/// A program that stands in for this one, and dies at a step; at none if that is 0.
 fn dying_driver(project: &Project, step: usize, moment: &str) -> PathBuf {
     let steps = project.folder().join("steps");
-    std::fs::write(&steps, "0").unwrap();
+    std::fs::write(&steps, "").unwrap();
     let program = project.folder().join("dying");
     let script = format!(
         "#!/bin/sh\nexec python3 {} {} {step} {moment} {}\n",
@@ -413,6 +276,12 @@ fn dying_driver(project: &Project, step: usize, moment: &str) -> PathBuf {
     std::fs::write(&program, script).unwrap();
     finish(Command::new("chmod").arg("755").arg(&program)).succeeded();
     program
+}
+
+/// By the driver that stood in last.
+fn requests_seen(project: &Project) -> Vec<String> {
+    let seen = std::fs::read_to_string(project.folder().join("steps")).unwrap();
+    seen.lines().map(str::to_owned).collect()
 }
 
 /// Exports, and compares, by a driver in a process of `program`.
@@ -558,27 +427,26 @@ async fn a_server_that_restarts_is_waited_for_and_a_refusal_is_not_repeated() {
     let project = changing_project();
     add(&project, &THREE).await;
     project.run(&["run"]).succeeded();
-    for warehouse in Warehouse::all("export::a_server_that_restarts", &project) {
-        let Warehouse::Postgresql { server, .. } = &warehouse else { continue };
-        warehouse.configure(&project, "silver.*, gold.*");
-        server.call(&["stop"]).succeeded();
-        let mut running = project.command(&["export", "run"]);
-        let mut running = running.stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(running.stderr.take().unwrap()).lines();
-        let said = |line: &std::io::Result<String>| line.as_ref().unwrap().contains("tried again");
-        assert!(lines.any(|line| said(&line)), "nothing was tried again");
-        server.call(&["resume"]).succeeded();
-        for line in lines {
-            println!("{}", line.unwrap());
-        }
-        assert!(running.wait().unwrap().success());
-        assert_eq!(warehouse.ask("SELECT count(*), sum(n) FROM silver.clean"), ["3|6"]);
-        parity(&project).succeeded();
-
-        warehouse.ask("ALTER TABLE gold.by_day ADD COLUMN theirs INTEGER");
-        let refused = project.run(&["export", "run", "--full"]);
-        assert_eq!(refused.code, Some(2));
-        assert!(!refused.stderr.contains("tried again"), "{}", refused.stderr);
-        warehouse.ask("ALTER TABLE gold.by_day DROP COLUMN theirs");
+    let warehouse = Warehouse::postgresql_alone("export::a_server_that_restarts");
+    let Some(warehouse @ Warehouse::Postgresql(server)) = &warehouse else { return };
+    warehouse.configure(&project, "silver.*, gold.*");
+    server.call_server("stop").succeeded();
+    let mut running = project.command(&["export", "run"]);
+    let mut running = running.stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(running.stderr.take().unwrap()).lines();
+    let said = |line: &std::io::Result<String>| line.as_ref().unwrap().contains("tried again");
+    assert!(lines.any(|line| said(&line)), "nothing was tried again");
+    server.call_server("resume").succeeded();
+    for line in lines {
+        println!("{}", line.unwrap());
     }
+    assert!(running.wait().unwrap().success());
+    assert_eq!(warehouse.ask("SELECT count(*), sum(n) FROM silver.clean"), ["3|6"]);
+    parity(&project).succeeded();
+
+    warehouse.ask("ALTER TABLE gold.by_day ADD COLUMN theirs INTEGER");
+    let refused = project.run(&["export", "run", "--full"]);
+    assert_eq!(refused.code, Some(2));
+    assert!(!refused.stderr.contains("tried again"), "{}", refused.stderr);
+    warehouse.ask("ALTER TABLE gold.by_day DROP COLUMN theirs");
 }

@@ -6,14 +6,12 @@
 //! `FLOWGUARD_TEST_SEED` repeats the changes.
 
 use std::fmt::Write as _;
-use std::path::Path;
-use std::process::Command;
 
-use crate::export::{Warehouse, scripts};
 use crate::export_deaths::compare_each_run;
 use crate::kill9::{Random, seed};
-use crate::program::{Project, finish, model};
+use crate::program::{Project, model};
 use crate::runs::{add, project};
+use crate::warehouse::{Warehouse, lake_rows};
 
 /// Changes, with an export after most.
 const STEPS: usize = 25;
@@ -182,18 +180,6 @@ pub fn micros(warehouse: &Warehouse) -> &'static str {
         Warehouse::Postgresql { .. } => "CAST(extract(epoch FROM \"at\") * 1000000 AS bigint)",
         _ => "epoch_us(\"at\")",
     }
-}
-
-/// Rows of a table as DuckDB reads them, sorted.
-fn lake_rows(project: &Project, table: &str, text: &str) -> Vec<String> {
-    let home = finish(&mut Command::new(scripts().join("install"))).succeeded().stdout;
-    let folder = project.folder().join(".flowguard").join(table.replace('.', "/"));
-    let mut read = Command::new(Path::new(home.trim()).join("python/bin/python"));
-    let read = read.arg(scripts().join("lake_rows.py")).arg(folder).arg(text);
-    let mut rows: Vec<String> =
-        finish(read).succeeded().stdout.lines().map(str::to_owned).collect();
-    rows.sort();
-    rows
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,9 +2,10 @@
 //! or committed apart, by a script between it and its driver. What `export_deaths` asserts must
 //! find every one of them, and `parity` must too.
 
-use crate::export::{Warehouse, parity};
+use crate::export::parity;
 use crate::export_deaths::{Growing, growing_project};
 use crate::stand_in::StandIn;
+use crate::warehouse::Warehouse;
 
 struct Fault {
     name: &'static str,

@@ -2,9 +2,10 @@
 //! all, and the edges of dates, instants, decimals and floating point. They arrive the same or are
 //! refused before anything moves.
 
-use crate::export::{Warehouse, export, parity};
+use crate::export::{export, parity};
 use crate::export_changes::micros;
 use crate::program::{Project, model};
+use crate::warehouse::Warehouse;
 
 fn full(sql: &str) -> String {
     model("kind: full", sql)

@@ -7,9 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::export::{Warehouse, export, parity};
+use crate::export::{export, parity};
 use crate::export_deaths::{ORPHAN_AGE_MAX, await_orphans};
 use crate::program::{Project, model};
+use crate::warehouse::{Warehouse, home};
 
 const PRICES: &str = "SELECT CAST('10000.01' AS DECIMAL(12, 2)) AS price";
 
@@ -68,7 +69,7 @@ async fn a_script_does_what_an_export_does() {
     for warehouse in Warehouse::all("export_trial::a_script", &project) {
         warehouse.configure(&project, "gold.*");
         let arguments = ["export", "sql", "--target", "here", "--parts", "upload"];
-        let Warehouse::Snowflake { server, .. } = &warehouse else {
+        let Warehouse::Snowflake(database) = &warehouse else {
             let refused = project.run(&arguments).without_logs();
             assert!(refused.stderr.contains("`here` copies no files"), "{}", refused.stderr);
             continue;
@@ -78,11 +79,11 @@ async fn a_script_does_what_an_export_does() {
             let script = project.run(&arguments).succeeded().stdout;
             let changed = script.replacen(") = '1 ", ") = '2 ", 1);
             assert_ne!(changed, script);
-            let failed = server.run(&changed);
+            let failed = database.run(&changed);
             assert!(failed.stderr.contains("Division by zero"), "{}", failed.stderr);
             assert_eq!(warehouse.ask(count), [if again { "1" } else { "0" }]);
             let script = project.run(&arguments).succeeded().stdout;
-            server.run(&script).succeeded();
+            database.run(&script).succeeded();
             assert_eq!(warehouse.ask(count), ["1"]);
             parity(&project).succeeded();
         }
@@ -99,95 +100,79 @@ async fn a_script_does_what_an_export_does() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn missing_rights_are_listed_with_their_cure() {
     let project = of_prices();
-    for warehouse in Warehouse::all("export_trial::missing_rights", &project) {
-        if !matches!(warehouse, Warehouse::Postgresql { .. }) {
-            continue;
-        }
-        warehouse.configure(&project, "gold.*");
-        warehouse.ask("CREATE ROLE \"the Narrow\" LOGIN");
-        let grantee = "GRANT CREATE ON DATABASE postgres TO \"the Narrow\"";
-        replace(&project, "owner@", "the%20Narrow@");
-        let lacking = project.run(&["target", "test", "here"]).without_logs();
-        let list = format!(
-            "missing right                given by\nCREATE on DATABASE postgres  {grantee}\n"
-        );
-        assert_eq!((lacking.code, lacking.stdout.as_str()), (Some(3), list.as_str()));
-        assert_eq!(
-            lacking.stderr,
-            "error: `here` lacks rights that an export needs\n\
-             hint: have the database's owner run the statements above, then test again\n"
-        );
-        warehouse.ask(grantee);
-        project.run(&["target", "test", "here"]).succeeded();
-        export(&project, &[]);
-        warehouse.ask("DROP SCHEMA gold CASCADE");
-        warehouse.ask("DROP SCHEMA flowguard CASCADE");
-        warehouse.ask("REVOKE CREATE ON DATABASE postgres FROM \"the Narrow\"");
+    let warehouse = Warehouse::postgresql_alone("export_trial::missing_rights");
+    let Some(warehouse) = warehouse else { return };
+    warehouse.configure(&project, "gold.*");
+    warehouse.ask("CREATE ROLE \"the Narrow\" LOGIN");
+    let grantee = "GRANT CREATE ON DATABASE postgres TO \"the Narrow\"";
+    replace(&project, "owner@", "the%20Narrow@");
+    let lacking = project.run(&["target", "test", "here"]).without_logs();
+    let list =
+        format!("missing right                given by\nCREATE on DATABASE postgres  {grantee}\n");
+    assert_eq!((lacking.code, lacking.stdout.as_str()), (Some(3), list.as_str()));
+    assert_eq!(
+        lacking.stderr,
+        "error: `here` lacks rights that an export needs\n\
+         hint: have the database's owner run the statements above, then test again\n"
+    );
+    warehouse.ask(grantee);
+    project.run(&["target", "test", "here"]).succeeded();
+    export(&project, &[]);
+    warehouse.ask("DROP SCHEMA gold CASCADE");
+    warehouse.ask("DROP SCHEMA flowguard CASCADE");
+    warehouse.ask("REVOKE CREATE ON DATABASE postgres FROM \"the Narrow\"");
 
-        // Somebody else exported so far.
-        replace(&project, "the%20Narrow@", "owner@");
-        export(&project, &[]);
-        replace(&project, "owner@", "the%20Narrow@");
-        let lacking = project.run(&["target", "test", "here"]).without_logs();
-        let cures: Vec<&str> = lacking
-            .stdout
-            .lines()
-            .skip(1)
-            .map(|line| &line[line.find("GRANT").unwrap()..])
-            .collect();
-        let on_schemas: Vec<&str> =
-            cures.iter().copied().filter(|cure| cure.contains("SCHEMA")).collect();
-        let grant = |right: &str, schema: &str| {
-            format!("GRANT {right} ON SCHEMA {schema} TO \"the Narrow\"")
-        };
-        let expected = [
-            ("CREATE", "flowguard"),
-            ("USAGE", "flowguard"),
-            ("CREATE", "gold"),
-            ("USAGE", "gold"),
-        ];
-        assert_eq!(on_schemas, expected.map(|(right, schema)| grant(right, schema)));
-        assert_eq!(cures.len(), 4 + 4 + 3 + 3, "{}", lacking.stdout);
-        for cure in cures {
-            warehouse.ask(cure);
-        }
-        project.run(&["target", "test", "here"]).succeeded();
-        assert_eq!(export(&project, &["--full"])["gold.prices"], "1 rows: everything: asked for");
+    // Somebody else exported so far.
+    replace(&project, "the%20Narrow@", "owner@");
+    export(&project, &[]);
+    replace(&project, "owner@", "the%20Narrow@");
+    let lacking = project.run(&["target", "test", "here"]).without_logs();
+    let cures: Vec<&str> =
+        lacking.stdout.lines().skip(1).map(|line| &line[line.find("GRANT").unwrap()..]).collect();
+    let on_schemas: Vec<&str> =
+        cures.iter().copied().filter(|cure| cure.contains("SCHEMA")).collect();
+    let grant =
+        |right: &str, schema: &str| format!("GRANT {right} ON SCHEMA {schema} TO \"the Narrow\"");
+    let expected =
+        [("CREATE", "flowguard"), ("USAGE", "flowguard"), ("CREATE", "gold"), ("USAGE", "gold")];
+    assert_eq!(on_schemas, expected.map(|(right, schema)| grant(right, schema)));
+    assert_eq!(cures.len(), 4 + 4 + 3 + 3, "{}", lacking.stdout);
+    for cure in cures {
+        warehouse.ask(cure);
     }
+    project.run(&["target", "test", "here"]).succeeded();
+    assert_eq!(export(&project, &["--full"])["gold.prices"], "1 rows: everything: asked for");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_somebody_has_open_is_named() {
     let project = of_prices();
-    for warehouse in Warehouse::all("export_trial::a_file_that_somebody_has", &project) {
-        let Warehouse::Duckdb { home, file } = &warehouse else { continue };
-        warehouse.configure(&project, "gold.*");
-        let script = "import duckdb, sys\n\
-                      connection = duckdb.connect(sys.argv[1])\n\
-                      print('open', flush=True)\n\
-                      sys.stdin.read()";
-        let mut somebody = Command::new(home.join("python/bin/python"))
-            .args(["-c", script])
-            .arg(file)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        read_line(&mut somebody);
-        for arguments in [&["target", "test", "here"][..], &["export", "run"]] {
-            let refused = project.run(arguments).without_logs();
-            assert_eq!(refused.code, Some(3));
-            let start =
-                "error: cannot connect to `here`\ncause: IO Error: Could not set lock on file";
-            assert!(refused.stderr.starts_with(start), "{}", refused.stderr);
-            let hint =
-                "\nhint: another process has the file open; run again when it has closed it\n";
-            assert!(refused.stderr.ends_with(hint), "{}", refused.stderr);
-        }
-        drop(somebody.stdin.take());
-        somebody.wait().unwrap();
-        project.run(&["target", "test", "here"]).succeeded();
+    let warehouse = Warehouse::duckdb("export_trial::a_file_that_somebody_has", &project);
+    let Some(warehouse @ Warehouse::Duckdb { file }) = &warehouse else { return };
+    warehouse.configure(&project, "gold.*");
+    let script = "import duckdb, sys\n\
+                  connection = duckdb.connect(sys.argv[1])\n\
+                  print('open', flush=True)\n\
+                  sys.stdin.read()";
+    let mut somebody = Command::new(home().join("python/bin/python"))
+        .args(["-c", script])
+        .arg(file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    read_line(&mut somebody);
+    for arguments in [&["target", "test", "here"][..], &["export", "run"]] {
+        let refused = project.run(arguments).without_logs();
+        assert_eq!(refused.code, Some(3));
+        let start = "error: cannot connect to `here`\ncause: IO Error: Could not set lock on file";
+        assert!(refused.stderr.starts_with(start), "{}", refused.stderr);
+        let hint = "\nhint: another process has the file open; run again when it has closed it\n";
+        assert!(refused.stderr.ends_with(hint), "{}", refused.stderr);
     }
+    drop(somebody.stdin.take());
+    somebody.wait().unwrap();
+    project.run(&["target", "test", "here"]).succeeded();
 }
 
 fn read_line(child: &mut Child) -> String {
@@ -201,32 +186,29 @@ fn read_line(child: &mut Child) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_driver_within_a_statement_ends_with_its_engine() {
     let project = of_prices();
-    for warehouse in Warehouse::all("export_trial::a_driver_within_a_statement", &project) {
-        if !matches!(warehouse, Warehouse::Postgresql { .. }) {
-            continue;
-        }
-        warehouse.configure(&project, "gold.*");
-        export(&project, &[]);
-        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
-        thread::scope(|scope| {
-            let lock = "BEGIN; LOCK TABLE gold.prices IN SHARE MODE; SELECT pg_sleep(5); COMMIT";
-            let locking = scope.spawn(|| warehouse.ask(lock));
-            let held = "SELECT count(*) FROM pg_locks WHERE mode = 'ShareLock' AND granted \
-                        AND relation = 'gold.prices'::regclass";
-            await_answer(&warehouse, held);
-            let mut engine = project.command(&["export", "run", "--full"]).spawn().unwrap();
-            await_answer(&warehouse, waits);
-            engine.kill().unwrap();
-            engine.wait().unwrap();
-            await_orphans(&project, "while it waits for a lock");
-            assert_eq!(warehouse.ask(held), ["1"], "the lock was there for too short a time");
-            locking.join().unwrap();
-        });
-        let done = "SELECT count(*) FROM flowguard.history WHERE outcome = 'done'";
-        assert_eq!(warehouse.ask(done), ["1"]);
-        export(&project, &["--full"]);
-        assert_eq!(warehouse.ask(done), ["2"]);
-    }
+    let warehouse = Warehouse::postgresql_alone("export_trial::a_driver_within_a_statement");
+    let Some(warehouse) = warehouse else { return };
+    warehouse.configure(&project, "gold.*");
+    export(&project, &[]);
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    thread::scope(|scope| {
+        let lock = "BEGIN; LOCK TABLE gold.prices IN SHARE MODE; SELECT pg_sleep(5); COMMIT";
+        let locking = scope.spawn(|| warehouse.ask(lock));
+        let held = "SELECT count(*) FROM pg_locks WHERE mode = 'ShareLock' AND granted \
+                    AND relation = 'gold.prices'::regclass";
+        await_answer(&warehouse, held);
+        let mut engine = project.command(&["export", "run", "--full"]).spawn().unwrap();
+        await_answer(&warehouse, waits);
+        engine.kill().unwrap();
+        engine.wait().unwrap();
+        await_orphans(&project, "while it waits for a lock");
+        assert_eq!(warehouse.ask(held), ["1"], "the lock was there for too short a time");
+        locking.join().unwrap();
+    });
+    let done = "SELECT count(*) FROM flowguard.history WHERE outcome = 'done'";
+    assert_eq!(warehouse.ask(done), ["1"]);
+    export(&project, &["--full"]);
+    assert_eq!(warehouse.ask(done), ["2"]);
 }
 
 fn await_answer(warehouse: &Warehouse, question: &str) {
@@ -243,34 +225,33 @@ fn await_answer(warehouse: &Warehouse, question: &str) {
 #[test]
 fn a_driver_that_computes_ends_with_its_engine() {
     let project = of_prices();
-    for warehouse in Warehouse::all("export_trial::a_driver_that_computes", &project) {
-        let Warehouse::Duckdb { home, file } = &warehouse else { continue };
-        let script = "exec 3<&0; \"$0\" warehouse-driver <&3 & wait";
-        let mut engine = Command::new("sh")
-            .args(["-c", script, env!("CARGO_BIN_EXE_flowguard")])
-            .current_dir(project.folder())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let connect = serde_json::json!({"Connect": {
-            "library": home.join("drivers/libduckdb.so"), "entrypoint": "duckdb_adbc_init",
-            "options": [["path", file]],
-        }});
-        let compute = "SELECT count(*) FROM range(1000000000000) AS r(n) WHERE hash(n) = 7";
-        let mut requests = engine.stdin.take().unwrap();
-        for request in [connect, serde_json::json!({"Execute": {"sql": compute}})] {
-            let text = request.to_string();
-            requests.write_all(b"M").unwrap();
-            requests.write_all(&u32::try_from(text.len()).unwrap().to_le_bytes()).unwrap();
-            requests.write_all(text.as_bytes()).unwrap();
-        }
-        // Its answer to the first.
-        let mut head = [0; 5];
-        std::io::Read::read_exact(engine.stdout.as_mut().unwrap(), &mut head).unwrap();
-        thread::sleep(ORPHAN_AGE_MAX / 10);
-        engine.kill().unwrap();
-        engine.wait().unwrap();
-        await_orphans(&project, "while it computes");
+    let warehouse = Warehouse::duckdb("export_trial::a_driver_that_computes", &project);
+    let Some(Warehouse::Duckdb { file }) = &warehouse else { return };
+    let script = "exec 3<&0; \"$0\" warehouse-driver <&3 & wait";
+    let mut engine = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_flowguard")])
+        .current_dir(project.folder())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let connect = serde_json::json!({"Connect": {
+        "library": home().join("drivers/libduckdb.so"), "entrypoint": "duckdb_adbc_init",
+        "options": [["path", file]],
+    }});
+    let compute = "SELECT count(*) FROM range(1000000000000) AS r(n) WHERE hash(n) = 7";
+    let mut requests = engine.stdin.take().unwrap();
+    for request in [connect, serde_json::json!({"Execute": {"sql": compute}})] {
+        let text = request.to_string();
+        requests.write_all(b"M").unwrap();
+        requests.write_all(&u32::try_from(text.len()).unwrap().to_le_bytes()).unwrap();
+        requests.write_all(text.as_bytes()).unwrap();
     }
+    // Its answer to the first.
+    let mut head = [0; 5];
+    std::io::Read::read_exact(engine.stdout.as_mut().unwrap(), &mut head).unwrap();
+    thread::sleep(ORPHAN_AGE_MAX / 10);
+    engine.kill().unwrap();
+    engine.wait().unwrap();
+    await_orphans(&project, "while it computes");
 }

@@ -34,7 +34,6 @@ use flowguard::statements::log::StatementLog;
 use flowguard::statements::{AdmissionLimits, Parts, StatementLimits, Statements};
 use futures::{StreamExt, TryStreamExt};
 use prost::Message;
-use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -42,7 +41,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use url::Url;
 
-use crate::program::{Project, model};
+use crate::program::{Project, SMALL_DEMO, model};
 use crate::runs;
 use crate::topic_in_memory::engine;
 
@@ -128,14 +127,11 @@ fn now() -> i64 {
 
 /// The project's folder and the lake's.
 fn demo() -> &'static (std::path::PathBuf, std::path::PathBuf) {
-    static DEMO: OnceLock<(Project, TempDir, (std::path::PathBuf, std::path::PathBuf))> =
-        OnceLock::new();
-    let (.., paths) = DEMO.get_or_init(|| {
-        let lake = TempDir::new().unwrap();
-        let project = Project::on_lake(lake.path());
-        project.run(&["demo", "--orders", "500", "--clicks", "2000", "--days", "2"]).succeeded();
-        let paths = (project.folder().to_path_buf(), lake.path().to_path_buf());
-        (project, lake, paths)
+    static DEMO: OnceLock<(Project, (std::path::PathBuf, std::path::PathBuf))> = OnceLock::new();
+    let (_, paths) = DEMO.get_or_init(|| {
+        let project = Project::of_demo(&SMALL_DEMO);
+        let paths = (project.folder().to_path_buf(), project.lake().to_path_buf());
+        (project, paths)
     });
     paths
 }

@@ -3,7 +3,8 @@
 //! woken, the broker restarts, a topic grows, and transactions are aborted, while messages of
 //! every kind come in. Afterwards the lake must hold what a plain consumer is given.
 //!
-//! `FLOWGUARD_TEST_SEED` repeats the choices, not the machine's timing.
+//! `FLOWGUARD_TEST_SEED` repeats the choices, not the machine's timing; `FLOWGUARD_TEST_MOMENTS` is
+//! how often somebody is killed.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -19,10 +20,12 @@ use serde_json::Value;
 
 use crate::checker::check;
 use crate::program::{CLICKS, ORDERS, Project, kept_folder};
-use crate::services::{Services, User, say, services_alone};
+use crate::services::{Broker, Services, User, say, services};
 use crate::traffic::{Outgoing, Sender, read_all};
 
 const KILLS: u32 = 50;
+/// So many kills that no machine would come to the end of the history of events.
+const MOMENTS_MAX: u32 = 1_000;
 /// At these kills something else happens first.
 const ZOMBIES_AT: [u32; 3] = [10, 25, 40];
 const GROWTH_AT: u32 = 18;
@@ -64,10 +67,28 @@ pub fn seed() -> u64 {
     seed.unwrap_or(20_260_105)
 }
 
+/// Another one in each run, unless it is given.
+pub fn new_seed() -> u64 {
+    match std::env::var("FLOWGUARD_TEST_SEED") {
+        Ok(_) => seed(),
+        Err(_) => uuid::Uuid::new_v4().as_u128() as u64 % 1_000_000,
+    }
+}
+
+/// How many moments of death whoever has hours asks for.
+pub fn moments() -> Option<u32> {
+    let moments = std::env::var("FLOWGUARD_TEST_MOMENTS").ok()?;
+    Some(moments.parse().expect("`FLOWGUARD_TEST_MOMENTS` is a number"))
+}
+
 #[test]
 fn exactly_once_under_kill_9() {
-    let Some(services) = services_alone("kill9::exactly_once_under_kill_9") else { return };
+    let Some(services) = services("kill9::exactly_once_under_kill_9") else { return };
+    // Nobody else would like its restart.
+    let broker = Broker::start();
+    let services = Services { kafka: broker.address.clone(), ..services };
     let seed = seed();
+    let kills = moments().unwrap_or(KILLS).clamp(KILLS, MOMENTS_MAX);
     let logs = kept_folder("kill9");
     say(&format!("kill9: FLOWGUARD_TEST_SEED={seed}, logs in {}", logs.display()));
     let project = Project::on_services(&services, User::Root, &format!("kill9-{}", services.nonce))
@@ -93,7 +114,7 @@ fn exactly_once_under_kill_9() {
     let sent = thread::scope(|scope| {
         let producing = scope.spawn(|| produce(&services, &traffic, seed));
         let stopped = StopOnDrop(&traffic.stop);
-        kill_and_restart(&services, &project, &traffic, &logs, seed);
+        kill_and_restart((&services, &broker), &project, &traffic, &logs, (seed, kills));
         drop(stopped);
         producing.join().expect("the producer's own panic is printed above")
     });
@@ -105,7 +126,7 @@ fn exactly_once_under_kill_9() {
     let delivered = read_all(&services, &[&topics[0], &topics[1]]);
     let verdict = check(&project, &delivered, MESSAGE_BYTES_MAX);
     say(&format!(
-        "kill9: {KILLS} kills in {:.0} s; {} messages in {} transactions ({} aborted); {commits} \
+        "kill9: {kills} kills in {:.0} s; {} messages in {} transactions ({} aborted); {commits} \
          batches committed, {superseded} given up to another owner, {left} rows left for the end; \
          {} rows, {} dead letters",
         began.elapsed().as_secs_f64(),
@@ -119,7 +140,7 @@ fn exactly_once_under_kill_9() {
     assert_eq!(verdict.rows + verdict.dead_letters, delivered.len());
     // The lake must have been filled under fire, not by the quiet drain at the end.
     assert!((left as usize) < delivered.len() / 2, "{left} of {} rows", delivered.len());
-    assert!(commits > u64::from(KILLS), "{commits} batches");
+    assert!(commits > u64::from(kills), "{commits} batches");
     assert!(superseded > 0, "no zombie tried to commit what it still held");
     assert!(verdict.dead_letters > 100 && sent.aborted > 10, "{verdict:?} {sent:?}");
     let partitions = (ORDERS_PARTITIONS_GROWN + CLICKS_PARTITIONS).to_string();
@@ -243,16 +264,19 @@ fn says(line: &Value, message: &str) -> bool {
 }
 
 fn kill_and_restart(
-    services: &Services,
+    (services, broker): (&Services, &Broker),
     project: &Project,
     traffic: &Traffic,
     logs: &Path,
-    seed: u64,
+    (seed, kills): (u64, u32),
 ) {
     let mut random = Random::new(seed, 1);
     let mut workers = [0, 1].map(|number| Worker::start(project, logs, number));
     let mut restarting = None;
-    for kill in 0..KILLS {
+    for kill in 0..kills {
+        // Where everything takes longer, so does the time between two kills: it is not the idle
+        // who are to die.
+        await_batches(logs, u64::from(kill) + 1);
         thread::sleep(random.between_ms(300, 2_700));
         let victim = random.below(2) as usize;
         if ZOMBIES_AT.contains(&kill) {
@@ -264,10 +288,9 @@ fn kill_and_restart(
             services.grow_topic(&traffic.topics[0], ORDERS_PARTITIONS_GROWN as usize);
             traffic.orders_partitions.store(ORDERS_PARTITIONS_GROWN, Ordering::Relaxed);
         }
-        if kill == BROKER_RESTART_AT
-            && let Some(mut restart) = services.restart_broker()
-        {
+        if kill == BROKER_RESTART_AT {
             // The kills go on while the broker is away.
+            let mut restart = broker.restart();
             restarting = Some(restart.stderr(Stdio::null()).spawn().expect("the script starts"));
         }
         workers[victim].kill();
@@ -294,6 +317,14 @@ fn kill_and_restart(
     for worker in &mut workers {
         let status = worker.process.wait().expect("the worker ends");
         assert!(status.success(), "{status} after SIGTERM: {}", worker.last_words());
+    }
+}
+
+fn await_batches(logs: &Path, batches: u64) {
+    let deadline = Instant::now() + PATIENCE;
+    while count(logs, "batch committed") < batches {
+        assert!(Instant::now() < deadline, "not {batches} batches within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -7,11 +7,10 @@ use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
 use arrow_flight::{FlightData, FlightDescriptor};
 use prost::Message;
-use tempfile::TempDir;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::program::Project;
+use crate::program::{Project, SMALL_DEMO};
 use crate::served::{PATIENCE, Served};
 
 const GOOD_CLIENTS: usize = 47;
@@ -30,9 +29,7 @@ type Client = FlightServiceClient<Channel>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_bad_clients_of_fifty_are_no_burden_to_the_others() {
-    let lake = TempDir::new().unwrap();
-    let project = Project::on_lake(lake.path());
-    project.run(&["demo", "--orders", "500", "--clicks", "2000", "--days", "2"]).succeeded();
+    let project = Project::of_demo(&SMALL_DEMO);
     let served = Served::start(&project, &["--only=flight,http"]);
     let address = format!("http://{}", served.address("flight"));
     let mut good = Vec::new();

@@ -54,4 +54,5 @@ mod three_roles;
 mod tidy;
 mod topic_in_memory;
 mod traffic;
+mod warehouse;
 mod zero_copy;

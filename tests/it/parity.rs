@@ -3,9 +3,10 @@
 
 use serde_json::Value;
 
-use crate::export::{Warehouse, export, parity};
+use crate::export::{export, parity};
 use crate::program::{Project, model};
 use crate::runs::{add, project};
+use crate::warehouse::Warehouse;
 
 const DAILY: &str = "kind: interval\nevery: 1d\ntime: at\nkey: [id]";
 const CLEAN: &str = "SELECT id, at, CAST(n AS BIGINT) AS n, CAST(n AS DOUBLE) / 4 AS quarter, \

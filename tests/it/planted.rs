@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use flowguard::demo::events::{Event, Options, history};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::checker::{Verdict, check};
 use crate::program::Project;
@@ -15,24 +14,21 @@ use crate::traffic::{Delivered, as_delivered};
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 struct Planted {
-    lake: TempDir,
     project: Project,
     delivered: Delivered,
 }
 
 /// A lake that the program made of a small history.
 fn made() -> Planted {
-    let lake = TempDir::new().unwrap();
-    let project = Project::on_lake(lake.path());
-    project.run(&["demo", "--days", "2", "--orders", "400", "--clicks", "3000"]).succeeded();
+    let project = Project::of_demo(&["--days", "2", "--orders", "400", "--clicks", "3000"]);
     let options = Options { days: 2, orders: 400, clicks: 3_000, ..Options::default() };
     let events: Vec<Event> = history(&options).collect();
-    Planted { lake, project, delivered: as_delivered(&events) }
+    Planted { project, delivered: as_delivered(&events) }
 }
 
 impl Planted {
     fn table(&self) -> PathBuf {
-        self.lake.path().join("bronze/orders_raw")
+        self.project.lake().join("bronze/orders_raw")
     }
 
     fn verdict(&self) -> Verdict {

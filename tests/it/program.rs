@@ -1,10 +1,11 @@
 //! Runs the built program on a project of the test's own, with an environment of the test's own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arrow::array::AsArray;
 use arrow::csv::ReaderBuilder;
@@ -17,6 +18,9 @@ use crate::services::{Services, User};
 pub const ORDERS: &str = "raw.orders.v1";
 pub const CLICKS: &str = "raw.clicks.v1";
 
+/// Arguments of a demo that is filled in a second or two.
+pub const SMALL_DEMO: [&str; 6] = ["--orders", "500", "--clicks", "2000", "--days", "2"];
+
 /// A variable of every project's environment, for warehouses that want a password.
 pub const PASSWORD: (&str, &str) = ("WAREHOUSE_PASSWORD", "a plain word");
 
@@ -25,6 +29,8 @@ pub const PASSWORD: (&str, &str) = ("WAREHOUSE_PASSWORD", "a plain word");
 pub struct Project {
     /// Removed with the last clone.
     folder: Arc<TempDir>,
+    /// The lake's, if it is the project's own outside of its folder; removed likewise.
+    lake: Option<Arc<TempDir>>,
     environment: BTreeMap<String, String>,
 }
 
@@ -48,16 +54,28 @@ impl Project {
         let environment = ["PATH", "HOME", "TMPDIR"]
             .into_iter()
             .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
-        Self { folder: Arc::new(folder), environment: environment.collect() }
+        Self { folder: Arc::new(folder), lake: None, environment: environment.collect() }
             .with("FLOWGUARD_LAKE", &lake)
             .with(PASSWORD.0, PASSWORD.1)
+    }
+
+    /// The reference project on a lake of its own that `flowguard demo` filled. What it fills for
+    /// given arguments it fills once, and projects have copies.
+    pub fn of_demo(arguments: &[&str]) -> Self {
+        let lake = TempDir::new().expect("a temporary folder");
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(demo_lake(arguments).join(".")).arg(lake.path());
+        finish(&mut copy).succeeded();
+        let project = Self::on_lake(lake.path());
+        Self { lake: Some(Arc::new(lake)), ..project }
     }
 
     /// A project of the given models, whose files are named without `sql/` and `.sql`, on a lake
     /// in its own folder.
     pub fn of_models(models: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
-        let project = Self { folder: Arc::new(folder), environment: BTreeMap::new() };
+        let environment = BTreeMap::new();
+        let project = Self { folder: Arc::new(folder), lake: None, environment };
         let project = project.with(PASSWORD.0, PASSWORD.1);
         project.write("dags.yaml", "version: 1\ndags: {}\n");
         std::fs::create_dir(project.folder().join("sql")).expect("a new folder");
@@ -69,6 +87,11 @@ impl Project {
 
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The folder of the lake that `of_demo` made.
+    pub fn lake(&self) -> &Path {
+        self.lake.as_ref().expect("a lake of the project's own").path()
     }
 
     pub fn write(&self, path: &str, text: &str) {
@@ -151,6 +174,31 @@ impl Project {
     }
 }
 
+/// Runs a command and removes a folder when it is dropped, or as soon as this process is gone,
+/// however that came: nothing drops a static, and `kill -9` drops nothing at all.
+pub struct Ending(Child);
+
+impl Ending {
+    /// What it waits for is the end of its input, which nobody but this process holds open.
+    const WAIT: &str = r#"cat >/dev/null; "$@"; rm -rf "$0""#;
+
+    pub fn of(folder: &Path, command: &Command) -> Self {
+        let mut waiting = Command::new("sh");
+        waiting.args(["-c", Self::WAIT]).arg(folder);
+        waiting.arg(command.get_program()).args(command.get_args());
+        waiting.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Whoever kills the tests' process group does not mean it.
+        Self(waiting.process_group(0).spawn().expect("`sh` is installed"))
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
 pub fn finish(command: &mut Command) -> Finished {
     finished(command.output().expect("the program starts"))
 }
@@ -188,6 +236,22 @@ impl Finished {
         }
         assert_eq!((self.code, said.as_str()), (Some(code), stderr), "{}", self.stdout);
     }
+}
+
+/// A lake that `flowguard demo` filled, for everyone to read and nobody to write.
+pub fn demo_lake(arguments: &[&str]) -> PathBuf {
+    static LAKES: Mutex<Option<HashMap<String, Arc<OnceLock<PathBuf>>>>> = Mutex::new(None);
+    let name = ["demo", &arguments.join("").replace("--", "-")].concat();
+    let mut lakes = LAKES.lock().unwrap_or_else(PoisonError::into_inner);
+    let lake = Arc::clone(lakes.get_or_insert_default().entry(name.clone()).or_default());
+    // Another one may be made at the same time.
+    drop(lakes);
+    let made = lake.get_or_init(|| {
+        let folder = kept_folder(&name);
+        Project::on_lake(&folder).run(&[&["demo"], arguments].concat()).succeeded();
+        folder
+    });
+    made.clone()
 }
 
 /// A model file: header lines, then SQL.

@@ -9,9 +9,8 @@ use arrow::ipc::reader::StreamReader;
 use arrow::util::pretty::pretty_format_batches;
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use tempfile::TempDir;
 
-use crate::program::Project;
+use crate::program::{Project, SMALL_DEMO};
 
 const METRICS: &str = "SELECT * FROM gold.daily_metrics ORDER BY order_date";
 const REFUSAL: &str = "error: only queries are allowed: SELECT, WITH, VALUES, SHOW, DESCRIBE and \
@@ -19,9 +18,7 @@ const REFUSAL: &str = "error: only queries are allowed: SELECT, WITH, VALUES, SH
 
 #[test]
 fn a_small_lake_answers_and_refuses() {
-    let lake = TempDir::new().unwrap();
-    let project = Project::on_lake(lake.path());
-    project.run(&["demo", "--orders", "500", "--clicks", "2000", "--days", "2"]).succeeded();
+    let project = Project::of_demo(&SMALL_DEMO);
     every_form_holds_the_same_rows(&project);
     statements_come_from_anywhere(&project);
     older_versions_are_read(&project);

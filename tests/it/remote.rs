@@ -5,10 +5,8 @@ use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
-
 use crate::certificates::Certificates;
-use crate::program::Project;
+use crate::program::{Project, SMALL_DEMO};
 use crate::served::{PATIENCE, Served};
 
 const METRICS: &str = "SELECT * FROM gold.daily_metrics ORDER BY order_date";
@@ -17,16 +15,9 @@ const LONG: &str = "SELECT count(*), min(a.price + d.price) FROM silver.orders_c
                     CROSS JOIN silver.orders_cleaned b CROSS JOIN silver.orders_cleaned c \
                     CROSS JOIN silver.orders_cleaned d";
 
-fn small_lake(lake: &TempDir) -> Project {
-    let project = Project::on_lake(lake.path());
-    project.run(&["demo", "--orders", "500", "--clicks", "2000", "--days", "2"]).succeeded();
-    project
-}
-
 #[test]
 fn a_server_answers_as_its_lake_does() {
-    let lake = TempDir::new().unwrap();
-    let project = small_lake(&lake);
+    let project = Project::of_demo(&SMALL_DEMO);
     let served = Served::start(&project, &["--set", "server.statement_rows_max=60000"]);
     let address = format!("grpc://{}", served.address("flight"));
     every_form_holds_the_same_bytes(&project, &address);
@@ -165,8 +156,7 @@ fn a_reader_that_leaves_is_no_error(project: &Project, address: &str) {
 #[test]
 fn users_are_let_in_over_tls_and_strangers_are_not() {
     let certificates = Certificates::new();
-    let lake = TempDir::new().unwrap();
-    let project = small_lake(&lake);
+    let project = Project::of_demo(&SMALL_DEMO);
     for (user, role) in [("ana", "analyst"), ("eve", "engineer")] {
         let add = ["user", "add", user, "--role", role, "--password-stdin"];
         project.run_with_input(&add, &format!("sesame of {user}")).succeeded();

@@ -6,11 +6,10 @@ use std::path::Path;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use tempfile::TempDir;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use crate::certificates::Certificates;
-use crate::program::Project;
+use crate::program::{Project, SMALL_DEMO};
 use crate::served::{Request, Served};
 use crate::services::{User, services};
 
@@ -112,11 +111,8 @@ options."debug" = "all"
 
 #[test]
 fn planted_secrets_are_nowhere_in_what_is_written() {
-    let lake = TempDir::new().unwrap();
     let certificates = Certificates::new();
-    let project = Project::on_lake(lake.path());
-    project.run(&["demo", "--orders", "500", "--clicks", "2000", "--days", "2"]).succeeded();
-    let project = project
+    let project = Project::of_demo(&SMALL_DEMO)
         .with("FLOWGUARD_LOG_LEVEL", "trace")
         .with("PLANTED_SASL_PASSWORD", SASL_PASSWORD)
         .with("FLOWGUARD_S3_ACCESS_KEY_ID", "some-access-key")
@@ -147,12 +143,12 @@ fn planted_secrets_are_nowhere_in_what_is_written() {
     // A statement's text is for whoever wrote it, so its literal is looked for elsewhere.
     let mut literals = Search::of([LITERAL]);
     literals.add("serve's log", log);
-    literals.add_files(lake.path(), &[]);
+    literals.add_files(project.lake(), &[]);
     literals.finds_nothing();
     assert!(search.holds("statements.jsonl", LITERAL), "statements are kept as they were written");
 
     commands_that_fail(&project, &mut search);
-    search.add_files(lake.path(), &[]);
+    search.add_files(project.lake(), &[]);
     search.finds_nothing();
     assert!(search.holds("serve's log", "wrong password"), "the log is talkative");
 }

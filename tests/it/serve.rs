@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use crate::certificates::Certificates;
 use crate::files::metrics_of_an_export;
-use crate::program::{Project, model};
+use crate::program::{Project, SMALL_DEMO, model};
 use crate::served::{PATIENCE, Reply, Request, Served};
 use crate::services::{User, services};
 use crate::traffic::produce_history;
@@ -32,9 +32,7 @@ const ARROW: &str = "application/vnd.apache.arrow.stream";
 
 #[test]
 fn a_small_lake_is_served() {
-    let lake = TempDir::new().unwrap();
-    let project = Project::on_lake(lake.path());
-    project.run(&["demo", "--orders", "500", "--clicks", "2000", "--days", "2"]).succeeded();
+    let project = Project::of_demo(&SMALL_DEMO);
     let served = Served::start(&project, &["--set", "server.statement_rows_max=60000"]);
     let said = "nothing is ingested: `kafka.bootstrap_servers` is not set\n";
     assert_eq!(served.said(), said);
@@ -44,7 +42,7 @@ fn a_small_lake_is_served() {
     failures_have_a_status_and_a_hint(&served);
     a_failure_after_the_first_rows_cuts_the_answer_off(&served);
     foreign_pages_are_refused(&served);
-    plans_do_not_say_where_the_lake_is(&served, lake.path());
+    plans_do_not_say_where_the_lake_is(&served, project.lake());
     nothing_but_the_lake_is_reached(&served, project.folder());
     measurements_are_there(&served);
     who_asked_what_is_noted(&project);

@@ -1,10 +1,10 @@
 //! The real services: what `minio/services start DIR` wrote into `DIR/services.env`, read from the
-//! environment, and topics and objects on them. Starts nothing but a broker's restart.
+//! environment, and topics and objects on them. Starts nothing but a broker of a test's own.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 
 use futures::TryStreamExt;
 use object_store::ObjectStore;
@@ -12,14 +12,9 @@ use object_store::aws::AmazonS3Builder;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
+use tempfile::TempDir;
 
-/// Held by every test of the real services; alone by one that restarts the broker.
-static BROKER: RwLock<()> = RwLock::new(());
-
-enum Hold {
-    Shared { _guard: RwLockReadGuard<'static, ()> },
-    Alone { _guard: RwLockWriteGuard<'static, ()> },
-}
+use crate::program::{Ending, finish};
 
 /// A user of the MinIO that `minio/policies` describes.
 #[derive(Debug, Clone, Copy)]
@@ -37,30 +32,21 @@ pub struct Services {
     pub s3_bucket: String,
     /// Different in every run, for names of topics and prefixes.
     pub nonce: String,
-    _hold: Hold,
+}
+
+/// A broker of one test, which may restart it. It ends with the test, however that does.
+pub struct Broker {
+    folder: PathBuf,
+    pub address: String,
+    _ending: Ending,
 }
 
 /// The services, or `None` after a loud word that `test` is skipped. With
 /// `FLOWGUARD_TEST_REQUIRED=1` missing services are a failure.
 pub fn services(test: &str) -> Option<Services> {
-    find(test, false)
-}
-
-/// The same with nobody else on them.
-pub fn services_alone(test: &str) -> Option<Services> {
-    find(test, true)
-}
-
-fn find(test: &str, alone: bool) -> Option<Services> {
     let Ok(kafka) = std::env::var("FLOWGUARD_TEST_KAFKA") else {
-        let required = std::env::var("FLOWGUARD_TEST_REQUIRED").is_ok_and(|value| value == "1");
-        assert!(!required, "{test} must run, but FLOWGUARD_TEST_KAFKA is not set");
         skipped(test, "no real Kafka and MinIO (run `make test`)");
         return None;
-    };
-    let hold = match alone {
-        true => Hold::Alone { _guard: BROKER.write().unwrap_or_else(PoisonError::into_inner) },
-        false => Hold::Shared { _guard: BROKER.read().unwrap_or_else(PoisonError::into_inner) },
     };
     Some(Services {
         kafka,
@@ -68,12 +54,19 @@ fn find(test: &str, alone: bool) -> Option<Services> {
         s3_region: variable("S3_REGION"),
         s3_bucket: variable("S3_BUCKET"),
         nonce: uuid::Uuid::new_v4().simple().to_string()[..8].to_owned(),
-        _hold: hold,
     })
 }
 
+/// Whether every test must run, whatever it needs.
+pub fn is_required() -> bool {
+    std::env::var("FLOWGUARD_TEST_REQUIRED").is_ok_and(|value| value == "1")
+}
+
 /// Says that a test did not run, past the test harness, which keeps back what passing tests print.
+/// Where every test must run, that is a failure.
+#[track_caller]
 pub fn skipped(test: &str, why: &str) {
+    assert!(!is_required(), "{test} must run: {why}");
     say(&format!("skipped: {test}: {why}"));
 }
 
@@ -97,20 +90,6 @@ impl User {
 }
 
 impl Services {
-    /// The folder of the services' own data, if they are the script's.
-    fn folder() -> Option<PathBuf> {
-        std::env::var_os("FLOWGUARD_TEST_SERVICES_DIR").map(PathBuf::from)
-    }
-
-    /// A command that restarts the broker, or `None` where that is not ours to do.
-    pub fn restart_broker(&self) -> Option<Command> {
-        let folder = Self::folder()?;
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("minio/services");
-        let mut command = Command::new(script);
-        command.arg("restart-kafka").arg(folder);
-        Some(command)
-    }
-
     /// Client settings of the tests' own producers and consumers.
     pub fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
@@ -187,5 +166,26 @@ impl Services {
         for path in self.objects(folder).await {
             store.delete(&path.into()).await.expect("the administrator may delete");
         }
+    }
+}
+
+impl Broker {
+    pub fn start() -> Self {
+        let folder = TempDir::new().expect("a temporary folder").keep();
+        let ending = Ending::of(&folder, &Self::asked("stop", &folder));
+        let started = finish(&mut Self::asked("start-kafka", &folder)).succeeded();
+        Self { folder, address: started.stdout.trim().to_owned(), _ending: ending }
+    }
+
+    fn asked(what: &str, folder: &Path) -> Command {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("minio/services");
+        let mut command = Command::new(script);
+        command.arg(what).arg(folder);
+        command
+    }
+
+    /// A command that stops the broker and starts it again, where it was and with what it had.
+    pub fn restart(&self) -> Command {
+        Self::asked("restart-kafka", &self.folder)
     }
 }

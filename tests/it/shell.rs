@@ -3,7 +3,7 @@
 
 use tempfile::TempDir;
 
-use crate::program::Project;
+use crate::program::{Project, SMALL_DEMO};
 use crate::served::Served;
 use crate::terminal::Terminal;
 
@@ -22,9 +22,7 @@ const UP: &str = "\x1b[A";
 
 #[test]
 fn a_shell_asks_a_lake_and_a_server_alike() {
-    let lake = TempDir::new().unwrap();
-    let project = Project::on_lake(lake.path());
-    project.run(&["demo", "--orders", "500", "--clicks", "2000", "--days", "2"]).succeeded();
+    let project = Project::of_demo(&SMALL_DEMO);
     let served = Served::start(&project, &[]);
     let address = format!("grpc://{}", served.address("flight"));
     let on_server = ["--remote", &address];

@@ -11,8 +11,8 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::export::scripts;
 use crate::program::{Finished, PASSWORD, Project, finish};
+use crate::warehouse::scripts;
 
 pub struct StandIn {
     folder: TempDir,
@@ -31,9 +31,10 @@ impl StandIn {
         Self { folder, program }
     }
 
-    /// Which engine or driver dies, at which step of its conversation, and when in that step.
+    /// Which engine or driver dies, at which step of its conversation (at none if that is 0), and
+    /// when in that step.
     pub fn dies(&self, victim: &str, step: usize, moment: &str) {
-        std::fs::write(self.steps(), "0").unwrap();
+        std::fs::write(self.steps(), "").unwrap();
         let steps = self.steps();
         let (program, steps) = (env!("CARGO_BIN_EXE_flowguard"), steps.display());
         self.become_script(
@@ -63,8 +64,8 @@ impl StandIn {
     }
 
     /// Requests that the script saw.
-    pub fn steps_seen(&self) -> usize {
-        std::fs::read_to_string(self.steps()).unwrap().parse().unwrap()
+    pub fn requests(&self) -> Vec<String> {
+        std::fs::read_to_string(self.steps()).unwrap().lines().map(str::to_owned).collect()
     }
 
     pub fn run(&self, project: &Project, arguments: &[&str]) -> Finished {

@@ -85,12 +85,8 @@ async fn s3_that_refuses_gives_one_clear_error() {
     assert_eq!(services.objects(&path).await, [""; 0], "nothing was written by any of them");
 }
 
-/// A lake with bronze, silver and gold of a small history.
-fn made(folder: &std::path::Path) -> Project {
-    let project = Project::on_lake(folder);
-    project.run(&["demo", "--days", "2", "--orders", "200", "--clicks", "1000"]).succeeded();
-    project
-}
+/// Fills bronze, silver and gold from a small history.
+const DEMO: [&str; 6] = ["--days", "2", "--orders", "200", "--clicks", "1000"];
 
 /// A file system of its own for one process: nothing is mounted for anyone else. Then the lake is
 /// copied without silver onto it, and it is filled but for some kilobytes.
@@ -110,11 +106,10 @@ $flowguard run --lake "$disk" silver.clicks_cleaned 2>/dev/null &&
 #[test]
 fn a_full_disk_gives_one_clear_error_and_no_partial_table() {
     let folder = TempDir::new().unwrap();
-    let lake = TempDir::new().unwrap();
-    let project = made(lake.path());
+    let project = Project::of_demo(&DEMO);
     let rows =
         project.query("SELECT count(*) AS rows FROM silver.clicks_cleaned").remove(0).remove(0);
-    let arguments = [folder.path().to_str().unwrap(), lake.path().to_str().unwrap()];
+    let arguments = [folder.path().to_str().unwrap(), project.lake().to_str().unwrap()];
     let wrapper = ["unshare", "-rm", "sh", "-c", FULL_DISK, "sh", arguments[0], arguments[1]];
     let finished = finish(&mut project.command_through(&wrapper, &[]));
     if finished.stdout.is_empty() && finished.code != Some(0) {
@@ -149,9 +144,8 @@ fn a_folder_without_rights_gives_one_clear_error() {
     if is_root && Command::new("setpriv").arg("--version").output().is_err() {
         return skipped(test, "root without `setpriv` can read everything");
     }
-    let lake = TempDir::new().unwrap();
-    let project = made(lake.path());
-    let table = lake.path().join("silver/orders_cleaned");
+    let project = Project::of_demo(&DEMO);
+    let table = project.lake().join("silver/orders_cleaned");
     let allow = |mode: &str| {
         let changed = Command::new("chmod").args(["-R", mode]).arg(&table).status();
         assert!(changed.unwrap().success());

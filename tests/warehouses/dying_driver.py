@@ -1,9 +1,9 @@
 """Stands between the engine and a driver's process, and kills one of them at one step.
 
 dying_driver.py PROGRAM STEP MOMENT STEPS_FILE [VICTIM]: at request number STEP, `during` it (as
-soon as it was passed on) or `after` it (the reply is lost). Writes how many requests it saw to
-STEPS_FILE. VICTIM is the `driver` or the `engine`, whose ends of the pipes then close, as a dead
-engine's do; the driver is left to itself.
+soon as it was passed on) or `after` it (the reply is lost); at none if that is 0. Writes the
+requests that it saw to STEPS_FILE, one per line. VICTIM is the `driver` or the `engine`, whose ends
+of the pipes then close, as a dead engine's do; the driver is left to itself.
 """
 
 import os
@@ -51,15 +51,15 @@ def die():
 
 
 seen = 0
+steps = open(steps_file, "wb", buffering=0)
 while True:
     found = frame(engine_in)
     if found is None:
         break
     seen += 1
-    with open(steps_file, "w") as file:
-        file.write(str(seen))
     dies = seen == step
     kind, content = found
+    steps.write(content[5:] + b"\n")
     driver.stdin.write(content)
     driver.stdin.flush()
     if content[5:].startswith(b'{"Ingest"'):
