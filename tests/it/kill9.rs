@@ -320,10 +320,10 @@ fn kill_and_restart(
     }
 }
 
+/// Waits for so many batches, but not forever: the end of the test counts them.
 fn await_batches(logs: &Path, batches: u64) {
     let deadline = Instant::now() + PATIENCE;
-    while count(logs, "batch committed") < batches {
-        assert!(Instant::now() < deadline, "not {batches} batches within {PATIENCE:?}");
+    while count(logs, "batch committed") < batches && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(50));
     }
 }
