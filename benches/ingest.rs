@@ -1,7 +1,8 @@
 //! How fast one process ingests a topic of a real Kafka into a local lake, end to end, beside what
 //! decoding and Parquet encoding alone reach on the same messages in the same run. Needs a broker:
 //! `FLOWGUARD_TEST_KAFKA=host:port cargo bench --bench ingest [-- EVENTS]` (`minio/services start`
-//! gives one). Ingests EVENTS and ten times as many, to show whether memory grows.
+//! gives one). Ingests EVENTS and ten times as many, to show whether memory grows, and those once
+//! more with librdkafka's own wait after a full queue.
 
 #![allow(clippy::disallowed_methods, clippy::print_stdout)]
 
@@ -35,11 +36,16 @@ const EVENTS_DEFAULT: usize = 1_000_000;
 const PARTITIONS: i32 = 3;
 const RUNS: usize = 3;
 const CHILD: &str = "--ingest-child";
+/// What librdkafka waits after its queue was full, in milliseconds, unless it is told otherwise.
+const LIBRDKAFKAS_BACKOFF: &str = "1000";
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if let Some(at) = arguments.iter().position(|argument| argument == CHILD) {
-        return child(&arguments[at + 1], &arguments[at + 2], &arguments[at + 3]);
+        let [broker, topic, lake, options @ ..] = &arguments[at + 1..] else {
+            panic!("a child is told its broker, topic and lake");
+        };
+        return child(broker, topic, lake, options.first().map(String::as_str));
     }
     let Ok(broker) = std::env::var("FLOWGUARD_TEST_KAFKA") else {
         println!("skipped: FLOWGUARD_TEST_KAFKA names no broker");
@@ -61,9 +67,11 @@ fn main() {
         decode(&events, |batch| encoder.write(&batch));
         black_box(encoder.finish());
         chained.push(count as f64 / (cpu_seconds() - start));
-        per_core.push(ingest(&broker, &small, count));
+        per_core.push(ingest(&broker, &small, count, None));
     }
-    ingest(&broker, &large, count * 10);
+    ingest(&broker, &large, count * 10, None);
+    println!("the same with fetch.queue.backoff.ms = {LIBRDKAFKAS_BACKOFF}:");
+    ingest(&broker, &large, count * 10, Some(LIBRDKAFKAS_BACKOFF));
     let (chained, per_core) = (median(chained), median(per_core));
     println!("decode + Parquet alone {chained:>10.0} rows per CPU second");
     println!(
@@ -106,10 +114,11 @@ fn topic(broker: &str, events: &Events, times: usize) -> String {
 }
 
 /// Ingests in a process of its own; rows per CPU second.
-fn ingest(broker: &str, topic: &str, rows: usize) -> f64 {
+fn ingest(broker: &str, topic: &str, rows: usize, backoff_ms: Option<&str>) -> f64 {
     let lake = tempfile::tempdir().expect("a folder");
     let output = Command::new(std::env::current_exe().expect("this program"))
         .args([CHILD, broker, topic, lake.path().to_str().expect("a plain path")])
+        .args(backoff_ms)
         .output()
         .expect("the child runs");
     let text = String::from_utf8_lossy(&output.stdout);
@@ -126,9 +135,13 @@ fn ingest(broker: &str, topic: &str, rows: usize) -> f64 {
     committed / cpu
 }
 
-fn child(broker: &str, topic: &str, lake: &str) {
+fn child(broker: &str, topic: &str, lake: &str, backoff_ms: Option<&str>) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let pipeline = pipeline(broker, topic, lake);
+    let mut kafka = KafkaAccess { bootstrap_servers: broker.to_owned(), ..KafkaAccess::default() };
+    if let Some(backoff_ms) = backoff_ms {
+        kafka.options.insert("fetch.queue.backoff.ms".to_owned(), backoff_ms.to_owned());
+    }
+    let pipeline = pipeline(kafka, topic, lake);
     let ledger = Ledger::new(pipeline.spec.name.to_string(), pipeline.run);
     let created = runtime.block_on(ensure_table(&pipeline.lake, &pipeline.spec, &ledger));
     created.expect("the lake takes a table");
@@ -142,7 +155,7 @@ fn child(broker: &str, topic: &str, lake: &str) {
     println!("{} {wall} {cpu} {}", report.rows, peak_mib());
 }
 
-fn pipeline(broker: &str, topic: &str, lake: &str) -> Arc<Pipeline> {
+fn pipeline(kafka: KafkaAccess, topic: &str, lake: &str) -> Arc<Pipeline> {
     let root = Url::from_directory_path(lake).expect("an absolute path");
     let name = "bronze.bench".parse().expect("a table name");
     Arc::new(Pipeline {
@@ -153,7 +166,7 @@ fn pipeline(broker: &str, topic: &str, lake: &str) -> Arc<Pipeline> {
             threads: 2,
         })
         .expect("an engine"),
-        kafka: KafkaAccess { bootstrap_servers: broker.to_owned(), ..KafkaAccess::default() },
+        kafka,
         name: "bench".to_owned(),
         group: format!("bench-{}", Uuid::new_v4()),
         topic: topic.to_owned(),
