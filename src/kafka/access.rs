@@ -223,3 +223,21 @@ pub(super) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
 
 /// A message's headers: a key may repeat, a value may be null.
 pub type HeaderList = Vec<(String, Option<Vec<u8>>)>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ingestion_idled_for_a_second_after_its_queue_was_full() {
+        let backoff = |access: &KafkaAccess| {
+            access.consumer_config("g").get("fetch.queue.backoff.ms").map(str::to_owned)
+        };
+        let mut access = KafkaAccess::default();
+        assert_eq!(backoff(&access).as_deref(), Some("10"));
+        access.options.insert("fetch.queue.backoff.ms".to_owned(), "250".to_owned());
+        assert_eq!(backoff(&access).as_deref(), Some("250"));
+        // A producer would warn of it.
+        assert_eq!(KafkaAccess::default().config().get("fetch.queue.backoff.ms"), None);
+    }
+}
