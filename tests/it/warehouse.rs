@@ -221,6 +221,7 @@ struct Reader {
 }
 
 impl Reader {
+    #[expect(clippy::zombie_processes, reason = "it ends when this process is gone")]
     fn start() -> Self {
         let mut client = Command::new(home().join("python/bin/python"))
             .arg("-B")
