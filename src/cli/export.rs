@@ -449,15 +449,8 @@ pub async fn drive() -> Result<()> {
         served = served => {
             served.map_err(|source| Error::internal("the driver stopped").source(source))?
         }
-        () = end_of(engine) => end_at_once(),
+        () = end_of(engine) => Ok(()),
     }
-}
-
-/// An orderly exit would run the end of the driver's library beside a statement that still writes: a
-/// DuckDB file was found torn after one.
-#[expect(clippy::disallowed_methods, reason = "this process holds nothing but the driver")]
-fn end_at_once() -> ! {
-    std::process::abort()
 }
 
 /// A process whose parent is gone is given another one.
