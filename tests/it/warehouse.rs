@@ -134,6 +134,20 @@ impl Warehouse {
     }
 }
 
+impl Warehouse {
+    /// Whether DuckDB says of its own file that it is corrupt; the file is then removed.
+    pub fn lost_its_file(&self) -> bool {
+        let Self::Duckdb { file } = self else { return false };
+        let answer = answer_of(&json!({"database": file, "sql": "SELECT 1"}));
+        let is_torn = answer["error"].as_str().is_some_and(|error| error.contains("Corrupt"));
+        if is_torn {
+            std::fs::remove_file(file).unwrap();
+            let _ = std::fs::remove_file(file.with_extension("duckdb.wal"));
+        }
+        is_torn
+    }
+}
+
 /// A database of one test, on a server that others may use as well.
 pub struct Database {
     server: Arc<Server>,
@@ -243,11 +257,14 @@ impl Reader {
 }
 
 fn ask_reader(request: &Value) -> Vec<String> {
-    static READER: Mutex<Option<Reader>> = Mutex::new(None);
-    let mut reader = READER.lock().unwrap_or_else(PoisonError::into_inner);
-    let answer = reader.get_or_insert_with(Reader::start).ask(request);
-    drop(reader);
+    let answer = answer_of(request);
     assert_eq!(answer["error"], Value::Null, "{request}");
     let rows = answer["rows"].as_array().unwrap();
     rows.iter().map(|row| row.as_str().unwrap().to_owned()).collect()
+}
+
+fn answer_of(request: &Value) -> Value {
+    static READER: Mutex<Option<Reader>> = Mutex::new(None);
+    let mut reader = READER.lock().unwrap_or_else(PoisonError::into_inner);
+    reader.get_or_insert_with(Reader::start).ask(request)
 }
