@@ -77,7 +77,7 @@ async fn stop_on_signal(stop: CancellationToken, interrupts: Interrupts) {
         if is_interrupt && interrupts.is_taken() {
             continue;
         }
-        if stop.is_cancelled() {
+        if stop.is_cancelled() && !interrupts.is_patient() {
             std::process::exit(130);
         }
         stop.cancel();

@@ -95,7 +95,7 @@ async fn dispatch(arguments: Vec<OsString>, process: Process) -> Result<()> {
         Command::Statements(arguments) => statements::execute(&session, &arguments),
         Command::Target(arguments) => export::target(&session, &arguments).await,
         Command::User(arguments) => user::execute(&session, &arguments),
-        Command::WarehouseDriver => export::drive().await,
+        Command::WarehouseDriver => export::drive(&session).await,
     }
 }
 

@@ -21,10 +21,13 @@ use crate::export::parity::Parity;
 use crate::export::{Destination, Exported, script, zero_copy};
 use crate::interval::Instant;
 use crate::table::TableName;
-use crate::warehouse::driver;
+use crate::warehouse::driver::{Driver, Phase};
 
 /// How long a driver may outlive its engine: less than a next export needs to begin.
 const ENGINE_CHECK_INTERVAL: Duration = Duration::from_millis(20);
+/// How long a statement, or a connection that is not there yet, may go on after it was interrupted.
+const INTERRUPTED_MAX: Duration = Duration::from_secs(60);
+const CONNECTING_MAX: Duration = Duration::from_secs(5);
 
 /// Keep tables of a warehouse equal to tables of the lake
 ///
@@ -436,21 +439,49 @@ pub async fn stoppable<T>(session: &Session, work: impl Future<Output = T>) -> R
     }
 }
 
-/// The process that holds a driver, for this program itself. A driver cannot be stopped within a
-/// statement: when the engine is gone, the process ends around it.
-pub async fn drive() -> Result<()> {
-    let engine = parent_id();
-    let (done, served) = oneshot::channel();
+/// The process that holds a driver, for this program itself. When the engine is gone or has no more
+/// use for it, the statement that runs is interrupted and the session closed in order.
+pub async fn drive(session: &Session) -> Result<()> {
+    let (engine, driver) = (parent_id(), Driver::default());
+    session.process.interrupts.be_patient();
+    let (done, mut served) = oneshot::channel();
+    let serving = driver.clone();
     // Not a thread of the runtime, whose work a process waits for at its end.
     std::thread::spawn(move || {
-        let _ = done.send(driver::serve(std::io::stdin(), std::io::stdout()));
+        let _ = done.send(serving.serve(std::io::stdin(), std::io::stdout()));
     });
+    let ended =
+        |served: Result<_, _>| served.map_err(|_| Error::internal("the driver stopped")).flatten();
     tokio::select! {
-        served = served => {
-            served.map_err(|source| Error::internal("the driver stopped").source(source))?
-        }
-        () = end_of(engine) => Ok(()),
+        served = &mut served => return ended(served),
+        () = end_of(engine) => {}
+        () = session.process.stop.cancelled() => {}
     }
+    interrupt_again_and_again(driver.clone());
+    let patience = match driver.phase() {
+        Phase::Connecting => CONNECTING_MAX,
+        Phase::Open | Phase::Closing => INTERRUPTED_MAX,
+    };
+    tokio::select! {
+        served = &mut served => return ended(served),
+        () = tokio::time::sleep(patience) => {}
+    }
+    match driver.phase() {
+        Phase::Closing => ended(served.await),
+        // A driver that heeds no interruption.
+        Phase::Connecting | Phase::Open => Ok(()),
+    }
+}
+
+/// An interruption that comes before its statement has begun is lost.
+#[expect(clippy::disallowed_methods, reason = "a thread of its own")]
+fn interrupt_again_and_again(driver: Driver) {
+    std::thread::spawn(move || {
+        loop {
+            driver.interrupt();
+            std::thread::sleep(ENGINE_CHECK_INTERVAL);
+        }
+    });
 }
 
 /// A process whose parent is gone is given another one.

@@ -29,6 +29,7 @@ pub use commands::execute;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::{Args, ValueEnum};
@@ -69,20 +70,32 @@ pub struct Process {
     pub interrupts: Interrupts,
 }
 
-/// Whose a SIGINT is: the process's, or a statement's that a shell runs.
+/// Whose a SIGINT is: the process's, or a statement's that a shell runs; and what a second signal does.
 #[derive(Clone, Default)]
-pub struct Interrupts(Arc<Mutex<Option<CancellationToken>>>);
+pub struct Interrupts {
+    statement: Arc<Mutex<Option<CancellationToken>>>,
+    is_patient: Arc<AtomicBool>,
+}
 
 impl Interrupts {
     /// From now on a SIGINT cancels `statement`, and nothing else.
     pub fn divert(&self, statement: CancellationToken) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(statement);
+        *self.statement.lock().unwrap_or_else(PoisonError::into_inner) = Some(statement);
     }
 
     /// Hands a SIGINT over; false if nobody but the process takes it.
     pub fn is_taken(&self) -> bool {
-        let statement = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let statement = self.statement.lock().unwrap_or_else(PoisonError::into_inner);
         statement.as_ref().map(CancellationToken::cancel).is_some()
+    }
+
+    /// From now on no number of signals ends the process out of order.
+    pub fn be_patient(&self) {
+        self.is_patient.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_patient(&self) -> bool {
+        self.is_patient.load(Ordering::Relaxed)
     }
 }
 

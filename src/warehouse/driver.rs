@@ -14,36 +14,86 @@ use arrow::ipc::writer::StreamWriter;
 use super::frames::{Reply, Request, RowsReader, RowsWriter, receive, send};
 use crate::error::{Error, Result};
 
-/// Serves requests until `input` ends.
-pub fn serve(input: impl Read + Send + 'static, output: impl Write) -> Result<()> {
-    let gone = |source: std::io::Error| Error::internal("the engine is gone").source(source);
-    let input = Shared::new(BufReader::new(Box::new(input) as Box<dyn Read + Send>));
-    let mut output = BufWriter::new(output);
-    let mut connection: Option<ManagedConnection> = None;
-    while let Some(request) = receive::<Request>(&mut input.clone()).map_err(gone)? {
-        let outcome = match (request, &mut connection) {
-            (Request::Connect { library, entrypoint, options }, _) => {
-                connect(&library, entrypoint.as_deref(), options).map(|made| {
-                    connection = Some(made);
-                    None
-                })
-            }
-            (_, None) => Err(Fault::local("connect first")),
-            (Request::Query { sql }, Some(connection)) => {
-                query(connection, &sql, &mut output).map(|()| None)
-            }
-            (Request::Execute { sql }, Some(connection)) => execute(connection, &sql),
-            (Request::Ingest { schema, table }, Some(connection)) => {
-                ingest(connection, &schema, &table, input.clone())
-            }
-        };
-        let reply = match outcome {
-            Ok(rows) => Reply::Done { rows },
-            Err(Fault { status, message, sqlstate }) => Reply::Failed { status, message, sqlstate },
-        };
-        send(&mut output, &reply).map_err(gone)?;
+/// The session of this process, which another thread may want to end.
+#[derive(Clone, Default)]
+pub struct Driver(Arc<Mutex<Session>>);
+
+#[derive(Default)]
+struct Session {
+    connection: Option<ManagedConnection>,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Phase {
+    /// Not connected yet.
+    #[default]
+    Connecting,
+    Open,
+    /// The last request has been served; only the session's end is waited for.
+    Closing,
+}
+
+impl Driver {
+    /// Serves requests until `input` ends, then closes the session. DuckDB writes its file at that
+    /// moment, parts of it over what was there: a process that ends meanwhile leaves it torn.
+    pub fn serve(&self, input: impl Read + Send + 'static, output: impl Write) -> Result<()> {
+        let served = self.serve_all(input, output);
+        let mut session = self.lock();
+        session.phase = Phase::Closing;
+        let connection = session.connection.take();
+        drop(session);
+        drop(connection);
+        served
     }
-    Ok(())
+
+    fn serve_all(&self, input: impl Read + Send + 'static, output: impl Write) -> Result<()> {
+        let gone = |source: std::io::Error| Error::internal("the engine is gone").source(source);
+        let input = Shared::new(BufReader::new(Box::new(input) as Box<dyn Read + Send>));
+        let mut output = BufWriter::new(output);
+        while let Some(request) = receive::<Request>(&mut input.clone()).map_err(gone)? {
+            let connection = self.lock().connection.clone();
+            let outcome = match (request, connection) {
+                (Request::Connect { library, entrypoint, options }, _) => {
+                    connect(&library, entrypoint.as_deref(), options).map(|made| {
+                        *self.lock() = Session { connection: Some(made), phase: Phase::Open };
+                        None
+                    })
+                }
+                (_, None) => Err(Fault::local("connect first")),
+                (Request::Query { sql }, Some(connection)) => {
+                    query(connection, &sql, &mut output).map(|()| None)
+                }
+                (Request::Execute { sql }, Some(connection)) => execute(connection, &sql),
+                (Request::Ingest { schema, table }, Some(connection)) => {
+                    ingest(connection, &schema, &table, input.clone())
+                }
+            };
+            let reply = match outcome {
+                Ok(rows) => Reply::Done { rows },
+                Err(Fault { status, message, sqlstate }) => {
+                    Reply::Failed { status, message, sqlstate }
+                }
+            };
+            send(&mut output, &reply).map_err(gone)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the statement that runs, if one does and the driver is able to.
+    pub fn interrupt(&self) {
+        if let Some(Err(error)) = self.lock().connection.as_mut().map(|open| open.cancel()) {
+            tracing::debug!(%error, "the statement goes on");
+        }
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.lock().phase
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Session> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// An end of the pipe, which a driver may hold too while it reads rows.
@@ -124,7 +174,7 @@ fn connect(
     Ok(driver.new_database_with_opts(options)?.new_connection()?)
 }
 
-fn execute(connection: &mut ManagedConnection, sql: &str) -> Result<Option<i64>, Fault> {
+fn execute(mut connection: ManagedConnection, sql: &str) -> Result<Option<i64>, Fault> {
     let mut statement = connection.new_statement()?;
     statement.set_sql_query(sql)?;
     Ok(statement.execute_update()?)
@@ -132,7 +182,7 @@ fn execute(connection: &mut ManagedConnection, sql: &str) -> Result<Option<i64>,
 
 /// The rows go out as they come, after a first reply; the last one says whether they are all.
 fn query(
-    connection: &mut ManagedConnection,
+    mut connection: ManagedConnection,
     sql: &str,
     output: &mut impl Write,
 ) -> Result<(), Fault> {
@@ -156,7 +206,7 @@ fn write_rows(rows: impl RecordBatchReader, pipe: &mut impl Write) -> Result<(),
 
 /// Takes all rows off the pipe, also those that the driver did not want.
 fn ingest(
-    connection: &mut ManagedConnection,
+    connection: ManagedConnection,
     schema: &str,
     table: &str,
     input: Shared<BufReader<Box<dyn Read + Send>>>,
@@ -168,7 +218,7 @@ fn ingest(
 }
 
 fn ingest_rows(
-    connection: &mut ManagedConnection,
+    mut connection: ManagedConnection,
     schema: &str,
     table: &str,
     rows: impl Read + Send + 'static,

@@ -7,6 +7,7 @@ mod frames;
 pub mod libraries;
 
 use std::io::{BufReader, BufWriter};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use futures::{Stream, StreamExt};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use self::frames::{Reply, Request, RowsReader, RowsWriter, receive, send};
@@ -177,9 +180,10 @@ impl Warehouse {
 
 impl Drop for Warehouse {
     fn drop(&mut self) {
-        // Without a call under way the end of its input is enough; with one, it may hang.
+        // Without a call under way the end of its input is enough; with one, it is asked to end. It
+        // must not be cut short while it closes: that tears a DuckDB file.
         if self.pipes.take().is_none() {
-            let _ = self.child.kill();
+            let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
         }
         let _ = self.child.wait();
     }
@@ -188,6 +192,8 @@ impl Drop for Warehouse {
 fn start(program: &Path) -> std::io::Result<(Child, Pipes)> {
     let mut child = Command::new(program)
         .arg(DRIVER_COMMAND)
+        // A Ctrl-C is this process's, which then ends the child in order.
+        .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
@@ -271,6 +277,11 @@ fn file_hint(message: &str) -> Option<(ErrorKind, &'static str)> {
     if message.contains("Could not set lock on file") {
         let hint = "another process has the file open; run again when it has closed it";
         return Some((ErrorKind::Unavailable, hint));
+    }
+    if message.contains("Corrupt database file") {
+        let hint = "the file is torn, as after a power failure; it is a copy: move it away, and the \
+                    next export fills a new one";
+        return Some((ErrorKind::Invalid, hint));
     }
     let is_denied = message.contains("Permission denied") && message.contains("Cannot open file");
     is_denied

@@ -135,16 +135,10 @@ impl Warehouse {
 }
 
 impl Warehouse {
-    /// Whether DuckDB says of its own file that it is corrupt; the file is then removed.
-    pub fn lost_its_file(&self) -> bool {
-        let Self::Duckdb { file } = self else { return false };
-        let answer = answer_of(&json!({"database": file, "sql": "SELECT 1"}));
-        let is_torn = answer["error"].as_str().is_some_and(|error| error.contains("Corrupt"));
-        if is_torn {
-            std::fs::remove_file(file).unwrap();
-            let _ = std::fs::remove_file(file.with_extension("duckdb.wal"));
-        }
-        is_torn
+    /// Whether a process that ended has left work for the next one: DuckDB's own log is gone after
+    /// an orderly end.
+    pub fn was_cut_short(&self) -> bool {
+        matches!(self, Self::Duckdb { file } if file.with_extension("duckdb.wal").exists())
     }
 }
 
