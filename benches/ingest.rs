@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono_tz::Tz;
+use flowguard::clock::Clock;
 use flowguard::engine::{Engine, EngineOptions};
 use flowguard::ingest::decode::{UnknownFields, schema_of};
 use flowguard::ingest::worker::{Until, run};
@@ -191,7 +192,7 @@ fn pipeline(kafka: KafkaAccess, topic: &str, lake: &str) -> Arc<Pipeline> {
         },
         dead_letter_topic: false,
         run: Uuid::now_v7(),
-        clock: || chrono::Utc::now().timestamp_micros(),
+        clock: Clock::of_machine(),
     })
 }
 

@@ -5,6 +5,7 @@
 use std::process::ExitCode;
 
 use flowguard::cli::{Interrupts, Process, execute};
+use flowguard::clock::Clock;
 use flowguard::error::Error;
 use flowguard::lake::stage::is_caught_panic;
 use flowguard::model::depth::STACK_BYTES;
@@ -50,6 +51,7 @@ fn start() -> Result<(), Error> {
         program,
         environment: std::env::vars().collect(),
         current_folder,
+        clock: Clock::of_machine(),
         stop: CancellationToken::new(),
         interrupts: Interrupts::default(),
     };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use url::Url;
 use uuid::Uuid;
 
-use super::{App, now_micros, s3_access};
+use super::{App, s3_access};
 use crate::config;
 use crate::dag::{DriverKind, Export, Severity, Target, select};
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
@@ -16,14 +16,14 @@ use crate::export::dialect::{Dialect, dialect};
 use crate::export::statements::Statements;
 use crate::export::{Destination, Exported, Files, Source, SqlDestination};
 use crate::lake::folder::Folder;
+use crate::retry::Retry;
 use crate::table::TableName;
 use crate::warehouse::libraries::{folders, of_manifest};
 use crate::warehouse::{Access, Warehouse};
 
-/// Attempts at something that may succeed later, and the first pause between them; each is twice as
-/// long as the one before.
-const ATTEMPTS_MAX: u32 = 5;
-const RETRY_DELAY_MIN: Duration = Duration::from_secs(1);
+/// Of what failed for a reason that may pass: a target that restarts or has no more room for
+/// connections, another export at the same time.
+const RETRY: Retry = Retry::times(5, Duration::from_secs(1), Duration::from_secs(8));
 
 /// What a process knows and the project does not.
 pub struct Surroundings<'a> {
@@ -144,8 +144,13 @@ impl App {
         target: &Target,
         surroundings: &Surroundings<'_>,
     ) -> Result<Destination> {
-        let connect = async || self.destination(target, surroundings, Uuid::now_v7()).await;
-        patiently(&target.name, connect).await
+        let mut attempts = RETRY.begin(0);
+        loop {
+            match self.destination(target, surroundings, Uuid::now_v7()).await {
+                Err(error) if attempts.wait_after(&target.name, &error).await => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Brings one table to its newest version. After a failure that may pass it connects anew and
@@ -159,7 +164,7 @@ impl App {
         to: &mut Option<Destination>,
         (name, full): (&TableName, bool),
     ) -> Result<Exported> {
-        let export = async || {
+        let mut export = async || {
             let mut connected = match to.take() {
                 Some(connected) => connected,
                 None => self.destination(target, surroundings, Uuid::now_v7()).await?,
@@ -168,7 +173,13 @@ impl App {
             *to = Some(connected);
             Ok(exported)
         };
-        patiently(&name.to_string(), export).await
+        let (mut attempts, what) = (RETRY.begin(0), name.to_string());
+        loop {
+            match export().await {
+                Err(error) if attempts.wait_after(&what, &error).await => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Finds the driver, if the target has one, connects, and makes what FlowGuard needs there.
@@ -200,7 +211,7 @@ impl App {
     ) -> Result<Destination> {
         let Some(dialect) = dialect(target.driver) else {
             let folder = self.folder(target, surroundings)?;
-            return Ok(Box::new(Files::open(target.clone(), folder, run, now_micros)));
+            return Ok(Box::new(Files::open(target.clone(), folder, run, self.clock.clone())));
         };
         let access = self.access(target, dialect, surroundings)?;
         let mut warehouse = Warehouse::connect(&access).await?;
@@ -280,24 +291,6 @@ impl App {
             entrypoint: dialect.entrypoint(),
             options: dialect.options(place)?,
         })
-    }
-}
-
-/// Repeats what failed for a reason that may pass: a target that restarts or has no more room for
-/// connections, another export at the same time.
-async fn patiently<T>(what: &str, mut work: impl AsyncFnMut() -> Result<T>) -> Result<T> {
-    let (mut attempt, mut delay) = (1, RETRY_DELAY_MIN);
-    loop {
-        match work().await {
-            Err(error) if error.kind.is_retryable() && attempt < ATTEMPTS_MAX => {
-                let cause = error.source.as_ref().map(ToString::to_string).unwrap_or_default();
-                tracing::warn!(what, attempt, %error, cause, "it is tried again");
-            }
-            outcome => return outcome,
-        }
-        tokio::time::sleep(delay).await;
-        attempt += 1;
-        delay *= 2;
     }
 }
 

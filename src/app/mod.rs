@@ -7,12 +7,13 @@ pub mod serve;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::dag::Dags;
 use crate::engine::{Engine, EngineOptions};
@@ -26,13 +27,14 @@ use crate::lake::commit::ensure_table;
 use crate::lake::ledger::Ledger;
 use crate::lake::store::S3Access;
 use crate::model::ModelSet;
+use crate::retry::Retry;
 use crate::runner::RunContext;
 use crate::table::TableName;
 use crate::typecheck::{Typed, typecheck};
 
-/// Waits of a worker that lost its broker or store: doubled from the first to the last.
-const RESTART_DELAY_MIN: Duration = Duration::from_secs(1);
-const RESTART_DELAY_MAX: Duration = Duration::from_secs(60);
+/// Of a worker that lost its broker or store.
+const RESTART: Retry = Retry::for_ever(Duration::from_secs(1), RESTART_PAUSE_MAX);
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Well below the time after which a group gives up a member that does not poll.
 const POLL_PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -42,6 +44,7 @@ pub struct App {
     pub dags: Dags,
     pub lake: Lake,
     pub engine: Engine,
+    pub clock: Clock,
 }
 
 impl App {
@@ -51,7 +54,14 @@ impl App {
         let dags = Dags::read(&config.project)?;
         let lake = Lake::open(&config.lake, &s3_access(&config))?;
         let engine = engine(&config)?;
-        Ok(Self { models: Arc::new(models), dags, lake, engine, config })
+        Ok(Self {
+            models: Arc::new(models),
+            dags,
+            lake,
+            engine,
+            clock: Clock::of_machine(),
+            config,
+        })
     }
 
     pub async fn typed(&self) -> Result<Arc<Typed>> {
@@ -155,7 +165,7 @@ impl App {
             },
             dead_letter_topic: ingest.dead_letter_topic,
             run,
-            clock: now_micros,
+            clock: self.clock.clone(),
         })
     }
 }
@@ -174,11 +184,6 @@ fn s3_access(config: &Config) -> S3Access {
         path_style: s3.path_style,
         allow_http: s3.allow_http,
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the one clock, handed to whoever needs it")]
-pub fn now_micros() -> i64 {
-    chrono::Utc::now().timestamp_micros()
 }
 
 /// The engine as configured; needs no lake.
@@ -265,9 +270,10 @@ fn supervise(
     on_commit: &OnCommit,
 ) -> Result<WorkerReport> {
     let name = pipeline.spec.name.clone();
-    let mut delay = RESTART_DELAY_MIN;
+    let mut restarts = RESTART.begin(0);
     let mut was_lost = false;
     loop {
+        let began = Instant::now();
         let (forward, table) = (Arc::clone(on_commit), name.clone());
         let on_commit = Arc::new(move |report: &BatchReport| forward(&table, report));
         match worker::run(pipeline, runtime, until, stop, on_commit) {
@@ -278,15 +284,13 @@ fn supervise(
                     && until == Until::Stopped
                     && !stop.is_cancelled() =>
             {
+                // What went well for long has nothing to do with earlier troubles.
+                if began.elapsed() > RESTART_PAUSE_MAX {
+                    restarts = RESTART.begin(0);
+                }
                 was_lost = true;
-                tracing::warn!(table = %name, %error, delay_s = delay.as_secs(), "ingestion stopped, starting again");
-                runtime.block_on(async {
-                    tokio::select! {
-                        () = tokio::time::sleep(delay) => {}
-                        () = stop.cancelled() => {}
-                    }
-                });
-                delay = (delay * 2).min(RESTART_DELAY_MAX);
+                tracing::warn!(table = %name, %error, "ingestion stopped, starting again");
+                runtime.block_on(stop.run_until_cancelled(restarts.wait()));
             }
             outcome => return outcome,
         }

@@ -14,8 +14,9 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{App, OnCommit, RESTART_DELAY_MAX, RESTART_DELAY_MIN, ingest, now_micros, threads_of};
+use super::{App, OnCommit, RESTART, ingest, threads_of};
 use crate::access::Access;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ingest::Pipeline;
@@ -85,7 +86,12 @@ impl Door {
     }
 
     /// Ends what runs for users who may not run it any more, and shows renewed certificates.
-    async fn watch(self, statements: Statements, stop: CancellationToken) -> Result<()> {
+    async fn watch(
+        self,
+        statements: Statements,
+        clock: Clock,
+        stop: CancellationToken,
+    ) -> Result<()> {
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -94,7 +100,7 @@ impl Door {
                 () = stop.cancelled() => return Ok(()),
             }
             statements.cancel_unless(|principal| {
-                let current = self.access.current(&principal.user, now_micros());
+                let current = self.access.current(&principal.user, clock.micros());
                 current.is_some_and(|current| *current == *principal)
             });
             if let Some(tls) = &self.tls {
@@ -152,14 +158,16 @@ impl Server {
         };
         let execution = Execution::start(&app)?;
         let (watcher, statements) = (door.clone(), execution.statements.clone());
-        server.parts.push(Part::new("watch", move |stop| watcher.watch(statements, stop)));
+        let clock = app.clock.clone();
+        server.parts.push(Part::new("watch", move |stop| watcher.watch(statements, clock, stop)));
         let mut connections = Vec::new();
         if let Some(listener) = flight {
             server.flight = Some(listener.address());
             connections.push(("flight", listener.open_connections()));
             let (statements, access) = (execution.statements.clone(), door.access.clone());
+            let clock = app.clock.clone();
             server.parts.push(Part::within(STREAMS_GRACE, "flight", move |stop| {
-                flight::serve(listener.incoming(), statements, access, now_micros, stop)
+                flight::serve(listener.incoming(), statements, access, clock, stop)
             }));
         }
         if let Some(listener) = http {
@@ -215,14 +223,18 @@ fn site(
     connections: Vec<(&'static str, OpenConnections)>,
 ) -> Site {
     let statements = statements.clone();
-    let metrics =
-        Metrics { statements: statements.clone(), ingest, connections, started: now_micros() };
+    let metrics = Metrics {
+        statements: statements.clone(),
+        ingest,
+        connections,
+        started: app.clock.micros(),
+    };
     Site {
         statements,
         access,
         lake: app.lake.clone(),
         metrics,
-        clock: now_micros,
+        clock: app.clock.clone(),
         readiness: Readiness::default(),
     }
 }
@@ -333,7 +345,7 @@ impl Execution {
             },
             log: server.statement_log.as_deref().map_or_else(StatementLog::none, StatementLog::at),
             executor: threads.handle().clone(),
-            clock: now_micros,
+            clock: app.clock.clone(),
         });
         Ok(Self { statements, threads })
     }
@@ -384,7 +396,7 @@ impl Ingesting {
     async fn pipelines(&self, stop: &CancellationToken) -> Result<Option<Vec<Arc<Pipeline>>>> {
         let (app, run) = (&self.app, Uuid::now_v7());
         let typed = app.typed().await?;
-        let mut delay = RESTART_DELAY_MIN;
+        let mut attempts = RESTART.begin(0);
         loop {
             let opened = async {
                 let mut pipelines = Vec::with_capacity(self.tables.len());
@@ -395,15 +407,13 @@ impl Ingesting {
             };
             match opened.await {
                 Err(error) if error.kind.is_retryable() => {
-                    tracing::warn!(%error, delay_s = delay.as_secs(), "ingestion cannot begin, trying again");
+                    tracing::warn!(%error, "ingestion cannot begin, trying again");
                 }
                 outcome => return outcome.map(Some),
             }
-            tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                () = stop.cancelled() => return Ok(None),
+            if stop.run_until_cancelled(attempts.wait()).await.is_none() {
+                return Ok(None);
             }
-            delay = (delay * 2).min(RESTART_DELAY_MAX);
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::Session;
-use crate::app::now_micros;
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::TableName;
 
@@ -30,12 +30,16 @@ pub struct MetricsArguments {
 }
 
 /// The file, if there is to be one.
-pub struct Metrics(Option<PathBuf>);
+pub struct Metrics {
+    file: Option<PathBuf>,
+    clock: Clock,
+}
 
 impl MetricsArguments {
     pub fn open(&self, session: &Session) -> Metrics {
         let folder = &session.process.current_folder;
-        Metrics(self.metrics_file.as_ref().map(|file| folder.join(file)))
+        let file = self.metrics_file.as_ref().map(|file| folder.join(file));
+        Metrics { file, clock: session.process.clock.clone() }
     }
 }
 
@@ -57,7 +61,7 @@ impl Metrics {
         name: &TableName,
         is_good: bool,
     ) -> Result<()> {
-        let Some(file) = &self.0 else { return Ok(()) };
+        let Some(file) = &self.file else { return Ok(()) };
         let failed = |source: std::io::Error| {
             let message = format!("cannot write the metrics file `{}`", file.display());
             Error::new(ErrorKind::Denied, message).source(source)
@@ -67,7 +71,7 @@ impl Metrics {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(failed(error)),
         };
-        let values = [f64::from(u8::from(is_good)), now_micros() as f64 / MICROS_PER_SECOND];
+        let values = [f64::from(u8::from(is_good)), self.clock.micros() as f64 / MICROS_PER_SECOND];
         for ((metric, _), value) in metrics.iter().zip(values) {
             // Both names are identifiers.
             samples.insert(format!("{metric}{{target=\"{target}\",table=\"{name}\"}}"), value);

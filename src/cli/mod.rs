@@ -36,6 +36,7 @@ use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, project_folder};
+use crate::clock::Clock;
 use crate::config::{Config, LogFormat};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -65,6 +66,7 @@ pub struct Process {
     pub program: PathBuf,
     pub environment: BTreeMap<String, String>,
     pub current_folder: PathBuf,
+    pub clock: Clock,
     /// Cancelled by the first SIGINT or SIGTERM.
     pub stop: CancellationToken,
     pub interrupts: Interrupts,

@@ -14,7 +14,6 @@ use crate::access::edit::UsersFile;
 use crate::access::token::Token;
 use crate::access::users::{self, TOKENS_PER_USER_MAX, User, Users};
 use crate::access::{Grant, Role, password};
-use crate::app::now_micros;
 use crate::config::{Config, Secret};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::Instant;
@@ -147,8 +146,9 @@ enum Expiry {
 
 pub fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     let config = session.config()?;
+    let now = session.process.clock.micros();
     match &arguments.command {
-        Command::List { output } => list(&config, *output),
+        Command::List { output } => list(&config, *output, now),
         Command::Add { name, role, grants, source } => {
             let user = User { grants: grants.clone(), ..User::new(*role) };
             add(&config, name, user, source)
@@ -169,7 +169,7 @@ pub fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
         Command::Password { name, source } => replace_password(&config, name, source),
         Command::Token { name, revoke: Some(token), .. } => revoke_token(&config, name, token),
         Command::Token { name, token, expires, revoke: None } => {
-            add_token(&config, name, token.as_deref(), *expires)
+            add_token(&config, name, token.as_deref(), expires.from(now)?)
         }
         Command::Grant { name, grants } => change(&config, name, "granted", |user| {
             for grant in grants {
@@ -257,8 +257,12 @@ fn replace_password(config: &Config, name: &str, source: &PasswordSource) -> Res
     print_once("password", printed)
 }
 
-fn add_token(config: &Config, name: &str, token_name: Option<&str>, expires: Expiry) -> Result<()> {
-    let expires = expires.from(now_micros())?;
+fn add_token(
+    config: &Config,
+    name: &str,
+    token_name: Option<&str>,
+    expires: Option<Instant>,
+) -> Result<()> {
     let (mut token, text) = Token::generate("", expires);
     token.name = token_name.unwrap_or(&token.id).to_owned();
     users::check_name(&token.name)?;
@@ -334,7 +338,7 @@ fn new_password(
     }
 }
 
-fn list(config: &Config, form: Output) -> Result<()> {
+fn list(config: &Config, form: Output, now: i64) -> Result<()> {
     let users = match &config.server.users {
         Some(users) => users::parse(&Source::new("server.users", users.expose()))?,
         None => match users::read_text(&config.server.users_file) {
@@ -345,7 +349,6 @@ fn list(config: &Config, form: Output) -> Result<()> {
             read => users::parse(&read?)?,
         },
     };
-    let now = now_micros();
     match form {
         Output::Text => {
             let rows: Vec<_> = users.iter().map(|(name, user)| row(name, user, now)).collect();

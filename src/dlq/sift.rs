@@ -322,7 +322,7 @@ impl Sieve<'_> {
             headers: &headers,
             payload: letters.bytes("payload", row),
         };
-        match self.decoder.push(&message, (self.pipeline.clock)()) {
+        match self.decoder.push(&message, self.pipeline.clock.micros()) {
             Ok(()) => {
                 self.in_bronze.insert(key);
                 self.tally.replayed.note(key);

@@ -13,6 +13,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use self::decode::UnknownFields;
+use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::kafka::KafkaAccess;
 use crate::lake::Lake;
@@ -49,5 +50,5 @@ pub struct Pipeline {
     pub dead_letter_topic: bool,
     pub run: Uuid,
     /// Microseconds since 1970, for `_ingested_at`.
-    pub clock: fn() -> i64,
+    pub clock: Clock,
 }

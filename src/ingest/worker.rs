@@ -131,7 +131,7 @@ impl Worker {
 
     /// Takes what comes within `timeout`; says whether anything did.
     fn take_some(&mut self, timeout: Duration) -> Result<bool> {
-        let ingested_at = (self.shared.pipeline.clock)();
+        let ingested_at = self.shared.pipeline.clock.micros();
         let polled = self.consumer.poll(timeout)?;
         let state = &mut *self.shared.state();
         let mut is_any = !polled.ends.is_empty();

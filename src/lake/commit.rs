@@ -25,11 +25,11 @@ use super::stage::Staged;
 use super::store::store_error;
 use super::{Lake, Snapshot};
 use crate::error::{Error, ErrorKind, Result};
+use crate::retry::Retry;
 use crate::table::TableName;
 
 /// Attempts of one commit before giving up with a conflict.
-const ATTEMPTS_MAX: u32 = 60;
-const BACKOFF_MAX: Duration = Duration::from_millis(400);
+const RETRY: Retry = Retry::times(60, Duration::from_millis(10), Duration::from_millis(400));
 /// A checkpoint is written at every version that is a multiple of this.
 const CHECKPOINT_EVERY: u64 = 20;
 
@@ -85,16 +85,18 @@ pub async fn commit(lake: &Lake, commit: &Commit<'_>) -> Result<Outcome> {
     let mut in_doubt: Option<Error> = None;
     // The first version that can be this commit; what is older may carry the same ledger.
     let mut first: Option<u64> = None;
-    for attempt in 0..ATTEMPTS_MAX {
-        if attempt > 0 {
-            tokio::time::sleep(backoff(attempt, commit.ledger.commit.as_u128())).await;
-        }
+    let mut attempts = RETRY.begin(commit.ledger.commit.as_u128());
+    loop {
         let snapshot = match look(lake, commit, first).await {
             Ok(Look::Decided(outcome)) => return Ok(outcome),
             Ok(Look::Open(snapshot)) => snapshot,
             Err(error) if error.kind.is_retryable() => {
                 tracing::warn!(table = %name, %error, "log not readable, trying again");
-                in_doubt.get_or_insert(error);
+                let error = in_doubt.take().unwrap_or(error);
+                if !attempts.wait().await {
+                    return settle(lake, commit, first, error).await;
+                }
+                in_doubt = Some(error);
                 continue;
             }
             Err(error) => return Err(error),
@@ -115,16 +117,14 @@ pub async fn commit(lake: &Lake, commit: &Commit<'_>) -> Result<Outcome> {
                 return Ok(Outcome::Committed { version });
             }
             Err(error) => {
-                tracing::debug!(table = %name, attempt, %error, "commit attempt failed");
-                if error.kind != ErrorKind::Conflict && !error.kind.is_retryable() {
+                tracing::debug!(table = %name, %error, "commit attempt failed");
+                if !error.kind.is_retryable() || !attempts.wait().await {
                     return settle(lake, commit, first, error).await;
                 }
                 in_doubt = Some(error);
             }
         }
     }
-    let error = in_doubt.unwrap_or_else(|| Error::new(ErrorKind::Conflict, "too many writers"));
-    settle(lake, commit, first, error).await
 }
 
 /// What the newest version says about a commit.
@@ -354,10 +354,8 @@ async fn change_table(
     ledger: &Ledger,
     change: impl Fn(Option<&Snapshot>) -> Result<Option<(Vec<Action>, DeltaOperation)>>,
 ) -> Result<Snapshot> {
-    for attempt in 0..ATTEMPTS_MAX {
-        if attempt > 0 {
-            tokio::time::sleep(backoff(attempt, ledger.commit.as_u128())).await;
-        }
+    let mut attempts = RETRY.begin(ledger.commit.as_u128());
+    loop {
         let snapshot = lake.snapshot(name).await?;
         let Some((actions, operation)) = change(snapshot.as_ref())? else {
             return snapshot.ok_or_else(|| {
@@ -369,16 +367,16 @@ async fn change_table(
         // no retry can cure ends it.
         if let Err(source) = outcome {
             let error = store_error(&format!("cannot create or change `{name}`"), source);
-            if !error.kind.is_retryable() || attempt + 1 == ATTEMPTS_MAX {
+            if !error.kind.is_retryable() {
                 return Err(error);
             }
-            tracing::debug!(table = %name, attempt, %error, "creating or evolving met a race");
+            tracing::debug!(table = %name, %error, "creating or evolving met a race");
+        }
+        if !attempts.wait().await {
+            let message = format!("cannot create or change `{name}`: too many writers");
+            return Err(Error::new(ErrorKind::Conflict, message));
         }
     }
-    Err(Error::new(
-        ErrorKind::Conflict,
-        format!("cannot create or change `{name}`: too many writers"),
-    ))
 }
 
 fn evolution(
@@ -421,11 +419,4 @@ async fn after_commit(lake: &Lake, name: &TableName, version: u64) {
         tracing::warn!(table = %name, version, %error, "checkpoint failed, the next one will do");
     }
     lake.forget(name);
-}
-
-/// Grows to [`BACKOFF_MAX`], spread by `seed` so that racing writers part.
-fn backoff(attempt: u32, seed: u128) -> Duration {
-    let ceiling_ms = (5_u64 << attempt.min(7)).min(BACKOFF_MAX.as_millis() as u64);
-    let mixed = (seed as u64).wrapping_add(u64::from(attempt)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    Duration::from_millis(ceiling_ms / 2 + (mixed >> 32) % (ceiling_ms / 2 + 1))
 }

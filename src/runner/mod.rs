@@ -12,6 +12,7 @@ mod task;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -22,11 +23,11 @@ pub use self::task::{Reason, Task, tasks_of};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ModelSet;
+use crate::retry::Retry;
 use crate::table::TableName;
 
 /// Times a model is tried again after a conflict or an unavailable store.
-const RETRIES_MAX: u32 = 3;
-const RETRY_DELAY: std::time::Duration = std::time::Duration::from_millis(500);
+const RETRY: Retry = Retry::times(4, Duration::from_millis(500), Duration::from_secs(2));
 
 /// What happens while a run goes on, in order.
 #[derive(Debug)]
@@ -223,14 +224,10 @@ fn buildable(models: &ModelSet, tasks: Vec<Task>) -> Vec<Waiting> {
 }
 
 async fn build_with_retries(context: &RunContext, task: &Task) -> Result<Built> {
-    let mut retries = 0;
+    let (mut attempts, what) = (RETRY.begin(0), task.model.to_string());
     loop {
         match build::build(context, task).await {
-            Err(error) if error.kind.is_retryable() && retries < RETRIES_MAX => {
-                retries += 1;
-                tracing::warn!(model = %task.model, %error, retries, "model failed, trying again");
-                tokio::time::sleep(RETRY_DELAY * retries).await;
-            }
+            Err(error) if attempts.wait_after(&what, &error).await => {}
             outcome => return outcome,
         }
     }

@@ -24,10 +24,10 @@ use crate::lake::replace::{Removal, replace_all, replace_range};
 use crate::lake::spec::{TableSpec, instants_of};
 use crate::lake::stage::{Staged, Stager};
 use crate::lake::{Change, Snapshot};
+use crate::retry::Retry;
 
 /// Builds of other intervals that may come in between before this one gives up.
-const ATTEMPTS_MAX: u32 = 60;
-const ATTEMPT_DELAY: Duration = Duration::from_millis(10);
+const RETRY: Retry = Retry::times(60, Duration::from_millis(10), Duration::from_millis(80));
 
 pub struct Published {
     pub version: u64,
@@ -45,10 +45,8 @@ pub async fn publish(
     output: &Output,
 ) -> Result<Published> {
     let ledger = ledger_of(context, plan, output);
-    for attempt in 0..ATTEMPTS_MAX {
-        if attempt > 0 {
-            tokio::time::sleep(ATTEMPT_DELAY).await;
-        }
+    let mut attempts = RETRY.begin(ledger.commit.as_u128());
+    loop {
         let before = current(context, plan, &ledger).await?;
         if let Some(table) = &before {
             check_others(table, since, plan).await?;
@@ -83,8 +81,10 @@ pub async fn publish(
             Err(error) if error.kind == ErrorKind::Conflict => {}
             Err(error) => return Err(error),
         }
+        if !attempts.wait().await {
+            return Err(conflict(plan));
+        }
     }
-    Err(conflict(plan))
 }
 
 fn conflict(plan: &Plan<'_>) -> Error {

@@ -26,6 +26,7 @@ use self::admission::Admission;
 use self::figures::Figures;
 use self::log::{Outcome, Record, StatementLog};
 use crate::access::Principal;
+use crate::clock::Clock;
 use crate::engine::query::Planner;
 use crate::engine::{Engine, SessionLimits};
 use crate::error::{Error, ErrorKind, Result};
@@ -98,7 +99,7 @@ struct Shared {
     /// Where plans run, apart from the threads that serve connections.
     executor: Handle,
     /// Microseconds since 1970 UTC.
-    clock: fn() -> i64,
+    clock: Clock,
 }
 
 impl Shared {
@@ -115,7 +116,7 @@ pub struct Parts {
     pub limits: StatementLimits,
     pub log: StatementLog,
     pub executor: Handle,
-    pub clock: fn() -> i64,
+    pub clock: Clock,
 }
 
 impl Statements {
@@ -154,7 +155,7 @@ impl Statements {
                 id: Uuid::now_v7(),
                 user: principal.user.clone(),
                 sql: sql.to_owned(),
-                started: (self.shared.clock)(),
+                started: self.shared.clock.micros(),
                 seconds: 0.0,
                 rows: 0,
                 bytes: 0,
@@ -210,7 +211,7 @@ impl Statements {
 
     /// The last complete day before now.
     fn last_day(&self, timezone: Tz) -> Range {
-        let today = Every::Day.interval_of(Instant((self.shared.clock)()), timezone);
+        let today = Every::Day.interval_of(self.shared.clock.now(), timezone);
         Every::Day.interval_of(Instant(today.start.0 - 1), timezone)
     }
 

@@ -70,7 +70,7 @@ impl Running {
         let id = Uuid::now_v7();
         statements.shared.under_way().insert(id, (Arc::clone(&principal), stop.clone()));
         Self {
-            started: (statements.shared.clock)(),
+            started: statements.shared.clock.micros(),
             statements,
             id,
             principal,

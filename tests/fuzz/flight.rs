@@ -2,7 +2,6 @@
 //! inside, and no ticket opens anything but one that was given out, byte for byte.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,7 +17,9 @@ use arrow_flight::{
     RenewFlightEndpointRequest, Ticket,
 };
 use flowguard::access::Access;
+use flowguard::clock::Clock;
 use flowguard::engine::{Engine, EngineOptions};
+use flowguard::interval::Instant;
 use flowguard::lake::Lake;
 use flowguard::lake::store::S3Access;
 use flowguard::model::ModelSet;
@@ -49,12 +50,8 @@ const ACTIONS: [&str; 9] = [
     "BeginTransaction",
 ];
 
-/// Moves on by a second with each input, so that what is kept expires.
-static NOW: AtomicI64 = AtomicI64::new(1_767_571_200_000_000);
-
-fn now() -> i64 {
-    NOW.load(Ordering::Relaxed)
-}
+/// The clock moves on by a second with each input, so that what is kept expires.
+const FIRST: Instant = Instant(1_767_571_200_000_000);
 
 struct House<S> {
     _lake: TempDir,
@@ -64,7 +61,7 @@ struct House<S> {
     given_out: Mutex<HashSet<Vec<u8>>>,
 }
 
-fn statements(lake: &TempDir, runtime: &Runtime) -> Statements {
+fn statements(lake: &TempDir, runtime: &Runtime, clock: Clock) -> Statements {
     let root = Url::from_directory_path(lake.path()).unwrap();
     let project = TempDir::new().unwrap();
     std::fs::create_dir(project.path().join("sql")).unwrap();
@@ -87,7 +84,7 @@ fn statements(lake: &TempDir, runtime: &Runtime) -> Statements {
         },
         log: StatementLog::none(),
         executor: runtime.handle().clone(),
-        clock: now,
+        clock,
     })
 }
 
@@ -201,12 +198,13 @@ impl<S: FlightService> House<S> {
 pub fn judge() -> Judge {
     let lake = TempDir::new().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let statements = statements(&lake, &runtime);
-    let calls = flight::calls(statements, Access::open(), now).unwrap();
+    let clock = Clock::at(FIRST);
+    let statements = statements(&lake, &runtime, clock.clone());
+    let calls = flight::calls(statements, Access::open(), clock.clone()).unwrap();
     let house = House { _lake: lake, runtime, calls, given_out: Mutex::default() };
     Box::new(move |bytes| {
         let Some((kind, rest)) = bytes.split_first() else { return };
-        NOW.fetch_add(1_000_000, Ordering::Relaxed);
+        clock.set(Instant(clock.micros() + 1_000_000));
         house.runtime.block_on(house.judge(*kind, rest));
         house.given_out.lock().unwrap().clear();
     })

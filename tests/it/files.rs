@@ -8,10 +8,12 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use flowguard::app::{App, now_micros};
+use flowguard::app::App;
+use flowguard::clock::Clock;
 use flowguard::config::Config;
 use flowguard::error::Result;
 use flowguard::export::{Destination, Files};
+use flowguard::interval::Instant;
 use flowguard::lake::folder::Folder;
 use flowguard::table::TableName;
 use object_store::ObjectStore;
@@ -44,11 +46,11 @@ fn open(project: &Project) -> App {
 fn files(app: &App, store: Arc<dyn ObjectStore>) -> Destination {
     let folder = Folder::with_store(&Url::parse("s3://bucket/exports").unwrap(), store).unwrap();
     let target = app.target("here").unwrap().clone();
-    Box::new(Files::open(target, folder, Uuid::now_v7(), now_micros))
+    Box::new(Files::open(target, folder, Uuid::now_v7(), app.clock.clone()))
 }
 
 /// What a run with a clock of its own leaves.
-async fn export_at(project: &Project, clock: fn() -> i64) {
+async fn export_at(project: &Project, clock: Clock) {
     let app = open(project);
     let root = Url::from_directory_path(project.folder().join("exports")).unwrap();
     let folder = Folder::open(&root, &Default::default()).unwrap();
@@ -232,7 +234,8 @@ async fn an_interval_is_replaced_and_earlier_readers_keep_their_files_for_a_day(
     assert_eq!(told.lines().filter(|line| line.contains("  export  ")).count(), 3, "{told}");
     // One to move the entry of the second, one to forget it.
     for _ in 0..2 {
-        export_at(&project, || now_micros() + 401 * 24 * HOUR).await;
+        let later = Clock::of_machine().micros() + 401 * 24 * HOUR;
+        export_at(&project, Clock::at(Instant(later))).await;
     }
     assert_eq!(names(folder(&project).join("_history"), ".json"), Vec::<String>::new());
 }

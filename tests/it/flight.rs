@@ -2,7 +2,6 @@
 //! arrow-flight's clients: what it promises, streams, refuses, forgets and cancels.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -23,6 +22,8 @@ use arrow_flight::{
     RenewFlightEndpointRequest, Ticket,
 };
 use flowguard::access::Access;
+use flowguard::clock::Clock;
+use flowguard::interval::Instant;
 use flowguard::lake::Lake;
 use flowguard::lake::store::S3Access;
 use flowguard::model::ModelSet;
@@ -74,14 +75,14 @@ impl Drop for Server {
 impl Server {
     /// Over the demo's lake, which is made once for all tests.
     async fn of_demo() -> Self {
-        Self::over(&demo().0, &demo().1, Access::open(), now).await
+        Self::over(&demo().0, &demo().1, Access::open(), Clock::of_machine()).await
     }
 
     async fn over(
         project: &std::path::Path,
         lake: &std::path::Path,
         access: Access,
-        clock: fn() -> i64,
+        clock: Clock,
     ) -> Self {
         let lake = Url::from_directory_path(lake).unwrap();
         let admission = AdmissionLimits {
@@ -103,7 +104,7 @@ impl Server {
             },
             log: StatementLog::none(),
             executor: Handle::current(),
-            clock,
+            clock: clock.clone(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
@@ -119,10 +120,6 @@ impl Server {
         let endpoint = Endpoint::from_shared(self.address.clone()).unwrap();
         FlightSqlServiceClient::new(endpoint.connect().await.unwrap())
     }
-}
-
-fn now() -> i64 {
-    chrono::Utc::now().timestamp_micros()
 }
 
 /// The project's folder and the lake's.
@@ -464,7 +461,7 @@ async fn parts_are_read_in_any_order_side_by_side_and_again() {
     let project = Project::of_models(&[("silver/many", &*model("kind: full", many))]);
     project.run(&["run"]).succeeded();
     let lake = project.folder().join(".flowguard");
-    let server = Server::over(project.folder(), &lake, Access::open(), now).await;
+    let server = Server::over(project.folder(), &lake, Access::open(), Clock::of_machine()).await;
     let mut client = server.client().await;
     let sql = "SELECT id FROM silver.many WHERE n % 10 = 0";
     let ordered = info(&mut client, &query(&format!("{sql} ORDER BY id"))).await;
@@ -697,7 +694,7 @@ async fn a_statement_sees_one_version_and_the_next_the_newest() {
     let project = runs::project(&[]);
     runs::add(&project, &[("a", "2026-01-05T10:00:00Z", "1")]).await;
     let lake = project.folder().join(".flowguard");
-    let server = Server::over(project.folder(), &lake, Access::open(), now).await;
+    let server = Server::over(project.folder(), &lake, Access::open(), Clock::of_machine()).await;
     let mut client = server.client().await;
     let sql = "SELECT id FROM bronze.events ORDER BY id";
     let rows = |ids: &[&str]| {
@@ -797,40 +794,37 @@ async fn what_is_no_ticket_of_this_server_opens_nothing() {
     assert_eq!(parts_of(&refused), (Code::InvalidArgument, expected));
 }
 
-static TIME: AtomicI64 = AtomicI64::new(1_767_571_200_000_000);
+const MONDAY: Instant = Instant(1_767_571_200_000_000);
 
-fn set_time() -> i64 {
-    TIME.load(Ordering::Relaxed)
-}
-
-fn pass(minutes: i64) {
-    TIME.fetch_add(minutes * 60_000_000, Ordering::Relaxed);
+fn pass(clock: &Clock, seconds: i64) {
+    clock.set(Instant(clock.micros() + seconds * 1_000_000));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tickets_prepared_statements_and_sessions_expire_and_tickets_are_renewed() {
-    let server = Server::over(&demo().0, &demo().1, Access::open(), set_time).await;
+    let clock = Clock::at(MONDAY);
+    let server = Server::over(&demo().0, &demo().1, Access::open(), clock.clone()).await;
     let mut client = server.client().await;
     let info = info(&mut client, &query(METRICS)).await;
     let endpoint = &info.endpoint[0];
     let promised = endpoint.expiration_time.as_ref().unwrap();
-    assert_eq!(promised.seconds * 1_000_000, set_time() + 600_000_000);
+    assert_eq!(promised.seconds * 1_000_000, clock.micros() + 600_000_000);
     let mut prepared = client.prepare(METRICS.to_owned(), None).await.unwrap();
     let mut session = Session { client: client.clone(), cookie: None };
     assert_eq!(session.set(&[("schema", "gold")]).await, (BTreeMap::new(), true));
-    pass(9);
+    pass(&clock, 9 * 60);
     let renew = RenewFlightEndpointRequest::new(endpoint.clone()).encode_to_vec();
     let renewed = act(&mut client, "RenewFlightEndpoint", renew).await.unwrap().unwrap();
     let renewed = FlightEndpoint::decode(&*renewed).unwrap();
-    pass(2);
+    pass(&clock, 2 * 60);
     let gone = "the result is unknown or has expired\nhint: run the statement again";
     let expired = status(client.do_get(endpoint.ticket.clone().unwrap()).await.unwrap_err());
     assert_eq!(parts_of(&expired), (Code::NotFound, gone));
     assert_eq!(text(&read(&mut client, &renewed).await), METRICS_TABLE);
     assert_eq!(run(&mut client, &mut prepared).await, METRICS_TABLE);
-    pass(59);
+    pass(&clock, 59 * 60);
     assert_eq!(run(&mut client, &mut prepared).await, METRICS_TABLE);
-    pass(61);
+    pass(&clock, 61 * 60);
     let expired = status(prepared.execute().await.unwrap_err());
     let gone = "the prepared statement is unknown or has expired\n\
                 hint: prepare the statement again";
@@ -992,25 +986,19 @@ async fn headers_of_64_kib_are_taken_and_a_handshake_gives_a_token() {
     assert_eq!(ask(&mut client, METRICS).await, METRICS_TABLE);
 }
 
-static USERS_TIME: AtomicI64 = AtomicI64::new(1_767_571_200_000_000);
-
-fn users_time() -> i64 {
-    USERS_TIME.load(Ordering::Relaxed)
-}
-
 /// Changes the users as their keeper does; servers look again after a second.
-fn change_users(project: &Project, arguments: &[&str]) -> String {
-    USERS_TIME.fetch_add(2_000_000, Ordering::Relaxed);
+fn change_users(clock: &Clock, project: &Project, arguments: &[&str]) -> String {
+    pass(clock, 2);
     project.run(&[&["user"], arguments].concat()).succeeded().stdout.trim_end().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_see_what_they_may_read_and_tickets_are_theirs() {
-    let users = Project::of_models(&[]);
-    let password = change_users(&users, &["add", "ana", "--role", "analyst"]);
-    let other = change_users(&users, &["add", "eve", "--role", "engineer"]);
+    let (users, clock) = (Project::of_models(&[]), Clock::at(MONDAY));
+    let password = change_users(&clock, &users, &["add", "ana", "--role", "analyst"]);
+    let other = change_users(&clock, &users, &["add", "eve", "--role", "engineer"]);
     let access = Access::read(&users.folder().join("users.yaml")).unwrap();
-    let server = Server::over(&demo().0, &demo().1, access, users_time).await;
+    let server = Server::over(&demo().0, &demo().1, access, clock.clone()).await;
 
     let mut nobody = server.client().await;
     let unknown = (Code::Unauthenticated, "nobody is logged in");
@@ -1065,14 +1053,14 @@ async fn users_see_what_they_may_read_and_tickets_are_theirs() {
     assert_eq!(parts_of(&foreign), (Code::NotFound, unknown));
     assert_eq!(text(&read(&mut ana, &info.endpoint[0]).await), METRICS_TABLE);
 
-    change_users(&users, &["grant", "ana", "bronze.orders_raw"]);
+    change_users(&clock, &users, &["grant", "ana", "bronze.orders_raw"]);
     let outdated = status(ana.do_get(ticket).await.unwrap_err());
     let changed = "your rights have changed since the statement was planned\n\
                    hint: run the statement again";
     assert_eq!(parts_of(&outdated), (Code::PermissionDenied, changed));
     let granted = ask(&mut ana, "SELECT count(*) AS n FROM bronze.orders_raw").await;
     assert_eq!(granted, "+-----+\n| n   |\n+-----+\n| 505 |\n+-----+");
-    change_users(&users, &["disable", "ana"]);
+    change_users(&clock, &users, &["disable", "ana"]);
     assert_eq!(failure(&mut ana, METRICS).await.code(), Code::PermissionDenied);
 }
 

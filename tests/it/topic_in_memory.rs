@@ -11,12 +11,14 @@ use arrow::array::AsArray;
 use arrow::datatypes::{Int32Type, Int64Type};
 use arrow::util::display::array_value_to_string;
 use flowguard::audit::{Auditor, PartitionAudit, audit};
+use flowguard::clock::Clock;
 use flowguard::engine::{Engine, EngineOptions};
 use flowguard::error::Result;
 use flowguard::ingest::batch::{Written, dead_letters_spec, take_over, write};
 use flowguard::ingest::decode::{Message as Received, UnknownFields};
 use flowguard::ingest::open::{Batch, OpenBatch};
 use flowguard::ingest::{Limits, Pipeline};
+use flowguard::interval::Instant;
 use flowguard::kafka::KafkaAccess;
 use flowguard::lake::Lake;
 use flowguard::lake::commit::ensure_table;
@@ -217,7 +219,7 @@ impl World {
             },
             dead_letter_topic: false,
             run: Uuid::now_v7(),
-            clock: || 0,
+            clock: Clock::at(Instant(0)),
         }
     }
 

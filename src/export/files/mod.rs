@@ -27,9 +27,10 @@ use super::keys::{Key, Row, Wanted, keyed_digests};
 use super::pair::{Keeper, Pair, Source};
 use super::rows::{RowSource, only_within};
 use super::side::{Holding, Side, column_faults, conflict};
+use crate::clock::Clock;
 use crate::dag::Target;
 use crate::error::{Error, ErrorKind, Result};
-use crate::interval::{Every, Instant, MICROS_PER_DAY, RangeSet};
+use crate::interval::{Every, MICROS_PER_DAY, RangeSet};
 use crate::lake::folder::Folder;
 use crate::table::TableName;
 
@@ -46,7 +47,7 @@ pub struct Files {
     target: Target,
     folder: Folder,
     run: Uuid,
-    clock: fn() -> i64,
+    clock: Clock,
     /// By the table's path, as last read.
     known: HashMap<String, Known>,
 }
@@ -69,7 +70,7 @@ struct Examined {
 
 impl Files {
     /// `clock` gives microseconds since 1970.
-    pub fn open(target: Target, folder: Folder, run: Uuid, clock: fn() -> i64) -> Self {
+    pub fn open(target: Target, folder: Folder, run: Uuid, clock: Clock) -> Self {
         Self { target, folder, run, clock, known: HashMap::new() }
     }
 
@@ -117,7 +118,7 @@ impl Files {
         moved: u64,
     ) -> Result<()> {
         let number = self.base(pair, moving.held)?.map_or(0, |known| known.number) + 1;
-        let at = Instant((self.clock)());
+        let at = self.clock.now();
         let hashes = files.iter().filter_map(|file| file.hash.parse::<u128>().ok());
         let manifest = Manifest {
             format: FORMAT,
@@ -259,7 +260,7 @@ impl Side for Files {
 
     async fn fit(&mut self, pair: &Pair<'_>) -> Result<Option<Reason>> {
         let path = self.path(pair.name());
-        if let Err(error) = prune::prune(&self.folder, &path, Instant((self.clock)())).await {
+        if let Err(error) = prune::prune(&self.folder, &path, self.clock.now()).await {
             tracing::warn!(table = %pair.name(), %error, "old files were not deleted");
         }
         let known = self.known.get(&path);
@@ -274,7 +275,7 @@ impl Side for Files {
     }
 
     async fn apply(&mut self, source: &Source, pair: &Pair<'_>, moving: &Move<'_>) -> Result<u64> {
-        let began = (self.clock)();
+        let began = self.clock.micros();
         let path = self.path(pair.name());
         let calendar = file_calendar(pair);
         let (mut files, ranges) = match (self.base(pair, moving.held)?, moving.ranges()) {
@@ -289,7 +290,7 @@ impl Side for Files {
             writer.write(&batch?).await?;
         }
         let written = writer.finish(files.is_empty()).await?;
-        if (self.clock)() - began > EXPORT_MICROS_MAX {
+        if self.clock.micros() - began > EXPORT_MICROS_MAX {
             let message = format!("the export of `{}` took longer than half a day", pair.name());
             return Err(Error::new(ErrorKind::Exhausted, message).hint("nothing was published"));
         }
@@ -359,7 +360,7 @@ impl Side for Files {
 
     async fn note(&mut self, entry: &Entry) -> Result<()> {
         let path = self.path(&entry.table.parse()?);
-        let entry = Entry { at: Some(Instant((self.clock)())), ..entry.clone() };
+        let entry = Entry { at: Some(self.clock.now()), ..entry.clone() };
         let name = prune::entry_name(&path, &entry, &Uuid::now_v7().simple().to_string());
         self.folder.put(&name, json(&entry)?).await
     }

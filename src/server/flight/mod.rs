@@ -31,6 +31,7 @@ use tonic::transport::server::{Connected, Router};
 
 use self::state::Server;
 use crate::access::Access;
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::statements::Statements;
 
@@ -55,7 +56,7 @@ pub async fn serve<C>(
     incoming: impl Stream<Item = io::Result<C>> + Send,
     statements: Statements,
     access: Access,
-    clock: fn() -> i64,
+    clock: Clock,
     stop: CancellationToken,
 ) -> Result<()>
 where
@@ -92,11 +93,7 @@ fn transport(keepalive: Duration, keepalive_wait: Duration) -> tonic::transport:
 }
 
 /// The calls alone, for whoever brings a transport of their own.
-pub fn calls(
-    statements: Statements,
-    access: Access,
-    clock: fn() -> i64,
-) -> Result<impl FlightService> {
+pub fn calls(statements: Statements, access: Access, clock: Clock) -> Result<impl FlightService> {
     Server::new(statements, access, clock)
 }
 

@@ -21,6 +21,7 @@ use super::columns::{ipc_schema, result_schema};
 use super::encode::messages;
 use super::handles::{Handle, Purpose, Store, StoreLimits};
 use crate::access::{Access, Principal};
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::statements::Statement;
 
@@ -39,7 +40,7 @@ const MICROS_PER_SECOND: i64 = 1_000_000;
 pub struct Results {
     access: Access,
     store: Arc<Store<Planned>>,
-    clock: fn() -> i64,
+    clock: Clock,
 }
 
 #[derive(Clone)]
@@ -68,7 +69,7 @@ impl Drop for Reading {
 }
 
 impl Results {
-    pub fn new(access: Access, clock: fn() -> i64) -> Self {
+    pub fn new(access: Access, clock: Clock) -> Self {
         Self { access, store: Arc::new(Store::new(Purpose::Result, LIMITS)), clock }
     }
 
@@ -86,7 +87,7 @@ impl Results {
         let bytes = statement.held_bytes();
         let read = (0..parts).map(|_| AtomicBool::new(false)).collect();
         let planned = Planned { statement, schema, read };
-        let id = self.store.insert(&user, planned, bytes, (self.clock)())?;
+        let id = self.store.insert(&user, planned, bytes, self.clock.micros())?;
         for part in 0..parts {
             let part = u32::try_from(part).map_err(|_| Error::internal("too many parts"))?;
             info.endpoint.push(self.endpoint(id, part, &user));
@@ -96,7 +97,7 @@ impl Results {
 
     /// Without a location, so that clients stay on the connection they have.
     fn endpoint(&self, id: Uuid, part: u32, user: &str) -> FlightEndpoint {
-        let expires = (self.clock)().saturating_add(LIFE_MICROS);
+        let expires = self.clock.micros().saturating_add(LIFE_MICROS);
         let sealed = Handle { id, part, expires }.seal(&self.access, Purpose::Result, user);
         let ticket = TicketStatementQuery { statement_handle: sealed.into() };
         let mut endpoint =
@@ -150,11 +151,11 @@ impl Results {
     }
 
     pub fn sweep(&self) {
-        self.store.sweep((self.clock)());
+        self.store.sweep(self.clock.micros());
     }
 
     fn open(&self, caller: &Principal, ticket: &TicketStatementQuery) -> Result<(Handle, Planned)> {
-        let (user, now) = (&caller.user, (self.clock)());
+        let (user, now) = (&caller.user, self.clock.micros());
         let sealed = &ticket.statement_handle;
         let handle = Handle::unseal(&self.access, Purpose::Result, sealed, user, now)?;
         let planned = self.store.get(handle.id, user, now)?;

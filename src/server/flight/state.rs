@@ -16,6 +16,7 @@ use super::prepared::PreparedStatements;
 use super::results::Results;
 use super::sessions::Sessions;
 use crate::access::{Access, Principal};
+use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::statements::{Statements, Terms};
 
@@ -32,7 +33,7 @@ pub struct Shared {
     pub polls: Polls,
     pub sessions: Sessions,
     /// Microseconds since 1970 UTC.
-    clock: fn() -> i64,
+    clock: Clock,
 }
 
 impl std::ops::Deref for Server {
@@ -44,10 +45,10 @@ impl std::ops::Deref for Server {
 }
 
 impl Server {
-    pub fn new(statements: Statements, access: Access, clock: fn() -> i64) -> Result<Self> {
+    pub fn new(statements: Statements, access: Access, clock: Clock) -> Result<Self> {
         Ok(Self(Arc::new(Shared {
             catalog: Catalog::new(statements.clone())?,
-            results: Results::new(access.clone(), clock),
+            results: Results::new(access.clone(), clock.clone()),
             prepared: PreparedStatements::new(statements.clone(), access.clone()),
             polls: Polls::new(access.clone()),
             sessions: Sessions::new(access.clone()),
@@ -58,7 +59,7 @@ impl Server {
     }
 
     pub fn now(&self) -> i64 {
-        (self.clock)()
+        self.clock.micros()
     }
 
     pub async fn caller<T>(&self, request: &Request<T>) -> Result<Arc<Principal>> {

@@ -26,7 +26,7 @@ pub struct Site {
     pub lake: Lake,
     pub metrics: Metrics,
     /// Microseconds since 1970 UTC.
-    pub clock: fn() -> i64,
+    pub clock: crate::clock::Clock,
     pub readiness: Readiness,
 }
 
@@ -52,7 +52,7 @@ impl Site {
         })?;
         let (site, header) = (Arc::clone(self), header.map(str::to_owned));
         let checked = tokio::task::spawn_blocking(move || {
-            site.access.authorize(header.as_deref(), peer.0, (site.clock)())
+            site.access.authorize(header.as_deref(), peer.0, site.clock.micros())
         });
         checked.await.map_err(|source| {
             Error::internal("the check of an authorization stopped").source(source)
