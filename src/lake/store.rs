@@ -2,10 +2,12 @@
 //! becomes one clear error. Knows nothing of tables.
 
 use std::error::Error as StdError;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::aws::AmazonS3Builder;
+use object_store::client::{HttpError, HttpErrorKind};
 use object_store::local::LocalFileSystem;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
@@ -94,149 +96,236 @@ fn open_s3(root: &Url, s3: &S3Access) -> Result<Arc<dyn ObjectStore>> {
     Ok(Arc::new(store))
 }
 
-/// What a store's error text gives away, and what is said about it.
+/// What is said about a refusal, whatever library brought it.
 struct Symptom {
-    text: &'static str,
     kind: ErrorKind,
     message: &'static str,
     hint: &'static str,
 }
 
-const fn symptom(
-    text: &'static str,
-    kind: ErrorKind,
-    message: &'static str,
-    hint: &'static str,
-) -> Symptom {
-    Symptom { text, kind, message, hint }
+const fn symptom(kind: ErrorKind, message: &'static str, hint: &'static str) -> Symptom {
+    Symptom { kind, message, hint }
 }
 
 const FREE_SPACE: &str = "free some space; nothing of this was committed";
 const MISSING_RIGHT: &str = "these keys lack the right; see the policies in `minio/`";
 
-/// In the order they are looked for.
-const SYMPTOMS: [Symptom; 14] = [
-    symptom("No space left on device", ErrorKind::Exhausted, "the disk is full", FREE_SPACE),
-    symptom("StorageFull", ErrorKind::Exhausted, "the object store is full", FREE_SPACE),
-    symptom("Disk quota exceeded", ErrorKind::Exhausted, "the disk quota is used up", FREE_SPACE),
-    symptom(
-        "NoSuchBucket",
-        ErrorKind::NotFound,
-        "there is no such bucket",
-        "create the bucket, or correct `lake`",
-    ),
-    symptom(
-        "InvalidAccessKeyId",
-        ErrorKind::Denied,
-        "the access key is not known",
-        "check `s3.access_key_id`",
-    ),
-    symptom(
-        "SignatureDoesNotMatch",
-        ErrorKind::Denied,
-        "the secret key is wrong",
-        "check `s3.secret_access_key`",
-    ),
-    symptom("AccessDenied", ErrorKind::Denied, "access denied", MISSING_RIGHT),
-    // An answer without a body, as to a HEAD request.
-    symptom("lacked the necessary privileges", ErrorKind::Denied, "access denied", MISSING_RIGHT),
-    symptom(
-        "Permission denied",
-        ErrorKind::Denied,
-        "permission denied",
-        "check who owns the lake's folder",
-    ),
-    symptom(
-        "Read-only file system",
-        ErrorKind::Denied,
-        "the file system is read-only",
-        "mount the lake's folder writable",
-    ),
-    symptom(
-        "Connection refused",
-        ErrorKind::Unavailable,
-        "connection refused",
-        "check `s3.endpoint`; is the store running?",
-    ),
-    symptom(
-        "dns error",
-        ErrorKind::Unavailable,
-        "the host is not known",
-        "check the host name in `s3.endpoint`",
-    ),
-    symptom(
-        "timed out",
-        ErrorKind::Unavailable,
-        "the store does not answer",
-        "check `s3.endpoint` and the network",
-    ),
-    symptom(
-        "error sending request",
-        ErrorKind::Unavailable,
-        "the store cannot be reached",
-        "check `s3.endpoint` and the network",
-    ),
-];
+/// Of an operating system.
+fn io_symptom(kind: io::ErrorKind) -> Option<Symptom> {
+    Some(match kind {
+        io::ErrorKind::StorageFull => symptom(ErrorKind::Exhausted, "the disk is full", FREE_SPACE),
+        io::ErrorKind::QuotaExceeded => {
+            symptom(ErrorKind::Exhausted, "the disk quota is used up", FREE_SPACE)
+        }
+        io::ErrorKind::PermissionDenied => {
+            symptom(ErrorKind::Denied, "permission denied", "check who owns the lake's folder")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => symptom(
+            ErrorKind::Denied,
+            "the file system is read-only",
+            "mount the lake's folder writable",
+        ),
+        io::ErrorKind::ConnectionRefused => symptom(
+            ErrorKind::Unavailable,
+            "connection refused",
+            "check `s3.endpoint`; is the store running?",
+        ),
+        _ => return None,
+    })
+}
+
+/// Of S3, by the code of its answer.
+fn s3_symptom(code: &str) -> Option<Symptom> {
+    Some(match code {
+        "NoSuchBucket" => symptom(
+            ErrorKind::NotFound,
+            "there is no such bucket",
+            "create the bucket, or correct `lake`",
+        ),
+        "InvalidAccessKeyId" => {
+            symptom(ErrorKind::Denied, "the access key is not known", "check `s3.access_key_id`")
+        }
+        "SignatureDoesNotMatch" => {
+            symptom(ErrorKind::Denied, "the secret key is wrong", "check `s3.secret_access_key`")
+        }
+        "AccessDenied" => symptom(ErrorKind::Denied, "access denied", MISSING_RIGHT),
+        "XMinioStorageFull" => {
+            symptom(ErrorKind::Exhausted, "the object store is full", FREE_SPACE)
+        }
+        _ => return None,
+    })
+}
+
+/// Of a connection.
+fn http_symptom(kind: HttpErrorKind) -> Option<Symptom> {
+    Some(match kind {
+        HttpErrorKind::Connect => symptom(
+            ErrorKind::Unavailable,
+            "the store cannot be reached",
+            "check the host and port in `s3.endpoint`",
+        ),
+        HttpErrorKind::Timeout => symptom(
+            ErrorKind::Unavailable,
+            "the store does not answer",
+            "check `s3.endpoint` and the network",
+        ),
+        HttpErrorKind::Request | HttpErrorKind::Interrupted => symptom(
+            ErrorKind::Unavailable,
+            "the connection to the store broke",
+            "check `s3.endpoint` and the network",
+        ),
+        _ => return None,
+    })
+}
+
+/// What the layers of an error say, each of which may know what the others don't.
+#[derive(Default)]
+struct Findings {
+    io: Option<io::ErrorKind>,
+    http: Option<HttpErrorKind>,
+    /// Of an answer without a body, as to a HEAD request, this is all there is.
+    is_denied: bool,
+    is_missing: bool,
+    /// The body of an answer of S3, and the text around it.
+    answer: Option<String>,
+}
+
+impl Findings {
+    fn of(error: &(dyn StdError + 'static)) -> Self {
+        let mut found = Self::default();
+        let mut layer = Some(error);
+        while let Some(error) = layer {
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                found.io = Some(error.kind());
+            } else if let Some(error) = error.downcast_ref::<HttpError>() {
+                found.http.get_or_insert(error.kind());
+            } else if let Some(error) = error.downcast_ref::<object_store::Error>() {
+                use object_store::Error::{NotFound, PermissionDenied, Unauthenticated};
+                found.is_missing |= matches!(error, NotFound { .. });
+                found.is_denied |=
+                    matches!(error, PermissionDenied { .. } | Unauthenticated { .. });
+                found.answer.get_or_insert_with(|| error.to_string());
+            }
+            layer = below(error);
+        }
+        found
+    }
+
+    fn symptom(&self) -> Option<Symptom> {
+        let code = self.answer.as_deref().and_then(|answer| element(answer, "Code"));
+        let denied = self.is_denied && self.io.is_none();
+        code.and_then(s3_symptom)
+            .or_else(|| self.io.and_then(io_symptom))
+            .or_else(|| self.http.and_then(http_symptom))
+            .or_else(|| {
+                denied.then_some(symptom(ErrorKind::Denied, "access denied", MISSING_RIGHT))
+            })
+    }
+}
+
+/// The next layer of an error, also where its type does not name it as the source.
+fn below<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    use buoyant_kernel::Error::{Backtraced, IOError, ObjectStore};
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        return error.get_ref().map(|inner| inner as &(dyn StdError + 'static));
+    }
+    match error.downcast_ref::<buoyant_kernel::Error>() {
+        Some(ObjectStore(inner)) => Some(inner),
+        Some(IOError(inner)) => Some(inner),
+        Some(Backtraced { source, .. }) => Some(source.as_ref()),
+        _ => error.source(),
+    }
+}
 
 /// One clear error from whatever an object store, or a library above one, returned. `doing` says
 /// what was attempted and on what.
 pub fn store_error(doing: &str, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
     let source = source.into();
-    let mut said = source.to_string();
-    let mut cause: Option<&(dyn StdError + 'static)> = source.source();
-    let mut missing = false;
-    while let Some(error) = cause {
-        said.push_str(": ");
-        said.push_str(&error.to_string());
-        missing |= matches!(
-            error.downcast_ref::<object_store::Error>(),
-            Some(object_store::Error::NotFound { .. })
-        );
-        cause = error.source();
-    }
-    let source = match answer_of(&said) {
+    let found = Findings::of(source.as_ref());
+    let said = found.answer.as_deref().and_then(|answer| element(answer, "Message"));
+    let symptom = found.symptom();
+    let source = match said {
         // What S3 says in its own words instead of the document around them.
-        Some(answer) => {
-            tracing::debug!(said, "the object store refused");
-            answer.to_owned().into()
+        Some(said) => {
+            tracing::debug!(%source, "the object store refused");
+            said.to_owned().into()
         }
         None => source,
     };
-    if let Some(symptom) = SYMPTOMS.iter().find(|symptom| said.contains(symptom.text)) {
-        return Error::new(symptom.kind, format!("{doing}: {}", symptom.message))
-            .hint(symptom.hint)
-            .source(source);
+    if let Some(Symptom { kind, message, hint }) = symptom {
+        return Error::new(kind, format!("{doing}: {message}")).hint(hint).source(source);
     }
-    let kind = if missing { ErrorKind::NotFound } else { ErrorKind::Unavailable };
+    let kind = if found.is_missing { ErrorKind::NotFound } else { ErrorKind::Unavailable };
     Error::new(kind, doing.to_owned()).source(source)
 }
 
-/// The `Message` in the XML of an S3 error.
-fn answer_of(said: &str) -> Option<&str> {
-    let (_, rest) = said.split_once("<Message>")?;
-    let (message, _) = rest.split_once("</Message>")?;
-    (!message.is_empty()).then_some(message)
+/// The content of an element in the XML of an S3 error.
+fn element<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = answer.split_once(&format!("<{name}>"))?;
+    let (content, _) = rest.split_once(&format!("</{name}>"))?;
+    (!content.is_empty()).then_some(content)
 }
 
 #[cfg(test)]
 mod tests {
+    use deltalake::DeltaTableError;
+
     use super::*;
 
+    /// As delta-rs hands out what its kernel met.
+    fn in_the_log(error: object_store::Error) -> DeltaTableError {
+        DeltaTableError::KernelError(buoyant_kernel::Error::ObjectStore(error))
+    }
+
+    fn generic(source: impl Into<Box<dyn StdError + Send + Sync>>) -> object_store::Error {
+        object_store::Error::Generic { store: "S3", source: source.into() }
+    }
+
     #[test]
-    fn symptoms_become_kinds_and_hints() {
-        let io = |text: &str| std::io::Error::other(text.to_owned());
-        let error = store_error("cannot write `gold.a`", io("os: No space left on device (28)"));
-        assert_eq!(error.kind, ErrorKind::Exhausted);
-        assert_eq!(error.message, "cannot write `gold.a`: the disk is full");
-        let error = store_error("cannot list the lake", io("<Code>NoSuchBucket</Code>"));
-        assert_eq!((error.kind, error.kind.exit_code()), (ErrorKind::NotFound, 1));
+    fn a_refusal_is_known_below_whatever_layers() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let parquet = deltalake::parquet::errors::ParquetError::External(Box::new(generic(full())));
+        let layers: [Box<dyn StdError + Send + Sync>; 5] = [
+            full().into(),
+            generic(full()).into(),
+            in_the_log(generic(full())).into(),
+            io::Error::other(generic(full())).into(),
+            DeltaTableError::from(parquet).into(),
+        ];
+        for layered in layers {
+            let text = layered.to_string();
+            let error = store_error("cannot write `gold.a`", layered);
+            assert_eq!(error.kind, ErrorKind::Exhausted, "{text}");
+            assert_eq!(error.message, "cannot write `gold.a`: the disk is full", "{text}");
+        }
+    }
+
+    #[test]
+    fn a_word_within_a_text_decides_nothing() {
+        let text = "no column `AccessDenied`, nor NoSuchBucket: Permission denied, timed out";
+        let error = store_error("cannot read `gold.a`", generic(text));
+        assert_eq!(
+            (error.kind, error.message.as_str()),
+            (ErrorKind::Unavailable, "cannot read `gold.a`")
+        );
+    }
+
+    #[test]
+    fn what_is_not_there_is_told_from_what_may_not_be_seen() {
+        let of =
+            |error: object_store::Error| store_error("cannot read `gold.a`", in_the_log(error));
+        let (path, source) = ("a".to_owned(), || "403".to_owned().into());
+        let missing = of(object_store::Error::NotFound { path: path.clone(), source: source() });
+        let denied = of(object_store::Error::PermissionDenied { path, source: source() });
+        assert_eq!((missing.kind, denied.kind), (ErrorKind::NotFound, ErrorKind::Denied));
+        assert_eq!(denied.message, "cannot read `gold.a`: access denied");
     }
 
     #[test]
     fn of_an_xml_answer_only_its_message_is_shown() {
         let answer = "403: <?xml version=\"1.0\"?>\n<Error><Code>AccessDenied</Code>\
                       <Message>Access Denied.</Message><Resource>/a</Resource></Error>";
-        let error = store_error("cannot read `gold.a`", std::io::Error::other(answer));
+        let error = store_error("cannot read `gold.a`", generic(answer));
         assert_eq!(error.message, "cannot read `gold.a`: access denied");
         assert_eq!(error.source.unwrap().to_string(), "Access Denied.");
     }
