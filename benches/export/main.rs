@@ -14,6 +14,7 @@ use flowguard::app::App;
 use flowguard::config::Config;
 use flowguard::engine::query::Query;
 use flowguard::engine::storable::{conform, plain_schema};
+use flowguard::export::open::statements;
 use flowguard::model::ModelSet;
 use flowguard::source::Source;
 use futures::StreamExt;
@@ -123,8 +124,8 @@ async fn add(project: &Path, first: usize, rows: usize, step: u64) {
 async fn scans(project: &Path) -> Vec<RecordBatch> {
     let config = Config::load(project, &BTreeMap::new(), &[]).expect("a project");
     let app = App::open(config).expect("a project");
-    let target = app.target("here").expect("it is configured");
-    let keeper = app.statements(target, Uuid::nil()).expect("a target of SQL");
+    let target = app.dags.target("here").expect("it is configured");
+    let keeper = statements(target, Uuid::nil()).expect("a target of SQL");
     let source = app.export_source();
     let name = "silver.many".parse().expect("a table name");
     let pair = source.pair(&keeper, &name, None).await.expect("it was built");

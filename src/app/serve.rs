@@ -30,7 +30,7 @@ use crate::server::listen::{Listener, OpenConnections};
 use crate::server::metrics::{IngestFigures, Metrics};
 use crate::server::tls::Tls;
 use crate::statements::log::StatementLog;
-use crate::statements::{AdmissionLimits, Parts, StatementLimits, Statements};
+use crate::statements::{AdmissionLimits, StatementLimits, Statements, StatementsSetup};
 use crate::table::TableName;
 
 /// What streams that are open at the stop signal get to come to their end.
@@ -119,7 +119,7 @@ pub struct Server {
     pub ingested: Vec<TableName>,
     pub has_tls: bool,
     pub asks_users: bool,
-    parts: Vec<Part>,
+    parts: Vec<Service>,
     execution: Option<Execution>,
 }
 
@@ -159,14 +159,16 @@ impl Server {
         let execution = Execution::start(&app)?;
         let (watcher, statements) = (door.clone(), execution.statements.clone());
         let clock = app.clock.clone();
-        server.parts.push(Part::new("watch", move |stop| watcher.watch(statements, clock, stop)));
+        server
+            .parts
+            .push(Service::new("watch", move |stop| watcher.watch(statements, clock, stop)));
         let mut connections = Vec::new();
         if let Some(listener) = flight {
             server.flight = Some(listener.address());
             connections.push(("flight", listener.open_connections()));
             let (statements, access) = (execution.statements.clone(), door.access.clone());
             let clock = app.clock.clone();
-            server.parts.push(Part::within(STREAMS_GRACE, "flight", move |stop| {
+            server.parts.push(Service::within(STREAMS_GRACE, "flight", move |stop| {
                 flight::serve(listener.incoming(), statements, access, clock, stop)
             }));
         }
@@ -174,7 +176,7 @@ impl Server {
             server.http = Some(listener.address());
             connections.push(("http", listener.open_connections()));
             let site = site(&app, &execution.statements, door.access, figures, connections);
-            server.parts.push(Part::within(STREAMS_GRACE, "http", move |stop| {
+            server.parts.push(Service::within(STREAMS_GRACE, "http", move |stop| {
                 http::serve(listener.incoming(), site, stop)
             }));
         }
@@ -201,7 +203,7 @@ impl Server {
             tables: self.ingested.clone(),
             figures: figures.clone(),
         };
-        self.parts.push(Part::new("ingest", move |stop| ingesting.run(stop)));
+        self.parts.push(Service::new("ingest", move |stop| ingesting.run(stop)));
         Ok(())
     }
 
@@ -240,12 +242,12 @@ fn site(
 }
 
 /// What runs until its token is cancelled.
-pub struct Part {
+pub struct Service {
     name: &'static str,
     run: Box<dyn FnOnce(CancellationToken) -> BoxFuture<'static, Result<()>> + Send>,
 }
 
-impl Part {
+impl Service {
     pub fn new<F>(
         name: &'static str,
         run: impl FnOnce(CancellationToken) -> F + Send + 'static,
@@ -282,10 +284,10 @@ impl Part {
 }
 
 /// Runs parts side by side. The first that ends ends the others, and its error is the outcome.
-async fn run_all(parts: Vec<Part>, stop: &CancellationToken) -> Result<()> {
+async fn run_all(parts: Vec<Service>, stop: &CancellationToken) -> Result<()> {
     let stop = stop.child_token();
     let mut running = JoinSet::new();
-    for Part { name, run } in parts {
+    for Service { name, run } in parts {
         let part = run(stop.clone());
         running.spawn(async move { (name, part.await) });
     }
@@ -327,7 +329,7 @@ impl Execution {
         let server = &app.config.server;
         let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
         let places = |number: u64| count(number).min(Semaphore::MAX_PERMITS);
-        let statements = Statements::new(Parts {
+        let statements = Statements::new(StatementsSetup {
             lake: app.lake.clone(),
             engine: app.engine.clone(),
             models: Arc::clone(&app.models),
@@ -445,11 +447,11 @@ mod tests {
     #[tokio::test]
     async fn one_failing_part_ends_all_with_its_error() {
         let stop = CancellationToken::new();
-        let waits = Part::new("waits", |stop| async move {
+        let waits = Service::new("waits", |stop| async move {
             stop.cancelled().await;
             Ok(())
         });
-        let fails = Part::new("fails", |_| async { Err(Error::invalid("it broke")) });
+        let fails = Service::new("fails", |_| async { Err(Error::invalid("it broke")) });
         let error = run_all(vec![waits, fails], &stop).await.unwrap_err();
         assert_eq!(error.message, "it broke");
         assert!(!stop.is_cancelled(), "the caller's token is the caller's");
@@ -457,7 +459,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_part_must_not_end_by_itself() {
-        let ends = Part::new("ends", |_| async { Ok(()) });
+        let ends = Service::new("ends", |_| async { Ok(()) });
         let error = run_all(vec![ends], &CancellationToken::new()).await.unwrap_err();
         assert_eq!(error.message, "`ends` ended by itself");
     }
@@ -466,7 +468,7 @@ mod tests {
     async fn a_stream_that_does_not_end_is_cut_off() {
         let stop = CancellationToken::new();
         let grace = Duration::from_millis(1);
-        let hangs = Part::within(grace, "hangs", |_| std::future::pending());
+        let hangs = Service::within(grace, "hangs", |_| std::future::pending());
         stop.cancel();
         run_all(vec![hangs], &stop).await.unwrap();
     }

@@ -7,7 +7,7 @@ use futures::future::LocalBoxFuture;
 
 use super::{
     Global, Process, Session, audit, check, completions, config, demo, dlq, export, ingest,
-    lineage, output, parity, query, run, schema, serve, sql, statements, user,
+    lineage, output, parity, query, run, schema, serve, sql, statements, target, user,
 };
 use crate::error::{Error, Result};
 
@@ -56,7 +56,7 @@ enum Command {
     Serve(serve::Arguments),
     Sql(sql::Arguments),
     Statements(statements::Arguments),
-    Target(export::TargetArguments),
+    Target(target::Arguments),
     User(user::Arguments),
     /// Holds a driver for another process of this program
     #[command(hide = true)]
@@ -93,7 +93,7 @@ async fn dispatch(arguments: Vec<OsString>, process: Process) -> Result<()> {
         Command::Serve(arguments) => serve::execute(&session, &arguments).await,
         Command::Sql(arguments) => sql::execute(&session, &arguments).await,
         Command::Statements(arguments) => statements::execute(&session, &arguments),
-        Command::Target(arguments) => export::target(&session, &arguments).await,
+        Command::Target(arguments) => target::execute(&session, &arguments).await,
         Command::User(arguments) => user::execute(&session, &arguments),
         Command::WarehouseDriver => export::drive(&session).await,
     }

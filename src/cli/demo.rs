@@ -307,7 +307,7 @@ impl Ahead {
 /// this program does not carry, says how to get one.
 async fn export(session: &Session, app: &App) -> Result<bool> {
     let mut found = Vec::new();
-    for (target, tables) in app.exports(&[], None)? {
+    for (target, tables) in app.exports().chosen(&[], None)? {
         let mut to = match super::export::connect(session, app, target).await {
             Err(error) if error.kind == ErrorKind::NotFound => {
                 let hint = error.hint.unwrap_or_default();

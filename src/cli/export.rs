@@ -12,13 +12,15 @@ use super::metrics_file::MetricsArguments;
 use super::progress::TableProgress;
 use super::{Output, Session, interrupted, output};
 use crate::app::App;
-use crate::app::export::Surroundings;
 use crate::dag::{Severity, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::change::Change;
+use crate::export::compare::parity::Parity;
 use crate::export::history::Entry;
-use crate::export::parity::Parity;
-use crate::export::{Destination, Exported, script, zero_copy};
+use crate::export::open::{Surroundings, statements};
+use crate::export::run::{Event, run};
+use crate::export::sql::{script, zero_copy};
+use crate::export::{Destination, Exported};
 use crate::interval::Instant;
 use crate::table::TableName;
 use crate::warehouse::driver::{Driver, Phase};
@@ -130,44 +132,41 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
 async fn export(session: &Session, arguments: &RunArguments) -> Result<()> {
     let app = session.app()?;
     let selected = &arguments.selected;
-    let mut lines = Vec::new();
-    let mut failed = 0;
-    let chosen = app.exports(&selected.selectors, selected.target.as_deref())?;
-    let surroundings = surroundings(session);
+    let (mut lines, mut failed) = (Vec::new(), 0);
+    let exports = app.exports();
+    let chosen = exports.chosen(&selected.selectors, selected.target.as_deref())?;
+    let surroundings = surroundings(session, &app);
     let mut progress = TableProgress::new(tables_of(&chosen), selected.output);
     let metrics = arguments.metrics.open(session);
     for (target, tables) in chosen {
-        let connected = stoppable(session, app.connected(target, &surroundings)).await?;
-        if connected.is_err() {
-            for name in &tables {
-                metrics.exported(&target.name, name, false)?;
-            }
-        }
-        let mut to = Some(connected?);
-        for name in &tables {
-            let began = std::time::Instant::now();
-            let source = app.export_source();
-            let work = (name, arguments.full);
-            let work = app.export_table(&source, target, &surroundings, &mut to, work);
-            let work = progress.watch(name, &source.rows_read, work);
-            let outcome = stoppable(session, work).await?;
-            failed += usize::from(outcome.is_err());
-            metrics.exported(&target.name, name, outcome.is_ok())?;
-            let seconds = began.elapsed().as_secs_f64();
-            progress.say(&exported_line(name, target, &outcome, seconds));
-            let mut line = exported_json(name, target, &outcome, seconds);
-            if let (Some(to), Some(severity)) = (&mut to, app.gate(target, name)?) {
-                let compared = stoppable(session, source.parity(to, name)).await??;
-                let differs = !compared.differences.is_empty();
-                metrics.compared(&target.name, name, !differs)?;
-                if differs {
-                    progress.say(&difference_line(name, target, severity, &compared));
+        let on_event = |event: Event<'_>| {
+            match event {
+                Event::Unreachable(tables) => {
+                    let failed = |name| metrics.exported(&target.name, name, false);
+                    tables.iter().try_for_each(failed)?;
                 }
-                failed += usize::from(differs && severity == Severity::Error);
-                line["differences"] = serde_json::json!(compared.differences);
+                Event::Started(name, rows_read) => progress.begin(name, rows_read),
+                Event::Ended { table, outcome, seconds } => {
+                    metrics.exported(&target.name, table, outcome.is_ok())?;
+                    progress.say(&exported_line(table, target, outcome, seconds));
+                    lines.push(exported_json(table, target, outcome, seconds));
+                }
+                Event::Compared { table, parity, severity } => {
+                    let is_equal = parity.differences.is_empty();
+                    metrics.compared(&target.name, table, is_equal)?;
+                    if !is_equal {
+                        progress.say(&difference_line(table, target, severity, parity));
+                    }
+                    if let Some(line) = lines.last_mut() {
+                        line["differences"] = serde_json::json!(parity.differences);
+                    }
+                }
             }
-            lines.push(line);
-        }
+            Ok(())
+        };
+        let work = (target, tables.as_slice(), arguments.full);
+        let work = run(exports, || app.export_source(), &surroundings, work, on_event);
+        failed += stoppable(session, work).await??;
     }
     progress.end();
     if selected.output == Output::Json {
@@ -190,7 +189,7 @@ async fn sql(session: &Session, arguments: &SqlArguments) -> Result<()> {
     if let (Some(folder), Some(target)) = (&arguments.parts, &arguments.target) {
         return copies(session, &app, arguments, target, folder).await;
     }
-    let tables = app.stored(&arguments.selectors, arguments.target.as_deref())?;
+    let tables = app.exports().stored(&arguments.selectors, arguments.target.as_deref())?;
     let script = zero_copy::script(&app.lake, app.config.s3.endpoint.as_ref(), &tables).await?;
     output::write_text(&script.text)?;
     match script.refused {
@@ -213,15 +212,15 @@ async fn copies(
 ) -> Result<()> {
     let folder = session.process.current_folder.join(folder);
     let run = Uuid::now_v7();
-    for (target, tables) in app.exports(&arguments.selectors, Some(target))? {
-        let statements = app.statements(target, run)?;
+    for (target, tables) in app.exports().chosen(&arguments.selectors, Some(target))? {
+        let statements = statements(target, run)?;
         let mut progress = TableProgress::new(tables.len(), Output::Text);
         output::write_text(&script::preamble(&statements))?;
         for name in &tables {
             let source = app.export_source();
             let folder = folder.join(run.to_string()).join(name.to_string());
             let work = script::table(&source, &statements, name, &folder);
-            let work = progress.watch(name, &source.rows_read, work);
+            progress.begin(name, &source.rows_read);
             output::write_text(&stoppable(session, work).await??)?;
         }
     }
@@ -233,7 +232,7 @@ async fn status(session: &Session, selected: &Selected, full: bool) -> Result<()
     let mut rows = Vec::new();
     let mut lines = Vec::new();
     let mut refused = 0;
-    for (target, tables) in app.exports(&selected.selectors, selected.target.as_deref())? {
+    for (target, tables) in app.exports().chosen(&selected.selectors, selected.target.as_deref())? {
         let mut to = connect(session, &app, target).await?;
         for name in &tables {
             let planned = app.export_source().plan(&mut to, name, full).await;
@@ -274,7 +273,7 @@ async fn history(session: &Session, arguments: &HistoryArguments) -> Result<()> 
     let app = session.app()?;
     let selected = &arguments.selected;
     let mut found = Vec::new();
-    for (target, tables) in app.exports(&selected.selectors, selected.target.as_deref())? {
+    for (target, tables) in app.exports().chosen(&selected.selectors, selected.target.as_deref())? {
         let mut to = connect(session, &app, target).await?;
         let entries = to.history(&tables, arguments.limit).await?;
         found.extend(entries.into_iter().map(|entry| (target.name.clone(), entry)));
@@ -377,56 +376,12 @@ fn exported_json(
     }
 }
 
-/// Look at the warehouses that tables are exported to
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  flowguard target test finance")]
-pub struct TargetArguments {
-    #[command(subcommand)]
-    command: TargetCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum TargetCommand {
-    /// Load the driver, connect, and say what is missing
-    Test {
-        /// As in dags.yaml
-        name: String,
-    },
-}
-
-pub async fn target(session: &Session, arguments: &TargetArguments) -> Result<()> {
-    let TargetCommand::Test { name } = &arguments.command;
-    let app = session.app()?;
-    let target = app.target(name)?;
-    let mut to = app.untouched(target, &surroundings(session), Uuid::now_v7()).await?;
-    let missing = to.missing_rights(&app.exported_to(target)?).await?;
-    if !missing.is_empty() {
-        let rows: Vec<Vec<String>> =
-            missing.into_iter().map(|missing| vec![missing.right, missing.given_by]).collect();
-        output::write_text(&output::columns(&["missing right", "given by"], &rows))?;
-        let message = format!("`{name}` lacks rights that an export needs");
-        return Err(Error::new(ErrorKind::Denied, message)
-            .hint("have the database's owner run the statements above, then test again"));
-    }
-    to.prepare().await?;
-    let version = to.test().await?;
-    let driver = to.driver().map_or(String::new(), |file| {
-        format!("driver: {}\nhard values arrive as they were sent: yes\n", file.display())
-    });
-    output::write_text(&format!(
-        "{name}: {version}\nmay create schemas, tables and rows: yes\n{driver}"
-    ))
-}
-
 pub async fn connect(session: &Session, app: &App, target: &Target) -> Result<Destination> {
-    app.destination(target, &surroundings(session), Uuid::now_v7()).await
+    surroundings(session, app).open(target, Uuid::now_v7()).await
 }
 
-fn surroundings(session: &Session) -> Surroundings<'_> {
-    Surroundings {
-        environment: &session.process.environment,
-        program: session.process.program.clone(),
-    }
+pub fn surroundings(session: &Session, app: &App) -> Surroundings {
+    app.surroundings(session.process.environment.clone(), session.process.program.clone())
 }
 
 /// The work, unless a signal ends it; its transaction is then rolled back.
@@ -450,35 +405,36 @@ pub async fn drive(session: &Session) -> Result<()> {
     std::thread::spawn(move || {
         let _ = done.send(serving.serve(std::io::stdin(), std::io::stdout()));
     });
-    let ended =
-        |served: Result<_, _>| served.map_err(|_| Error::internal("the driver stopped")).flatten();
+    let gone = |_| Error::internal("the driver stopped");
     tokio::select! {
-        served = &mut served => return ended(served),
+        served = &mut served => return served.map_err(gone).flatten(),
         () = end_of(engine) => {}
         () = session.process.stop.cancelled() => {}
     }
-    interrupt_again_and_again(driver.clone());
     let patience = match driver.phase() {
         Phase::Connecting => CONNECTING_MAX,
-        Phase::Open | Phase::Closing => INTERRUPTED_MAX,
+        Phase::Open | Phase::Closing | Phase::Closed => INTERRUPTED_MAX,
     };
-    tokio::select! {
-        served = &mut served => return ended(served),
-        () = tokio::time::sleep(patience) => {}
-    }
-    match driver.phase() {
-        Phase::Closing => ended(served.await),
-        // A driver that heeds no interruption.
-        Phase::Connecting | Phase::Open => Ok(()),
+    end_again_and_again(driver.clone());
+    let began = std::time::Instant::now();
+    loop {
+        match driver.phase() {
+            Phase::Closed => return Ok(()),
+            // A driver that heeds no interruption.
+            Phase::Connecting | Phase::Open if began.elapsed() > patience => return Ok(()),
+            Phase::Connecting | Phase::Open | Phase::Closing => {}
+        }
+        tokio::time::sleep(ENGINE_CHECK_INTERVAL).await;
     }
 }
 
-/// An interruption that comes before its statement has begun is lost.
+/// An interruption that comes before its statement has begun is lost. Not a thread of the runtime:
+/// drivers may be slow to answer.
 #[expect(clippy::disallowed_methods, reason = "a thread of its own")]
-fn interrupt_again_and_again(driver: Driver) {
+fn end_again_and_again(driver: Driver) {
     std::thread::spawn(move || {
         loop {
-            driver.interrupt();
+            driver.end();
             std::thread::sleep(ENGINE_CHECK_INTERVAL);
         }
     });

@@ -2,6 +2,7 @@
 //! talk; a command returns its error and `main` prints it.
 
 mod audit;
+mod backend;
 mod check;
 mod commands;
 mod completions;

@@ -8,10 +8,10 @@ use super::metrics_file::MetricsArguments;
 use super::progress::TableProgress;
 use super::{Output, Session, output};
 use crate::error::{Error, Result};
-use crate::export::differing::DifferingRow;
-use crate::export::keys::Values;
-use crate::export::narrow::DifferingInterval;
-use crate::export::parity::{Narrowed, Parity};
+use crate::export::compare::differing::DifferingRow;
+use crate::export::compare::keys::Values;
+use crate::export::compare::narrow::DifferingInterval;
+use crate::export::compare::parity::{Narrowed, Parity};
 use crate::export::{Destination, Exported, Source};
 use crate::table::TableName;
 
@@ -43,7 +43,7 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     let app = session.app()?;
     let selected = &arguments.selected;
     let mut found = Vec::new();
-    let chosen = app.exports(&selected.selectors, selected.target.as_deref())?;
+    let chosen = app.exports().chosen(&selected.selectors, selected.target.as_deref())?;
     let mut progress = TableProgress::new(tables_of(&chosen), selected.output);
     let metrics = arguments.metrics.open(session);
     for (target, tables) in chosen {
@@ -51,7 +51,7 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
         for name in &tables {
             let source = app.export_source();
             let work = compare(&source, &mut to, name, arguments.repair);
-            let work = progress.watch(name, &source.rows_read, work);
+            progress.begin(name, &source.rows_read);
             let (parity, repaired) = stoppable(session, work).await??;
             if let Some(Exported { rows, change, .. }) = repaired {
                 let rows = output::thousands(rows);

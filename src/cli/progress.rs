@@ -1,11 +1,11 @@
 //! How far an export or a comparison has come, on a terminal.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Output, output};
 use crate::table::TableName;
@@ -17,6 +17,7 @@ pub struct TableProgress {
     bar: ProgressBar,
     tables: usize,
     begun: usize,
+    look: Option<AbortOnDropHandle<()>>,
 }
 
 impl TableProgress {
@@ -29,30 +30,23 @@ impl TableProgress {
         let style =
             ProgressStyle::with_template("{spinner} {msg}  {human_pos} rows  {per_sec}  {elapsed}")
                 .unwrap_or_else(|_| ProgressStyle::default_spinner());
-        Self { bar: bar.with_style(style), tables, begun: 0 }
+        Self { bar: bar.with_style(style), tables, begun: 0, look: None }
     }
 
-    /// Does the work at one table, which counts the rows it reads.
-    pub async fn watch<T>(
-        &mut self,
-        name: &TableName,
-        rows: &Arc<AtomicU64>,
-        work: impl Future<Output = T>,
-    ) -> T {
+    /// From now on `rows` is shown, the number of rows read of one table.
+    pub fn begin(&mut self, name: &TableName, rows: &Arc<AtomicU64>) {
         self.begun += 1;
         self.bar.reset();
         self.bar.set_message(format!("table {} of {}: {name}", self.begun, self.tables));
-        let mut work = pin!(work);
-        let mut looks = tokio::time::interval(LOOK_EVERY);
-        loop {
-            tokio::select! {
-                done = &mut work => return done,
-                _ = looks.tick() => {
-                    self.bar.set_position(rows.load(Ordering::Relaxed));
-                    self.bar.tick();
-                }
+        let (bar, rows) = (self.bar.clone(), Arc::clone(rows));
+        self.look = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut looks = tokio::time::interval(LOOK_EVERY);
+            loop {
+                looks.tick().await;
+                bar.set_position(rows.load(Ordering::Relaxed));
+                bar.tick();
             }
-        }
+        })));
     }
 
     /// A line for people, above the bar.
@@ -60,7 +54,8 @@ impl TableProgress {
         self.bar.suspend(|| output::say(line));
     }
 
-    pub fn end(&self) {
+    pub fn end(&mut self) {
+        self.look = None;
         self.bar.finish_and_clear();
     }
 }

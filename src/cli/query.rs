@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 use futures::{StreamExt, TryStreamExt};
 
+use super::backend::{Backend, RemoteArguments, write};
 use super::sink::{Form, Sink, stdout};
-use super::target::{RemoteArguments, Target, write};
 use super::{RangeArguments, Session, output};
 use crate::app::App;
 use crate::engine::fault::engine_error;
@@ -45,9 +45,9 @@ pub struct Arguments {
 
 pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     let source = source(arguments)?;
-    let target = Target::open(session, &arguments.remote, arguments.range.range()?).await?;
+    let backend = Backend::open(session, &arguments.remote, arguments.range.range()?).await?;
     let open = |schema: &_| Sink::new(arguments.output, schema, stdout());
-    let written = target.print(&source, open, &session.process.stop).await?;
+    let written = backend.print(&source, open, &session.process.stop).await?;
     if arguments.output == Form::Table {
         output::say(&written.summary());
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use chrono_tz::Tz;
 
-use crate::error::{Diagnostic, Error, ErrorKind, Result};
+use crate::error::{Diagnostic, Error, ErrorKind, Result, did_you_mean};
 use crate::source::{Problems, Source, Spanned, choice_hint};
 use crate::table::is_identifier;
 use crate::yaml::{self, Embedded, Mapping, Value};
@@ -57,6 +57,16 @@ pub struct Dag {
 }
 
 impl Dags {
+    pub fn target(&self, name: &str) -> Result<&Target> {
+        self.targets.get(name).ok_or_else(|| {
+            let error = Error::new(ErrorKind::NotFound, format!("there is no target `{name}`"));
+            match did_you_mean(name, self.targets.keys().map(String::as_str)) {
+                Some(close) => error.hint(format!("did you mean `{close}`?")),
+                None => error.hint("targets are listed in dags.yaml, under `targets`"),
+            }
+        })
+    }
+
     /// The error carries every problem of the file that can be seen without the models.
     pub fn read(project: &Path) -> Result<Dags> {
         let failed = |error: std::io::Error| match error.kind() {

@@ -1,5 +1,5 @@
 //! `targets:` and `exports:` of `dags.yaml`: which warehouses there are, and which tables each
-//! keeps. Variables in connections are left as they stand; `app` replaces them.
+//! keeps. Variables in connections are left as they stand; `export::open` replaces them.
 
 use std::collections::{BTreeMap, BTreeSet};
 

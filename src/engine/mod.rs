@@ -3,12 +3,12 @@
 
 mod budget;
 pub mod catalog;
+mod cooperate;
 pub mod fault;
 pub mod hash;
 mod pushdown;
 pub mod query;
 pub mod storable;
-mod turns;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

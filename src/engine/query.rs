@@ -23,9 +23,9 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::catalog::{Pins, Tables, missing, register};
+use super::cooperate::taking_turns;
 use super::fault::{engine_error, sql_problem};
 use super::storable::plain_schema;
-use super::turns::taking_turns;
 use super::{Engine, coerced, interval_parameters, read_only, task_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::Range;

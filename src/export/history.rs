@@ -1,20 +1,15 @@
 //! What became of exports and comparisons: a table beside the target's ledger, so that everybody
 //! who exports to the target or compares it reads and writes the same. An export's entry is
-//! published in one transaction with its rows. Builds statements, runs none. Targets of files write
-//! entries as JSON.
+//! published in one transaction with its rows. Targets of files write entries as JSON.
 
-use arrow::datatypes::{DataType, TimeUnit};
 use chrono_tz::Tz;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::dialect::{Dialect, literal};
-use crate::interval::{Instant, MICROS_PER_DAY};
+use crate::interval::Instant;
 
 pub const HISTORY: &str = "history";
 /// Entries are kept for so long.
 pub const DAYS_MAX: i64 = 400;
-/// Longer details are cut.
-const DETAILS_CHARS_MAX: usize = 1_000;
 
 /// One line of the history.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,73 +49,4 @@ fn write_instant<S: Serializer>(at: &Option<Instant>, into: S) -> Result<S::Ok, 
 fn read_instant<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Instant>, D::Error> {
     let text = String::deserialize(from)?;
     Ok(Instant::parse(&text, Tz::UTC).ok())
-}
-
-fn instant() -> DataType {
-    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
-}
-
-/// Of an instant, in the target's words.
-pub fn time_type(dialect: &dyn Dialect) -> String {
-    dialect.declared(&instant()).unwrap_or_default()
-}
-
-pub fn create(dialect: &dyn Dialect, table: &str) -> String {
-    let text = dialect.declared(&DataType::Utf8).unwrap_or_default();
-    format!(
-        "CREATE TABLE IF NOT EXISTS {table} (happened_at {} NOT NULL, \
-         what {text} NOT NULL, table_name {text} NOT NULL, version BIGINT, run {text} NOT NULL, \
-         row_count BIGINT NOT NULL, seconds DOUBLE PRECISION NOT NULL, outcome {text} NOT NULL, \
-         details {text} NOT NULL)",
-        time_type(dialect)
-    )
-}
-
-/// Forgets what is too old for a run that began at `now`.
-pub fn prune(dialect: &dyn Dialect, table: &str, now: Instant) -> String {
-    let oldest = dialect.instant(now.0.saturating_sub(DAYS_MAX * MICROS_PER_DAY));
-    format!("DELETE FROM {table} WHERE happened_at < {oldest}")
-}
-
-pub fn insert(table: &str, entry: &Entry) -> String {
-    // Some warehouses keep no zero bytes, which a driver's words may hold.
-    let details = entry.details.chars().filter(|c| *c != '\0').take(DETAILS_CHARS_MAX);
-    let version = entry.version.map_or("NULL".to_owned(), |version| version.to_string());
-    format!(
-        "INSERT INTO {table} VALUES (CURRENT_TIMESTAMP, {}, {}, {version}, {}, {}, {:.3}, {}, {})",
-        literal(&entry.what),
-        literal(&entry.table),
-        literal(&entry.run),
-        entry.rows,
-        entry.seconds,
-        literal(&entry.outcome),
-        literal(&details.collect::<String>())
-    )
-}
-
-/// The newest entries about `tables`, newest first, as [`entry`] reads them.
-pub fn query(dialect: &dyn Dialect, table: &str, tables: &[String], limit: usize) -> String {
-    let names: Vec<String> = tables.iter().map(|name| literal(name)).collect();
-    format!(
-        "SELECT {}, what, table_name, CAST(version AS VARCHAR), run, CAST(row_count AS VARCHAR), \
-         CAST(seconds AS VARCHAR), outcome, details FROM {table} WHERE table_name IN ({}) \
-         ORDER BY happened_at DESC LIMIT {limit}",
-        dialect.text("happened_at", &instant()),
-        names.join(", ")
-    )
-}
-
-pub fn entry(row: &[Option<String>]) -> Option<Entry> {
-    let [at, what, table, version, run, rows, seconds, outcome, details] = row else { return None };
-    Some(Entry {
-        at: Some(Instant(at.as_ref()?.parse().ok()?)),
-        what: what.clone()?,
-        table: table.clone()?,
-        version: version.as_ref().map(|text| text.parse()).transpose().ok()?,
-        run: run.clone()?,
-        rows: rows.as_ref()?.parse().ok()?,
-        seconds: seconds.as_ref()?.parse().ok()?,
-        outcome: outcome.clone()?,
-        details: details.clone()?,
-    })
 }

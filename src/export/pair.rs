@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use super::canonical::is_comparable;
+use super::compare::canonical::is_comparable;
 use crate::dag::Target;
 use crate::engine::Engine;
 use crate::engine::storable::storable_type;

@@ -3,9 +3,9 @@
 use std::time::Instant as Clock;
 
 use super::change::{Change, Held, Move, Reason, change_since};
+use super::compare::parity::Narrowed;
 use super::history::{self, Entry};
 use super::pair::{Pair, Source};
-use super::parity::Narrowed;
 use super::side::Destination;
 use crate::error::{Error, Result};
 use crate::table::TableName;

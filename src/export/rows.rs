@@ -12,8 +12,7 @@ use datafusion::prelude::{col, lit};
 use datafusion::scalar::ScalarValue;
 use futures::{Stream, StreamExt};
 
-use super::canonical::Proof;
-use super::dialect::{Dialect, date, quoted};
+use super::compare::canonical::Proof;
 use super::pair::{Pair, Source};
 use crate::engine::fault::engine_error;
 use crate::engine::storable::conform;
@@ -112,7 +111,7 @@ fn refuse_zero_bytes(name: &str, batch: &RecordBatch) -> Result<()> {
 }
 
 /// Bounds of a range as the time column has them.
-enum Bounds {
+pub enum Bounds {
     Dates(i32, i32),
     Instants(i64, i64),
 }
@@ -122,7 +121,7 @@ pub fn time_of<'a>(pair: &'a Pair<'_>) -> Result<&'a str> {
     time.ok_or_else(|| Error::internal(format!("`{}` has no time column", pair.name())))
 }
 
-fn bounds(pair: &Pair<'_>, range: &Range) -> Result<Bounds> {
+pub fn bounds(pair: &Pair<'_>, range: &Range) -> Result<Bounds> {
     let time = time_of(pair)?;
     let is_date =
         pair.columns.field_with_name(time).is_ok_and(|f| f.data_type() == &DataType::Date32);
@@ -180,18 +179,4 @@ pub fn only_within(pair: &Pair<'_>, ranges: &RangeSet, batch: &RecordBatch) -> R
     let mask: BooleanArray = (0..batch.num_rows()).map(|row| Some(is_within(row))).collect();
     filter_record_batch(batch, &mask)
         .map_err(|source| Error::internal("rows cannot be filtered").source(source))
-}
-
-/// The same in the target's words.
-pub fn condition(dialect: &dyn Dialect, pair: &Pair<'_>, ranges: &RangeSet) -> Result<String> {
-    let column = quoted(pair.stored_name(time_of(pair)?));
-    let mut conditions = Vec::new();
-    for range in ranges.iter() {
-        let (start, end) = match bounds(pair, range)? {
-            Bounds::Dates(start, end) => (date(start), date(end)),
-            Bounds::Instants(start, end) => (dialect.instant(start), dialect.instant(end)),
-        };
-        conditions.push(format!("({column} >= {start} AND {column} < {end})"));
-    }
-    Ok(if conditions.is_empty() { "FALSE".to_owned() } else { conditions.join(" OR ") })
 }

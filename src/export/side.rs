@@ -7,11 +7,11 @@ use std::time::Instant as Clock;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::calendar::{Calendar, Proofs};
-use super::canonical::Proof;
 use super::change::{Held, Move, Reason};
+use super::compare::calendar::{Calendar, Proofs};
+use super::compare::canonical::Proof;
+use super::compare::keys::{Key, Row, Wanted};
 use super::history::Entry;
-use super::keys::{Key, Row, Wanted};
 use super::pair::{Keeper, Pair, Source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::RangeSet;

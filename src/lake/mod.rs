@@ -5,9 +5,9 @@
 pub mod commit;
 pub mod details;
 mod durable;
-pub mod folder;
 pub mod ledger;
 mod loaded;
+pub mod objects;
 pub mod replace;
 mod scan;
 pub mod spec;

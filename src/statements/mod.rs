@@ -109,7 +109,7 @@ impl Shared {
 }
 
 /// What statements are run over and with.
-pub struct Parts {
+pub struct StatementsSetup {
     pub lake: Lake,
     pub engine: Engine,
     pub models: Arc<ModelSet>,
@@ -120,8 +120,8 @@ pub struct Parts {
 }
 
 impl Statements {
-    pub fn new(parts: Parts) -> Self {
-        let Parts { lake, engine, models, limits, log, executor, clock } = parts;
+    pub fn new(parts: StatementsSetup) -> Self {
+        let StatementsSetup { lake, engine, models, limits, log, executor, clock } = parts;
         let admission = Admission::new(limits.admission.clone());
         let figures = Figures::default();
         let under_way = Mutex::default();

@@ -22,6 +22,8 @@ pub struct Driver(Arc<Mutex<Session>>);
 struct Session {
     connection: Option<ManagedConnection>,
     phase: Phase,
+    /// A request is being served.
+    is_busy: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,8 +32,9 @@ pub enum Phase {
     #[default]
     Connecting,
     Open,
-    /// The last request has been served; only the session's end is waited for.
+    /// No request is served any more; only the session's end is waited for.
     Closing,
+    Closed,
 }
 
 impl Driver {
@@ -39,12 +42,20 @@ impl Driver {
     /// moment, parts of it over what was there: a process that ends meanwhile leaves it torn.
     pub fn serve(&self, input: impl Read + Send + 'static, output: impl Write) -> Result<()> {
         let served = self.serve_all(input, output);
-        let mut session = self.lock();
+        self.close(self.lock());
+        served
+    }
+
+    /// Does nothing to a session that somebody else is closing.
+    fn close(&self, mut session: MutexGuard<'_, Session>) {
+        if session.phase == Phase::Closing {
+            return;
+        }
         session.phase = Phase::Closing;
         let connection = session.connection.take();
         drop(session);
         drop(connection);
-        served
+        self.lock().phase = Phase::Closed;
     }
 
     fn serve_all(&self, input: impl Read + Send + 'static, output: impl Write) -> Result<()> {
@@ -52,11 +63,16 @@ impl Driver {
         let input = Shared::new(BufReader::new(Box::new(input) as Box<dyn Read + Send>));
         let mut output = BufWriter::new(output);
         while let Some(request) = receive::<Request>(&mut input.clone()).map_err(gone)? {
-            let connection = self.lock().connection.clone();
+            let connection = {
+                let mut session = self.lock();
+                session.is_busy = true;
+                session.connection.clone()
+            };
             let outcome = match (request, connection) {
                 (Request::Connect { library, entrypoint, options }, _) => {
                     connect(&library, entrypoint.as_deref(), options).map(|made| {
-                        *self.lock() = Session { connection: Some(made), phase: Phase::Open };
+                        let mut session = self.lock();
+                        (session.connection, session.phase) = (Some(made), Phase::Open);
                         None
                     })
                 }
@@ -69,6 +85,7 @@ impl Driver {
                     ingest(connection, &schema, &table, input.clone())
                 }
             };
+            self.lock().is_busy = false;
             let reply = match outcome {
                 Ok(rows) => Reply::Done { rows },
                 Err(Fault { status, message, sqlstate }) => {
@@ -80,9 +97,14 @@ impl Driver {
         Ok(())
     }
 
-    /// Ends the statement that runs, if one does and the driver is able to.
-    pub fn interrupt(&self) {
-        if let Some(Err(error)) = self.lock().connection.as_mut().map(|open| open.cancel()) {
+    /// Closes the session, whoever may still have requests; while one is served, interrupts it
+    /// instead, if the driver is able to.
+    pub fn end(&self) {
+        let mut session = self.lock();
+        if !session.is_busy {
+            return self.close(session);
+        }
+        if let Some(Err(error)) = session.connection.as_mut().map(|open| open.cancel()) {
             tracing::debug!(%error, "the statement goes on");
         }
     }

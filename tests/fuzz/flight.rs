@@ -26,7 +26,7 @@ use flowguard::model::ModelSet;
 use flowguard::server::flight;
 use flowguard::server::flight::messages::{OptionValue, SessionOption, SessionOptions};
 use flowguard::statements::log::StatementLog;
-use flowguard::statements::{AdmissionLimits, Parts, StatementLimits, Statements};
+use flowguard::statements::{AdmissionLimits, StatementLimits, Statements, StatementsSetup};
 use futures::StreamExt;
 use prost::Message;
 use tempfile::TempDir;
@@ -66,7 +66,7 @@ fn statements(lake: &TempDir, runtime: &Runtime, clock: Clock) -> Statements {
     let project = TempDir::new().unwrap();
     std::fs::create_dir(project.path().join("sql")).unwrap();
     let options = EngineOptions { memory_bytes_max: 256 << 20, spill_dir: None, threads: 2 };
-    Statements::new(Parts {
+    Statements::new(StatementsSetup {
         lake: Lake::open(&root, &S3Access::default()).unwrap(),
         engine: Engine::new(&options).unwrap(),
         models: Arc::new(ModelSet::read(project.path()).unwrap()),

@@ -7,10 +7,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use flowguard::app::App;
-use flowguard::app::export::Surroundings;
 use flowguard::config::Config;
 use flowguard::error::Result;
-use flowguard::export::parity::Parity;
+use flowguard::export::compare::parity::Parity;
 use flowguard::table::TableName;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -288,9 +287,8 @@ fn requests_seen(project: &Project) -> Vec<String> {
 async fn export_through(project: &Project, name: &TableName, program: PathBuf) -> Result<Parity> {
     let environment = BTreeMap::from([PASSWORD].map(|(key, value)| (key.into(), value.into())));
     let app = App::open(Config::load(project.folder(), &environment, &[]).unwrap()).unwrap();
-    let surroundings = Surroundings { environment: &environment, program };
-    let target = app.target("here").unwrap();
-    let mut to = app.destination(target, &surroundings, Uuid::now_v7()).await?;
+    let target = app.dags.target("here").unwrap();
+    let mut to = app.surroundings(environment, program).open(target, Uuid::now_v7()).await?;
     app.export_source().export(&mut to, name, false).await?;
     app.export_source().parity(&mut to, name).await
 }

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use flowguard::export::zero_copy::script;
+use flowguard::export::sql::zero_copy::script;
 use flowguard::lake::Lake;
 use futures::StreamExt;
 use object_store::local::LocalFileSystem;

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::names::Names;
 use super::pager::Size;
 use super::split::pieces;
-use crate::cli::{interrupted, output, target::Target};
+use crate::cli::{backend::Backend, interrupted, output};
 use crate::error::{Error, ErrorKind, Result};
 
 const PROMPT: &str = "flowguard> ";
@@ -46,7 +46,7 @@ pub enum Typed {
 
 impl Editor {
     /// Without a `history` file only this session is remembered.
-    pub fn new(target: Arc<Target>, history: Option<PathBuf>) -> Result<Self> {
+    pub fn new(backend: Arc<Backend>, history: Option<PathBuf>) -> Result<Self> {
         let config = Config::builder()
             .behavior(Behavior::PreferTerm)
             .completion_type(CompletionType::List)
@@ -54,7 +54,11 @@ impl Editor {
             .map_err(unusable)?
             .build();
         let mut lines = LineEditor::with_config(config).map_err(unusable)?;
-        lines.set_helper(Some(Words { target, runtime: Handle::current(), known: Arc::default() }));
+        lines.set_helper(Some(Words {
+            backend,
+            runtime: Handle::current(),
+            known: Arc::default(),
+        }));
         let mut editor = Self { lines: Some(lines), history };
         editor.load_history();
         Ok(editor)
@@ -133,7 +137,7 @@ fn unusable(error: ReadlineError) -> Error {
 
 /// What the line editor asks about words and ends of statements.
 struct Words {
-    target: Arc<Target>,
+    backend: Arc<Backend>,
     runtime: Handle,
     known: Arc<Mutex<Known>>,
 }
@@ -154,10 +158,10 @@ impl Words {
         }
         known.asked = Some(Instant::now());
         drop(known);
-        let (target, known) = (Arc::clone(&self.target), Arc::clone(&self.known));
+        let (backend, known) = (Arc::clone(&self.backend), Arc::clone(&self.known));
         let learning = self.runtime.spawn(async move {
             // A server that does not answer says so at the next statement.
-            if let Ok(tables) = target.names().await {
+            if let Ok(tables) = backend.names().await {
                 lock(&known).names = Names { tables };
             }
         });

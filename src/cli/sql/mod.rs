@@ -20,8 +20,8 @@ use self::command::Command;
 use self::editor::{Editor, Typed};
 use self::pager::{Screen, Size};
 use self::split::{Piece, pieces};
+use super::backend::{Backend, RemoteArguments};
 use super::sink::{Form, Out, Sink, stdout};
-use super::target::{RemoteArguments, Target};
 use super::{RangeArguments, Session, output};
 use crate::error::{Diagnostic, Error, ErrorKind, Result};
 use crate::source::{Position, Source};
@@ -56,11 +56,11 @@ fn forms() -> impl TypedValueParser<Value = Form> {
 }
 
 pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
-    let target = Target::open(session, &arguments.remote, arguments.range.range()?).await?;
+    let backend = Backend::open(session, &arguments.remote, arguments.range.range()?).await?;
     let is_interactive = std::io::stdin().is_terminal();
     let shell = Shell {
         session,
-        target: Arc::new(target),
+        backend: Arc::new(backend),
         form: arguments.output,
         shows_seconds: is_interactive,
         size: None,
@@ -71,7 +71,7 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
 
 struct Shell<'a> {
     session: &'a Session,
-    target: Arc<Target>,
+    backend: Arc<Backend>,
     form: Form,
     shows_seconds: bool,
     /// Of the screen that results go to, if there is one.
@@ -84,9 +84,9 @@ impl Shell<'_> {
     async fn converse(mut self) -> Result<()> {
         let process = &self.session.process;
         let mut statement = self.next_statement();
-        let mut editor = Editor::new(Arc::clone(&self.target), history_file(self.session))?;
+        let mut editor = Editor::new(Arc::clone(&self.backend), history_file(self.session))?;
         let has_screen = std::io::stdout().is_terminal();
-        output::say(&format!("{}; `\\?` for help", self.target.described()));
+        output::say(&format!("{}; `\\?` for help", self.backend.described()));
         while !self.is_over {
             let text = match editor.read(&process.stop).await? {
                 Typed::Text(text) => text,
@@ -183,7 +183,7 @@ impl Shell<'_> {
     async fn show(&self, statement: &Source, stop: &CancellationToken) -> Result<()> {
         let began = Instant::now();
         let open = |schema: &_| Sink::new(self.form, schema, self.out());
-        let written = self.target.print(statement, open, stop).await?;
+        let written = self.backend.print(statement, open, stop).await?;
         let seconds = match self.shows_seconds {
             true => format!(" in {:.3} s", began.elapsed().as_secs_f64()),
             false => String::new(),

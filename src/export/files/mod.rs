@@ -2,8 +2,8 @@
 //! names its files and is the ledger as well, so rows and ledger move by one write, which fails if
 //! another export took the number. Files are never changed; old ones are deleted by `prune`.
 
+mod data_files;
 mod manifest;
-mod parts;
 mod prune;
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,19 +19,19 @@ use uuid::Uuid;
 use self::manifest::{
     Column, DataFile, FORMAT, HISTORY, MANIFESTS, Manifest, columns, json, number_of, type_name,
 };
-use super::calendar::{Calendar, Proofs};
-use super::canonical::Proof;
-use super::change::{Held, Move, Reason};
-use super::history::Entry;
-use super::keys::{Key, Row, Wanted, keyed_digests};
-use super::pair::{Keeper, Pair, Source};
-use super::rows::{RowSource, only_within};
-use super::side::{Holding, Side, column_faults, conflict};
 use crate::clock::Clock;
 use crate::dag::Target;
 use crate::error::{Error, ErrorKind, Result};
+use crate::export::change::{Held, Move, Reason};
+use crate::export::compare::calendar::{Calendar, Proofs};
+use crate::export::compare::canonical::Proof;
+use crate::export::compare::keys::{Key, Row, Wanted, keyed_digests};
+use crate::export::history::Entry;
+use crate::export::pair::{Keeper, Pair, Source};
+use crate::export::rows::{RowSource, only_within};
+use crate::export::side::{Holding, Side, column_faults, conflict};
 use crate::interval::{Every, MICROS_PER_DAY, RangeSet};
-use crate::lake::folder::Folder;
+use crate::lake::objects::Folder;
 use crate::table::TableName;
 
 /// An export that took longer publishes nothing: `prune` may have deleted what it wrote first.
@@ -163,11 +163,12 @@ impl Files {
         let files = known.into_iter().flat_map(|known| &known.manifest.files).filter(is_wanted);
         let contents = futures::stream::iter(files.collect::<Vec<_>>()).map(move |file| {
             let path = path.clone();
-            async move { parts::get(&self.folder, &path, file).await }
+            async move { data_files::get(&self.folder, &path, file).await }
         });
         let batches = contents.buffered(READS_MAX).map(move |content| {
             let rows = content.map(|content| {
-                let readable = content.and_then(|content| parts::rows(content, &pair.columns).ok());
+                let readable =
+                    content.and_then(|content| data_files::rows(content, &pair.columns).ok());
                 futures::stream::iter(readable.into_iter().flatten())
             });
             futures::stream::iter([rows]).try_flatten()
@@ -180,12 +181,13 @@ impl Files {
 
     /// What a file holds, if it can be read, and what is wrong with it.
     async fn examine(&self, path: String, columns: SchemaRef, file: DataFile) -> Result<Examined> {
-        let Some(content) = parts::get(&self.folder, &path, &file).await? else {
+        let Some(content) = data_files::get(&self.folder, &path, &file).await? else {
             let fault = Some(format!("the file `{}` is gone", file.path));
             return Ok(Examined { path: file.path, proof: None, fault });
         };
-        let is_same = content.len() as u64 == file.bytes && parts::digest(&content) == file.md5;
-        let (proof, fault) = match parts::prove(content, columns).await {
+        let is_same =
+            content.len() as u64 == file.bytes && data_files::digest(&content) == file.md5;
+        let (proof, fault) = match data_files::prove(content, columns).await {
             Ok(proof) if is_same => (Some(proof), None),
             Ok(proof) => (Some(proof), Some(format!("the file `{}` was changed", file.path))),
             Err(error) => (None, Some(format!("`{}`: {}", file.path, error.message))),
@@ -284,7 +286,7 @@ impl Side for Files {
         };
         let order = calendar.as_ref().map(|calendar| calendar.time);
         let mut rows = RowSource::open_in_order(source, pair, ranges.as_ref(), order).await?;
-        let mut writer = parts::Writer::new(&self.folder, &path, &pair.columns, calendar);
+        let mut writer = data_files::Writer::new(&self.folder, &path, &pair.columns, calendar);
         let mut batches = std::pin::pin!(rows.batches());
         while let Some(batch) = batches.next().await {
             writer.write(&batch?).await?;

@@ -3,12 +3,12 @@
 
 use std::collections::HashSet;
 
+use super::data_files;
 use super::manifest::{DataFile, HISTORY, Manifest, json, number_of};
-use super::parts;
 use crate::error::Result;
 use crate::export::history::{DAYS_MAX, Entry};
 use crate::interval::{Instant, MICROS_PER_DAY};
-use crate::lake::folder::{Folder, Object};
+use crate::lake::objects::{Folder, Object};
 
 /// A replaced manifest, and a file that no manifest names, is kept for so long.
 const KEPT_MICROS: i64 = MICROS_PER_DAY;
@@ -65,7 +65,7 @@ async fn prune_parts(
         .iter()
         .filter(|object| is_old(object))
         .filter_map(|object| object.name.strip_prefix(path)?.strip_prefix('/'))
-        .filter(|name| parts::is_ours(name))
+        .filter(|name| data_files::is_ours(name))
         .collect();
     // Mostly the newest manifest names them all.
     for manifest in manifests.iter().rev() {

@@ -7,17 +7,17 @@ use std::time::Instant as Clock;
 
 use futures::StreamExt;
 
-use super::canonical::Proof;
-use super::change::{Change, Reason};
 use super::dialect::{Copying, exact_proof_query, literal};
-use super::history::{DONE, EXPORT, Entry};
 use super::load::FILES_MAX;
-use super::pair::{Pair, Source};
-use super::parts::{Part, PartWriter};
-use super::rows::RowSource;
+use super::part_files::{PartFile, PartWriter};
 use super::shape;
-use super::statements::{Claim, OWN_SCHEMA, Statements};
+use super::wording::{Claim, OWN_SCHEMA, Statements};
 use crate::error::{Error, ErrorKind, Result};
+use crate::export::change::{Change, Reason};
+use crate::export::compare::canonical::Proof;
+use crate::export::history::{DONE, EXPORT, Entry};
+use crate::export::pair::{Pair, Source};
+use crate::export::rows::RowSource;
 use crate::table::TableName;
 
 /// What the statements of every table need.
@@ -98,7 +98,7 @@ fn ended(statement: String) -> String {
     statement + ";"
 }
 
-fn loading(copying: &dyn Copying, stage: &str, parts: &[Part]) -> Vec<String> {
+fn loading(copying: &dyn Copying, stage: &str, parts: &[PartFile]) -> Vec<String> {
     if parts.is_empty() {
         return Vec::new();
     }
@@ -112,7 +112,7 @@ fn loading(copying: &dyn Copying, stage: &str, parts: &[Part]) -> Vec<String> {
     lines.into_iter().map(ended).collect()
 }
 
-async fn write(source: &Source, pair: &Pair<'_>, folder: &Path) -> Result<(Vec<Part>, Proof)> {
+async fn write(source: &Source, pair: &Pair<'_>, folder: &Path) -> Result<(Vec<PartFile>, Proof)> {
     std::fs::create_dir_all(folder).map_err(|source| {
         let message = format!("cannot make the folder {}", folder.display());
         Error::new(ErrorKind::Denied, message).source(source)

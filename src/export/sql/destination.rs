@@ -8,18 +8,19 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::StreamExt;
 use uuid::Uuid;
 
-use super::canonical::Proof;
-use super::change::{Held, Move};
 use super::dialect::{Dialect, literal, proof_query};
-use super::history::{self, Entry, HISTORY};
-use super::pair::{Pair, Source};
-use super::parts::remove_abandoned;
-use super::rows::{self, RowSource};
+use super::history;
+use super::part_files::remove_abandoned;
 use super::shape;
-use super::side::{Side, conflict};
-use super::statements::{Claim, LEDGER, OWN_SCHEMA, SEED_VERSION, Statements};
+use super::wording::{Claim, LEDGER, OWN_SCHEMA, SEED_VERSION, Statements};
 use crate::dag::Target;
 use crate::error::{Error, ErrorKind, Result};
+use crate::export::change::{Held, Move};
+use crate::export::compare::canonical::Proof;
+use crate::export::history::{Entry, HISTORY};
+use crate::export::pair::{Pair, Source};
+use crate::export::rows::{RowSource, time_of};
+use crate::export::side::{Side, conflict};
 use crate::interval::Instant;
 use crate::table::TableName;
 use crate::warehouse::Warehouse;
@@ -163,7 +164,7 @@ impl SqlDestination {
 
     /// Makes the rows of intervals quick to find, from the first time that some are replaced.
     async fn index(&mut self, pair: &Pair<'_>) -> Result<()> {
-        let time = pair.stored_name(rows::time_of(pair)?);
+        let time = pair.stored_name(time_of(pair)?);
         let query = self.statements.dialect.index_of(&pair.schema, &pair.table, time);
         let Some(query) = query else { return Ok(()) };
         for statement in self.texts(query).await?.into_iter().flatten().flatten() {

@@ -10,8 +10,8 @@ use chrono_tz::Tz;
 use futures::{Stream, StreamExt};
 
 use super::canonical::Proof;
-use super::pair::Pair;
 use crate::error::{Error, Result};
+use crate::export::pair::Pair;
 use crate::interval::{Every, Instant, Range};
 
 /// A table with more intervals is compared as if it had none.

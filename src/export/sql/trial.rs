@@ -6,15 +6,15 @@ use std::str::FromStr;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type, Float64Type};
 
-use super::canonical::{is_float, write_value};
 use super::corpus::{POSITION, ROWS, corpus};
 use super::destination::SqlDestination;
 use super::dialect::quoted;
-use super::history::HISTORY;
 use super::shape;
-use super::side::MissingRight;
-use super::statements::{LEDGER, OWN_SCHEMA};
+use super::wording::{LEDGER, OWN_SCHEMA};
 use crate::error::{Error, ErrorKind, Result};
+use crate::export::compare::canonical::{is_float, write_value};
+use crate::export::history::HISTORY;
+use crate::export::side::MissingRight;
 use crate::table::TableName;
 
 impl SqlDestination {

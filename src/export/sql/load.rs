@@ -10,8 +10,8 @@ use futures::{Stream, StreamExt};
 
 use super::destination::SqlDestination;
 use super::dialect::Copying;
-use super::parts::{Part, PartWriter, make_folder};
-use super::statements::OWN_SCHEMA;
+use super::part_files::{PartFile, PartWriter, make_folder};
+use super::wording::OWN_SCHEMA;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Files that one statement may name.
@@ -64,7 +64,12 @@ impl SqlDestination {
         Ok(())
     }
 
-    async fn put(&mut self, copying: &dyn Copying, place: &str, part: Part) -> Result<Part> {
+    async fn put(
+        &mut self,
+        copying: &dyn Copying,
+        place: &str,
+        part: PartFile,
+    ) -> Result<PartFile> {
         self.warehouse.execute(copying.put(&part.path, place)).await?;
         remove(&part.path)?;
         Ok(part)
@@ -79,7 +84,7 @@ fn remove(file: &Path) -> Result<()> {
 
 /// That every file was loaded whole: a warehouse may call a load a success that skipped files it
 /// had seen before, or rows it could not read.
-fn check_loaded(parts: &[Part], loaded: &[Vec<Option<String>>]) -> Result<()> {
+fn check_loaded(parts: &[PartFile], loaded: &[Vec<Option<String>>]) -> Result<()> {
     let mut found = BTreeMap::new();
     for row in loaded {
         let cell = |at: usize| row.get(at).and_then(Option::as_deref).unwrap_or_default();
@@ -114,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_file_that_was_not_loaded_whole_is_named() {
-        let part = |name: &str| Part { path: name.into(), name: name.to_owned(), rows: 5 };
+        let part = |name: &str| PartFile { path: name.into(), name: name.to_owned(), rows: 5 };
         let parts = [part("part-00000.parquet"), part("part-00001.parquet")];
         let first = row(["stage/part-00000.parquet", "LOADED", "5", "5"]);
         let check = |second: Option<Vec<Option<String>>>| {

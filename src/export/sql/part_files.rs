@@ -27,7 +27,7 @@ const FOLDER_PREFIX: &str = "flowguard-";
 
 /// A file that is complete.
 #[derive(Debug, Clone)]
-pub struct Part {
+pub struct PartFile {
     pub path: PathBuf,
     pub name: String,
     pub rows: u64,
@@ -36,7 +36,7 @@ pub struct Part {
 pub struct PartWriter<'a> {
     folder: &'a Path,
     columns: SchemaRef,
-    open: Option<(ArrowWriter<File>, Part)>,
+    open: Option<(ArrowWriter<File>, PartFile)>,
     count: usize,
 }
 
@@ -46,7 +46,7 @@ impl<'a> PartWriter<'a> {
     }
 
     /// The part that is complete with these rows, if one is.
-    pub fn write(&mut self, batch: &RecordBatch) -> Result<Option<Part>> {
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<Option<PartFile>> {
         let (writer, part) = match &mut self.open {
             Some(open) => open,
             closed => {
@@ -59,7 +59,7 @@ impl<'a> PartWriter<'a> {
                 let writer =
                     ArrowWriter::try_new(file, Arc::clone(&self.columns), Some(properties))
                         .map_err(unwritten)?;
-                closed.insert((writer, Part { path, name, rows: 0 }))
+                closed.insert((writer, PartFile { path, name, rows: 0 }))
             }
         };
         writer.write(batch).map_err(unwritten)?;
@@ -74,7 +74,7 @@ impl<'a> PartWriter<'a> {
     }
 
     /// The last part, unless there are no more rows.
-    pub fn finish(&mut self) -> Result<Option<Part>> {
+    pub fn finish(&mut self) -> Result<Option<PartFile>> {
         let Some((writer, part)) = self.open.take() else { return Ok(None) };
         writer.close().map_err(unwritten)?;
         Ok(Some(part))
@@ -115,7 +115,7 @@ mod tests {
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
     use super::*;
-    use crate::export::shape::stage_name;
+    use crate::export::sql::shape::stage_name;
 
     #[test]
     fn parts_hold_all_rows_and_are_large() {
@@ -129,7 +129,7 @@ mod tests {
             RecordBatch::try_from_iter([("n", numbers)]).unwrap()
         };
         let mut writer = PartWriter::new(folder.path(), &batch(0).schema());
-        let mut parts: Vec<Part> = Vec::new();
+        let mut parts: Vec<PartFile> = Vec::new();
         for at in 0..24 {
             parts.extend(writer.write(&batch(at * 1_000_000)).unwrap());
         }

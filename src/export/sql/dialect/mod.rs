@@ -9,8 +9,8 @@ pub use words::{Copying, Dialect, date, literal, quoted};
 
 use arrow::datatypes::SchemaRef;
 
-use super::canonical::is_float;
 use crate::dag::DriverKind;
+use crate::export::compare::canonical::is_float;
 
 /// `None` for a target that is not asked by SQL.
 pub fn dialect(driver: DriverKind) -> Option<&'static dyn Dialect> {
@@ -30,7 +30,7 @@ const OPERANDS_MAX: usize = 100;
 
 /// One text, of which the parts are separated by a space: rows, hash, nulls of every column, and of
 /// floating point its sum, the sum of its sizes, and how many are not finite. See
-/// [`super::canonical`]. One, because warehouses have an end of columns.
+/// [`crate::export::compare::canonical`]. One, because warehouses have an end of columns.
 pub fn proof_query(dialect: &dyn Dialect, table: &str, schema: &SchemaRef) -> String {
     format!("SELECT {} FROM {table}", proof_outputs(dialect, schema))
 }

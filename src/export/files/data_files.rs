@@ -17,11 +17,11 @@ use uuid::Uuid;
 use super::manifest::DataFile;
 use crate::engine::storable::conform;
 use crate::error::{Error, ErrorKind, Result};
-use crate::export::calendar::Calendar;
-use crate::export::canonical::Proof;
+use crate::export::compare::calendar::Calendar;
+use crate::export::compare::canonical::Proof;
 use crate::export::pair::nullable;
 use crate::interval::Range;
-use crate::lake::folder::Folder;
+use crate::lake::objects::Folder;
 
 /// Files grow to about this size, which is also held in memory, before the next is begun.
 const FILE_BYTES_MAX: usize = 64 << 20;

@@ -4,13 +4,14 @@
 use arrow::datatypes::DataType;
 use uuid::Uuid;
 
-use super::change::Held;
-use super::dialect::{Dialect, literal, quoted};
-use super::history::{self, Entry, HISTORY};
-use super::pair::{Keeper, Pair};
-use super::rows;
+use super::dialect::{Dialect, date, literal, quoted};
+use super::history;
 use crate::dag::Target;
 use crate::error::Result;
+use crate::export::change::Held;
+use crate::export::history::{Entry, HISTORY};
+use crate::export::pair::{Keeper, Pair};
+use crate::export::rows::{Bounds, bounds, time_of};
 use crate::interval::RangeSet;
 
 /// Schema of the ledger and of rows on their way, in the target.
@@ -135,7 +136,7 @@ impl Statements {
         let names = names.join(", ");
         let condition = match ranges {
             None => String::new(),
-            Some(ranges) => format!(" WHERE {}", rows::condition(self.dialect, pair, ranges)?),
+            Some(ranges) => format!(" WHERE {}", condition(self.dialect, pair, ranges)?),
         };
         Ok([
             format!("DELETE FROM {live}{condition}"),
@@ -146,4 +147,18 @@ impl Statements {
     pub fn note(&self, entry: &Entry) -> String {
         history::insert(&self.own(HISTORY), entry)
     }
+}
+
+/// Whether a row of the target lies within the ranges.
+pub fn condition(dialect: &dyn Dialect, pair: &Pair<'_>, ranges: &RangeSet) -> Result<String> {
+    let column = quoted(pair.stored_name(time_of(pair)?));
+    let mut conditions = Vec::new();
+    for range in ranges.iter() {
+        let (start, end) = match bounds(pair, range)? {
+            Bounds::Dates(start, end) => (date(start), date(end)),
+            Bounds::Instants(start, end) => (dialect.instant(start), dialect.instant(end)),
+        };
+        conditions.push(format!("({column} >= {start} AND {column} < {end})"));
+    }
+    Ok(if conditions.is_empty() { "FALSE".to_owned() } else { conditions.join(" OR ") })
 }

@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::keys::{Key, Row, Values, Wanted, keyed_digests};
-use super::pair::{Pair, Source};
-use super::rows::RowSource;
-use super::side::Destination;
 use crate::error::Result;
+use crate::export::pair::{Pair, Source};
+use crate::export::rows::RowSource;
+use crate::export::side::Destination;
 use crate::interval::RangeSet;
 
 /// Rows of one side that are compared one by one: some 100 MB of hashes.

@@ -8,19 +8,21 @@ use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::calendar::{Calendar, INTERVALS_MAX, Proofs};
-use super::canonical::{Proof, is_float};
-use super::change::{Held, Move, Reason};
 use super::destination::SqlDestination;
 use super::dialect::{Dialect, grouped_proof_query, quoted, row_text};
-use super::history::Entry;
-use super::keys::{Key, ROWS_FETCHED_MAX, Row, Wanted, mix_floats, scattered, uncast};
-use super::pair::{Keeper, Pair, Source, nullable};
-use super::rows;
 use super::shape::proof_of;
-use super::side::{Holding, MissingRight, Side, column_faults};
+use super::wording::condition;
 use crate::engine::storable::conform;
 use crate::error::{Error, Result};
+use crate::export::change::{Held, Move, Reason};
+use crate::export::compare::calendar::{Calendar, INTERVALS_MAX, Proofs};
+use crate::export::compare::canonical::{Proof, is_float};
+use crate::export::compare::keys::{
+    Key, ROWS_FETCHED_MAX, Row, Wanted, mix_floats, scattered, uncast,
+};
+use crate::export::history::Entry;
+use crate::export::pair::{Keeper, Pair, Source, nullable};
+use crate::export::side::{Holding, MissingRight, Side, column_faults};
 use crate::interval::RangeSet;
 use crate::table::TableName;
 
@@ -243,6 +245,6 @@ fn expression(dialect: &dyn Dialect, key: &Key, columns: &SchemaRef) -> Result<S
 fn within(dialect: &dyn Dialect, pair: &Pair<'_>, ranges: Option<&RangeSet>) -> Result<String> {
     Ok(match ranges {
         None => "TRUE".to_owned(),
-        Some(ranges) => format!("({})", rows::condition(dialect, pair, ranges)?),
+        Some(ranges) => format!("({})", condition(dialect, pair, ranges)?),
     })
 }

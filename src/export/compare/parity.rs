@@ -6,12 +6,12 @@ use futures::StreamExt;
 
 use super::canonical::Proof;
 use super::differing::{DifferingRows, ROWS_COMPARED_MAX, differing_rows};
-use super::history::{self, Entry};
 use super::narrow::{DifferingInterval, differing_intervals};
-use super::pair::{Pair, Source};
-use super::rows::RowSource;
-use super::side::Destination;
 use crate::error::{Error, ErrorKind, Result};
+use crate::export::history::{self, Entry};
+use crate::export::pair::{Pair, Source};
+use crate::export::rows::RowSource;
+use crate::export::side::Destination;
 use crate::interval::{Range, RangeSet};
 use crate::table::TableName;
 

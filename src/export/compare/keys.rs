@@ -11,8 +11,8 @@ use futures::{Stream, StreamExt};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::canonical::{are_close, hashes, is_float};
-use super::pair::Pair;
 use crate::error::{Error, Result};
+use crate::export::pair::Pair;
 
 /// Rows that are fetched of one side, if the shown keys are not unique.
 pub const ROWS_FETCHED_MAX: usize = 1_000;

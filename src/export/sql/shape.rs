@@ -4,10 +4,10 @@
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use uuid::Uuid;
 
-use super::canonical::{Floats, Proof, is_float};
 use super::dialect::{Copying, Dialect, quoted};
-use super::pair::Pair;
 use crate::error::{Error, Result};
+use crate::export::compare::canonical::{Floats, Proof, is_float};
+use crate::export::pair::Pair;
 use crate::table::TableName;
 
 const STAGE_PREFIX: &str = "stage_";
@@ -163,7 +163,7 @@ pub fn proof_of(row: &[Option<String>], columns: &SchemaRef) -> Option<Proof> {
 mod tests {
     use super::*;
     use crate::dag::DriverKind;
-    use crate::export::dialect::dialect;
+    use crate::export::sql::dialect::dialect;
     use crate::table::Layer;
 
     #[test]

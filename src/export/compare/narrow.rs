@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use super::calendar::Calendar;
 use super::canonical::Proof;
-use super::pair::{Pair, Source};
-use super::rows::RowSource;
-use super::side::Destination;
 use crate::error::Result;
+use crate::export::pair::{Pair, Source};
+use crate::export::rows::RowSource;
+use crate::export::side::Destination;
 use crate::interval::{MICROS_PER_DAY, Range};
 
 /// One interval whose rows are not the same on both sides.

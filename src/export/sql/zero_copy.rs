@@ -11,8 +11,8 @@ use arrow::datatypes::{DataType, Field};
 use url::{Host, Url};
 
 use super::dialect::{literal, quoted};
-use super::pair::newest;
 use crate::error::{Error, Result};
+use crate::export::pair::newest;
 use crate::lake::details::LogDetails;
 use crate::lake::spec::DAY_COLUMN;
 use crate::lake::{Lake, Snapshot};
