@@ -4,8 +4,6 @@
 
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::Expr;
 use datafusion::prelude::{col, lit};
 use datafusion::scalar::ScalarValue;
@@ -13,16 +11,15 @@ use futures::StreamExt;
 
 use super::context::RunContext;
 use super::plan::Plan;
-use super::stage::Output;
+use super::stage::{Output, restage};
 use crate::engine::fault::engine_error;
-use crate::engine::storable::conform;
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::{Instant, Range, RangeSet, TouchedHours};
 use crate::lake::commit::{Advance, Commit, Outcome, commit, ensure_table, model_id};
 use crate::lake::ledger::{InputVersion, Ledger, range_pairs, ranges_of};
 use crate::lake::replace::{Removal, replace_all, replace_range};
 use crate::lake::spec::{TableSpec, instants_of};
-use crate::lake::stage::{Staged, Stager};
+use crate::lake::stage::Staged;
 use crate::lake::{Change, Snapshot};
 use crate::retry::Retry;
 
@@ -209,7 +206,7 @@ async fn replacement(
                 .and_then(|frame| frame.select_columns(&names))
                 .map_err(failed)?;
             let rows = frame.execute_stream().await.map_err(failed)?;
-            Some(stage_again(context, spec, rows, &doing).await?)
+            Some(restage(context, spec, rows).await?)
         }
         None => None,
     };
@@ -218,27 +215,6 @@ async fn replacement(
         false => [range].into_iter().collect(),
     };
     Ok(Replacement { removal: Some(found.removal), kept, touched })
-}
-
-async fn stage_again(
-    context: &RunContext,
-    spec: &TableSpec,
-    mut rows: SendableRecordBatchStream,
-    doing: &str,
-) -> Result<Staged> {
-    let mut stager = Stager::new(&context.lake, spec)?;
-    while let Some(batch) = rows.next().await {
-        let batch: Result<RecordBatch> = batch.map_err(|error| engine_error(doing, error));
-        let written = match batch.and_then(|batch| conform(&batch, &spec.columns)) {
-            Ok(batch) => stager.write(&batch).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = written {
-            stager.abort().await;
-            return Err(error);
-        }
-    }
-    stager.finish().await
 }
 
 /// The hours of all rows of a table that is about to be replaced whole.

@@ -37,6 +37,7 @@ pub async fn stage(context: &RunContext, plan: &Plan<'_>) -> Result<Output> {
         lake: context.lake.clone(),
         spec: plan.spec().clone(),
         range: plan.extent.range(),
+        doing: "build",
         stop: CancellationToken::new(),
     };
     writing.write_all(streams).await
@@ -53,31 +54,51 @@ async fn streams(plan: &Plan<'_>) -> Result<Vec<SendableRecordBatchStream>> {
     partitions.map(|at| physical.execute(at, task.clone()).map_err(failed)).collect()
 }
 
+/// Stages rows of files that are rewritten, which nobody needs to look at once more.
+pub async fn restage(
+    context: &RunContext,
+    spec: &TableSpec,
+    rows: SendableRecordBatchStream,
+) -> Result<Staged> {
+    let writing = Writing {
+        lake: context.lake.clone(),
+        spec: spec.clone(),
+        range: None,
+        doing: "rewrite files of",
+        stop: CancellationToken::new(),
+    };
+    let written = writing.write(Vec::new(), Some(rows), None).await?;
+    let (staged, _) = written.ok_or_else(|| Error::internal("a writer without others stopped"))?;
+    Ok(staged)
+}
+
 /// What the writers of one build share.
 #[derive(Clone)]
 struct Writing {
     lake: Lake,
     spec: TableSpec,
     range: Option<Range>,
+    doing: &'static str,
     /// Cancelled by the first writer that fails.
     stop: CancellationToken,
 }
 
-type Written = (Staged, Observers);
+type Written = (Staged, Option<Observers>);
 
 impl Writing {
     async fn write_all(self, streams: Vec<SendableRecordBatchStream>) -> Result<Output> {
         let (first, rest) = self.first_rows(streams).await?;
         let mut writers = JoinSet::new();
         if rest.is_empty() {
-            writers.spawn(self.clone().write(first, None));
+            writers.spawn(self.clone().write(first, None, Some(self.observers()?)));
         } else {
             // What was read already is shared out.
             let mut shares: Vec<Vec<RecordBatch>> = rest.iter().map(|_| Vec::new()).collect();
             let count = shares.len();
             first.into_iter().enumerate().for_each(|(at, batch)| shares[at % count].push(batch));
             for (share, stream) in shares.into_iter().zip(rest) {
-                writers.spawn(self.clone().write(share, Some(stream)));
+                let observers = Some(self.observers()?);
+                writers.spawn(self.clone().write(share, Some(stream), observers));
             }
         }
         let (mut written, mut failure) = (Vec::new(), None);
@@ -127,10 +148,10 @@ impl Writing {
         self,
         first: Vec<RecordBatch>,
         rest: Option<SendableRecordBatchStream>,
+        mut observers: Option<Observers>,
     ) -> Result<Option<Written>> {
         // The others stop also if this one panics.
         let alarm = self.stop.clone().drop_guard();
-        let mut observers = Observers::new(&self.spec, self.range)?;
         let mut stager = Stager::new(&self.lake, &self.spec)?;
         let rest = stream::iter(rest).flatten();
         let mut rows = stream::iter(first.into_iter().map(Ok)).chain(rest);
@@ -143,7 +164,10 @@ impl Writing {
             let Some(batch) = next else { break Ok(true) };
             let batch = batch.map_err(|error| self.failed(error));
             let batch = batch.and_then(|batch| conform(&batch, &self.spec.columns));
-            let seen = batch.and_then(|batch| observers.see(&batch).map(|()| batch));
+            let seen = batch.and_then(|batch| {
+                observers.as_mut().map_or(Ok(()), |observers| observers.see(&batch))?;
+                Ok(batch)
+            });
             let written = match seen {
                 Ok(batch) => stager.write(&batch).await,
                 Err(error) => Err(error),
@@ -163,15 +187,19 @@ impl Writing {
 
     fn joined(&self, written: Vec<Written>) -> Result<Output> {
         let mut staged = Staged::default();
-        let mut observers = Observers::new(&self.spec, self.range)?;
+        let mut observers = self.observers()?;
         for (one, seen) in written {
             staged.join(one);
-            observers.join(seen);
+            seen.into_iter().for_each(|seen| observers.join(seen));
         }
         Ok(Output { staged, observed: observers.finish() })
     }
 
+    fn observers(&self) -> Result<Observers> {
+        Observers::new(&self.spec, self.range)
+    }
+
     fn failed(&self, error: datafusion::common::DataFusionError) -> Error {
-        engine_error(&format!("cannot build `{}`", self.spec.name), error)
+        engine_error(&format!("cannot {} `{}`", self.doing, self.spec.name), error)
     }
 }

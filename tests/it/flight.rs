@@ -32,8 +32,11 @@ use flowguard::server::flight::messages::{
     CloseSessionResult, OptionValue, SessionOption, SessionOptions, SetSessionOptionsResult,
 };
 use flowguard::statements::log::StatementLog;
-use flowguard::statements::{AdmissionLimits, Parts, StatementLimits, Statements};
+use flowguard::statements::{AdmissionLimits, StatementLimits, Statements, StatementsSetup};
 use futures::{StreamExt, TryStreamExt};
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::{ObjectStore, ObjectStoreExt};
 use prost::Message;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -42,6 +45,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use url::Url;
 
+use crate::faulty_store::{Fault, FaultyStore};
 use crate::program::{Project, SMALL_DEMO, model};
 use crate::runs;
 use crate::topic_in_memory::engine;
@@ -85,14 +89,19 @@ impl Server {
         clock: Clock,
     ) -> Self {
         let lake = Url::from_directory_path(lake).unwrap();
+        let lake = Lake::open(&lake, &S3Access::default()).unwrap();
+        Self::on(project, lake, access, clock).await
+    }
+
+    async fn on(project: &std::path::Path, lake: Lake, access: Access, clock: Clock) -> Self {
         let admission = AdmissionLimits {
             running_max: 8,
             running_per_user_max: 8,
             waiting_max: 64,
             wait_max: Duration::from_secs(30),
         };
-        let statements = Statements::new(Parts {
-            lake: Lake::open(&lake, &S3Access::default()).unwrap(),
+        let statements = Statements::new(StatementsSetup {
+            lake,
             engine: engine(),
             models: Arc::new(ModelSet::read(project).unwrap()),
             limits: StatementLimits {
@@ -792,6 +801,30 @@ async fn what_is_no_ticket_of_this_server_opens_nothing() {
     let expected = "the descriptor holds no command\n\
                     hint: use a Flight SQL client; tables are read by SQL, not by path";
     assert_eq!(parts_of(&refused), (Code::InvalidArgument, expected));
+}
+
+/// Panic injection: the store panics under one statement's scan, on whichever task reads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_within_a_statement_is_its_error_and_nobody_elses() {
+    let (project, lake) = demo();
+    let (disk, memory) = (LocalFileSystem::new_with_prefix(lake).unwrap(), InMemory::new());
+    for object in disk.list(None).try_collect::<Vec<_>>().await.unwrap() {
+        let bytes = disk.get(&object.location).await.unwrap().bytes().await.unwrap();
+        memory.put(&object.location, bytes.into()).await.unwrap();
+    }
+    let store = FaultyStore::new(Arc::new(memory), |operation| {
+        let is_data = operation.path.ends_with(".parquet");
+        assert!(!(is_data && operation.path.contains("silver/orders_cleaned/")), "planted");
+        Fault::None
+    });
+    let lake = Lake::with_store(&Url::parse("memory:///").unwrap(), Arc::new(store));
+    let server = Server::on(project, lake, Access::open(), Clock::of_machine()).await;
+    let mut client = server.client().await;
+    for _ in 0..3 {
+        let failed = failure(&mut client, "SELECT * FROM silver.orders_cleaned").await;
+        assert_eq!(failed.code(), Code::Internal, "{failed:?}");
+        assert_eq!(ask(&mut client, METRICS).await, METRICS_TABLE);
+    }
 }
 
 const MONDAY: Instant = Instant(1_767_571_200_000_000);

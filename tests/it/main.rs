@@ -29,6 +29,7 @@ mod faulty_store;
 mod files;
 mod flight;
 mod gold;
+mod histories;
 mod ingest_faults;
 mod kill9;
 mod lake;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
@@ -160,6 +160,38 @@ async fn a_run_spun_for_ever_when_a_model_panicked_that_others_read() {
         ("gold.after_bad", "skipped: silver.bad"),
     ];
     assert_eq!(ended, outcomes(&expected));
+}
+
+/// Panic injection into all writers of a build but one, on delta-rs' own tasks: it is tried again
+/// like any fault of the store, and nothing is published.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_of_one_writer_stops_the_others_and_fails_the_build() {
+    let sql = "SELECT id || CAST(a.value AS VARCHAR) AS id, b.value AS n FROM bronze.events, \
+               generate_series(1, 1000) a, generate_series(1, 300) b";
+    let project = project(&[("silver/many", &full(sql))]);
+    add(&project, &THREE).await;
+    let times = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&times);
+    let store = FaultyStore::new(Arc::new(LocalFileSystem::new()), move |operation| {
+        let is_data =
+            operation.path.contains("silver/many/") && operation.path.ends_with("parquet");
+        assert!(!is_data || counted.fetch_add(1, Ordering::SeqCst) == 0, "planted");
+        Fault::None
+    });
+    let folder = Url::from_directory_path(project.folder().join(".flowguard")).unwrap();
+    let lake = Lake::with_store(&folder, Arc::new(store));
+    let models = Arc::new(ModelSet::read(project.folder()).unwrap());
+    let typed = Arc::new(typecheck(&engine(), &models).await.unwrap());
+    let (run, parallel_models_max) = (Uuid::now_v7(), 1);
+    let context = RunContext { lake, engine: engine(), models, typed, run, parallel_models_max };
+    let tasks = tasks_of(&["silver.many".parse().unwrap()], None);
+    let stop = CancellationToken::new();
+    let running = runner::run(Arc::new(context), tasks, &stop, |_| {});
+    let report = tokio::time::timeout(Duration::from_secs(60), running).await.expect("it ends");
+    assert_eq!((report.built, report.failed), (0, 1));
+    assert!(times.load(Ordering::SeqCst) > 1, "no second file was begun");
+    let kept = project.run(&["query", "SELECT count(*) FROM silver.many"]);
+    assert_eq!(kept.code, Some(1), "{}", kept.stdout);
 }
 
 /// A run of one day of `silver.days` in this process, on a store of its own.
