@@ -10,6 +10,7 @@ use datafusion::execution::memory_pool::{
     MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
 };
 
+/// A part of the shared memory that one statement may take, and no more.
 #[derive(Debug)]
 pub struct Budget {
     shared: Arc<dyn MemoryPool>,
@@ -18,6 +19,7 @@ pub struct Budget {
 }
 
 impl Budget {
+    /// Takes from `shared`, at most `bytes_max` at a time.
     pub fn new(shared: Arc<dyn MemoryPool>, bytes_max: usize) -> Self {
         Self { shared, bytes_max, used: AtomicUsize::new(0) }
     }

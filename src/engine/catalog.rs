@@ -22,6 +22,7 @@ const LOOKUPS_MAX: usize = 16;
 /// The versions that one statement or run sees, from planning to its last row.
 pub type Pins = BTreeMap<TableName, Snapshot>;
 
+/// The table as SQL names it, in the catalog of every session.
 pub fn reference(name: &TableName) -> TableReference {
     TableReference::full(CATALOG, name.layer.as_str(), name.name())
 }

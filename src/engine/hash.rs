@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::{Error, Result};
 
+/// A hash of rows whatever their order; equal rows count as often as they are there.
 pub struct RowsHash {
     converter: RowConverter,
     sum: u128,
@@ -23,6 +24,7 @@ impl RowsHash {
         Ok(Self { converter, sum: 0, rows: 0 })
     }
 
+    /// Takes in rows of the schema that it was made for.
     pub fn update(&mut self, batch: &RecordBatch) -> Result<()> {
         let rows = self
             .converter

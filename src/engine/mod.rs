@@ -43,6 +43,7 @@ const MEMORY_CONSUMERS_SHOWN: usize = 3;
 /// Pairs of layer and time zone whose sessions begin as copies.
 const BEGUN_MAX: usize = 32;
 
+/// What all sessions of an engine share.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
     /// Shared by all plans that run at once; operators spill past it.

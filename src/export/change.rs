@@ -17,6 +17,7 @@ pub struct Held {
     pub version: u64,
 }
 
+/// What an export must move.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
     /// The rows are the same.
@@ -78,6 +79,7 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// As people read it.
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Asked => "asked for",
@@ -92,6 +94,7 @@ impl Reason {
     }
 }
 
+/// What was committed to the table since the version that a target holds.
 pub async fn change_since(held: Option<&Held>, newest: &Snapshot, model: &Model) -> Result<Change> {
     let Some(held) = held else { return Ok(Change::Whole(Reason::First)) };
     if held.table_id != newest.id() || held.version > newest.version() {

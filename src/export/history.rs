@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::interval::Instant;
 
+/// The table of entries, beside the ledger.
 pub const HISTORY: &str = "history";
 /// Entries are kept for so long.
 pub const DAYS_MAX: i64 = 400;
@@ -33,10 +34,12 @@ pub struct Entry {
     pub details: String,
 }
 
+/// What was done: an export, a repair of differences, or a comparison.
 pub const EXPORT: &str = "export";
 pub const REPAIR: &str = "repair";
 pub const PARITY: &str = "parity";
 
+/// What became of it.
 pub const DONE: &str = "done";
 pub const FAILED: &str = "failed";
 pub const EQUAL: &str = "equal";

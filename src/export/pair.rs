@@ -87,6 +87,7 @@ impl Source {
 }
 
 impl Pair<'_> {
+    /// Of the table in the lake.
     pub fn name(&self) -> &TableName {
         &self.model.name
     }

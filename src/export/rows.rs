@@ -19,6 +19,7 @@ use crate::engine::storable::conform;
 use crate::error::{Error, Result};
 use crate::interval::{Instant, Range, RangeSet};
 
+/// Rows of one version of a table, in the order and types of the export.
 pub struct RowSource {
     rows: Option<SendableRecordBatchStream>,
     name: String,
@@ -29,6 +30,7 @@ pub struct RowSource {
 }
 
 impl RowSource {
+    /// Of the ranges of its time alone, if there are any.
     pub async fn open(source: &Source, pair: &Pair<'_>, ranges: Option<&RangeSet>) -> Result<Self> {
         Self::open_in_order(source, pair, ranges, None).await
     }
@@ -116,11 +118,13 @@ pub enum Bounds {
     Instants(i64, i64),
 }
 
+/// The column that ranges are of; a table without one has no ranges.
 pub fn time_of<'a>(pair: &'a Pair<'_>) -> Result<&'a str> {
     let time = pair.model.time.as_ref().map(|time| time.value.as_str());
     time.ok_or_else(|| Error::internal(format!("`{}` has no time column", pair.name())))
 }
 
+/// Both ends of a range, as values of the time column.
 pub fn bounds(pair: &Pair<'_>, range: &Range) -> Result<Bounds> {
     let time = time_of(pair)?;
     let is_date =

@@ -66,6 +66,7 @@ pub fn conflict(pair: &Pair<'_>) -> Error {
     Error::new(ErrorKind::Conflict, message).hint("nothing was written; run again")
 }
 
+/// What each kind of target does in its own way; what is the same for all stands above it.
 #[async_trait]
 pub trait Side: Send + Sync {
     fn keeper(&self) -> &dyn Keeper;

@@ -57,6 +57,7 @@ pub fn replay_id(name: &TableName) -> String {
     format!("flowguard/replay/{name}")
 }
 
+/// What one commit does, all of it or nothing.
 pub struct Commit<'a> {
     pub spec: &'a TableSpec,
     pub staged: Staged,

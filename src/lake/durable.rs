@@ -18,6 +18,7 @@ use object_store::{
 /// Folders above a new file that may be new themselves: partition, table or log, layer, lake.
 const FOLDERS_SYNCED_MAX: usize = 4;
 
+/// A local folder whose writes survive a power failure.
 #[derive(Debug)]
 pub struct Durable {
     inner: LocalFileSystem,

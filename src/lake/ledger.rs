@@ -11,6 +11,7 @@ pub const LEDGER_KEY: &str = "flowguard";
 /// Version of this record's form; a reader refuses none, and ignores fields it does not know.
 pub const LEDGER_FORMAT: u32 = 1;
 
+/// What a commit says about itself in the log; documented in `docs/ARCHITECTURE.md`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ledger {
     pub format: u32,
@@ -69,6 +70,7 @@ pub struct OffsetRange {
 }
 
 impl Ledger {
+    /// With an id of its own; everything else is empty.
     pub fn new(model: impl Into<String>, run: Uuid) -> Self {
         Self {
             format: LEDGER_FORMAT,

@@ -7,6 +7,7 @@ use deltalake::DeltaTable;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
+/// A table as it was last loaded, so that only newer log entries are read.
 #[derive(Clone)]
 pub struct Loaded {
     pub table: DeltaTable,

@@ -61,6 +61,7 @@ impl Lake {
         Self { root, store, loaded: Arc::default(), transactions: Arc::default() }
     }
 
+    /// Where it is.
     pub fn root(&self) -> &Url {
         &self.root
     }
@@ -218,6 +219,7 @@ impl Lake {
         }
     }
 
+    /// Writes a small object that is no part of any table.
     pub async fn put_object(&self, name: &str, content: &'static [u8]) -> Result<()> {
         let put = self.store.put(&self.object(name)?, content.into()).await;
         put.map(drop)

@@ -20,6 +20,7 @@ const PART_BYTES: usize = 8 << 20;
 const PARTS_MAX: usize = 4;
 const DELETE_ATTEMPTS_MAX: u32 = 3;
 
+/// A prefix of a store, under which names are given.
 #[derive(Clone)]
 pub struct Folder {
     root: Url,

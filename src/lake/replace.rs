@@ -26,6 +26,7 @@ pub struct Removal {
 }
 
 impl Removal {
+    /// Whether no file goes.
     pub fn is_empty(&self) -> bool {
         self.removes.is_empty()
     }

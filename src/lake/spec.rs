@@ -17,6 +17,7 @@ pub const DAY_COLUMN: &str = "_day";
 /// Data files grow to about this size before the next is begun.
 pub const TARGET_FILE_BYTES: u64 = 128 << 20;
 
+/// What a table is to be like, as a model says.
 #[derive(Debug, Clone)]
 pub struct TableSpec {
     pub name: TableName,

@@ -99,6 +99,7 @@ impl Staged {
     }
 }
 
+/// Writes rows into files that no reader of the table sees until they are committed.
 pub struct Stager {
     spec: TableSpec,
     writer: DeltaWriter,

@@ -24,6 +24,7 @@ pub struct Built {
     pub unchanged: bool,
 }
 
+/// Once: whoever wants to try again calls it again, and nothing is left of a failed attempt but orphans.
 pub async fn build(context: &RunContext, task: &Task) -> Result<Built> {
     let began = Clock::now();
     let name = &task.model;

@@ -9,6 +9,7 @@ use crate::lake::Lake;
 use crate::model::ModelSet;
 use crate::typecheck::Typed;
 
+/// The lake, the checked models, and the limits of one run.
 pub struct RunContext {
     pub lake: Lake,
     pub engine: Engine,

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::interval::{Instant, Range, RangeSet, TouchedHours};
 use crate::lake::spec::{TableSpec, instants_of};
 
+/// All that look at the rows of one writer.
 pub struct Observers {
     spec: TableSpec,
     /// Where rows must lie.
@@ -66,6 +67,7 @@ impl Observers {
         self.touched.join(other.touched);
     }
 
+    /// What was seen, once all have been joined.
     pub fn finish(self) -> Observed {
         Observed { hash: self.hash.finish(), touched: self.touched.ranges() }
     }

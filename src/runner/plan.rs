@@ -16,6 +16,7 @@ use crate::lake::spec::TableSpec;
 use crate::model::Model;
 use crate::typecheck::TypedModel;
 
+/// One task, ready to be executed.
 pub struct Plan<'a> {
     pub model: &'a Model,
     pub typed: &'a TypedModel,
@@ -44,6 +45,7 @@ impl Extent {
 }
 
 impl<'a> Plan<'a> {
+    /// Pins every input at its newest version; fails at the first that is not there.
     pub async fn of(context: &'a RunContext, task: &Task) -> Result<Self> {
         let name = &task.model;
         let (Some(model), Some(typed)) = (context.models.get(name), context.typed.get(name)) else {
@@ -67,6 +69,7 @@ impl<'a> Plan<'a> {
         Ok(Self { model, typed, session, pins, extent })
     }
 
+    /// What the table is to be like.
     pub fn spec(&self) -> &'a TableSpec {
         &self.typed.spec
     }

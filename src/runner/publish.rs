@@ -26,6 +26,7 @@ use crate::retry::Retry;
 /// Builds of other intervals that may come in between before this one gives up.
 const RETRY: Retry = Retry::times(60, Duration::from_millis(10), Duration::from_millis(80));
 
+/// What became visible.
 pub struct Published {
     pub version: u64,
     pub bytes: u64,

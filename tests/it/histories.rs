@@ -24,6 +24,7 @@ use flowguard::table::TableName;
 use flowguard::typecheck::{Typed, typecheck};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 use uuid::Uuid;
@@ -36,9 +37,12 @@ use crate::services::say;
 use crate::topic_in_memory::engine;
 
 const HOUR: i64 = 3_600_000_000;
-/// Histories of each kind in a run of all tests.
+/// Histories of builds in a run of all tests.
 const HISTORIES: u32 = 24;
 const BUILDS: u64 = 7;
+const RACES: u32 = 12;
+/// Of the random numbers, the first that is of a race.
+const RACES_STREAM: u64 = 100;
 /// With steps of a whole and of half an hour, at midnight and in the night, and a day that is not.
 const ZONES: [(&str, &str); 8] = [
     ("UTC", "2026-03-29T00:00:00Z"),
@@ -281,54 +285,60 @@ async fn count_up(lake: Lake, spec: TableSpec, writer: i64, times: i64) -> Vec<(
     told
 }
 
+/// Side by side: their writers wait most of the time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn racing_writers_on_a_store_with_faults_are_as_if_one_came_after_the_other() {
     let seed = new_seed();
     say(&format!("histories: FLOWGUARD_TEST_SEED={seed} races"));
-    let mut random = Random::new(seed, 8);
-    for number in 0..moments().unwrap_or(HISTORIES) {
-        let when = format!("FLOWGUARD_TEST_SEED={seed}: race {number}");
-        let root = Url::parse(&format!("memory:///races-{}/", Uuid::now_v7())).unwrap();
-        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let spec = numbers();
-        let mut writers = Vec::new();
-        for writer in 0..2 + random.below(2) as i64 {
-            let plan = mixed(random.below(1 << 40), random.below(250));
-            let own = Arc::new(FaultyStore::new(Arc::clone(&store), plan));
-            let lake = Lake::with_store(&root, own);
-            writers.push(tokio::spawn(count_up(lake, spec.clone(), writer, 6)));
-        }
-        let mut told = Vec::new();
-        for writer in writers {
-            told.extend(writer.await.unwrap());
-        }
-        let lake = Lake::with_store(&root, Arc::clone(&store));
-        let Some(table) = lake.snapshot(&spec.name).await.unwrap() else {
-            assert!(told.iter().all(|(_, _, told)| *told == Told::Unknown), "{when}: {told:?}");
-            continue;
-        };
-        let there: BTreeSet<i64> = rows(&table).await.into_keys().collect();
-        let of = |wanted: fn(&Told) -> bool| -> BTreeSet<i64> {
-            told.iter().filter(|(_, _, told)| wanted(told)).map(|(id, ..)| *id).collect()
-        };
-        let committed = of(|told| matches!(told, Told::Committed(_)));
-        let unknown = of(|told| *told == Told::Unknown);
-        assert!(committed.is_subset(&there), "{when}: lost of {told:?}, there are {there:?}");
-        let extra: Vec<&i64> = there.difference(&committed).collect();
-        assert!(extra.iter().all(|id| unknown.contains(id)), "{when}: {extra:?} of {told:?}");
-        // Every number was taken by one commit, in the order of the versions.
-        let count = table.transaction("flowguard/count").await.unwrap();
-        assert_eq!(count, Some(there.len() as i64), "{when}: {told:?}");
-        let by_version: BTreeMap<u64, i64> = told
-            .iter()
-            .filter_map(|(_, next, told)| match told {
-                Told::Committed(version) => Some((*version, *next)),
-                Told::Superseded | Told::Unknown => None,
-            })
-            .collect();
-        assert_eq!(by_version.len(), committed.len(), "{when}: two commits in a version: {told:?}");
-        assert!(by_version.values().is_sorted(), "{when}: {told:?}");
-        let entries = table.ledgers(0).await.unwrap().len() as u64;
-        assert_eq!(entries, table.version() + 1, "{when}: an entry that is nobody's");
+    let mut races = JoinSet::new();
+    for number in 0..moments().unwrap_or(RACES) {
+        let random = Random::new(seed, RACES_STREAM + u64::from(number));
+        races.spawn(race(random, format!("FLOWGUARD_TEST_SEED={seed}: race {number}")));
     }
+    races.join_all().await;
+}
+
+async fn race(mut random: Random, when: String) {
+    let root = Url::parse(&format!("memory:///races-{}/", Uuid::now_v7())).unwrap();
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let spec = numbers();
+    let mut writers = Vec::new();
+    for writer in 0..2 + random.below(2) as i64 {
+        let plan = mixed(random.below(1 << 40), random.below(250));
+        let own = Arc::new(FaultyStore::new(Arc::clone(&store), plan));
+        let lake = Lake::with_store(&root, own);
+        writers.push(tokio::spawn(count_up(lake, spec.clone(), writer, 6)));
+    }
+    let mut told = Vec::new();
+    for writer in writers {
+        told.extend(writer.await.unwrap());
+    }
+    let lake = Lake::with_store(&root, Arc::clone(&store));
+    let Some(table) = lake.snapshot(&spec.name).await.unwrap() else {
+        assert!(told.iter().all(|(_, _, told)| *told == Told::Unknown), "{when}: {told:?}");
+        return;
+    };
+    let there: BTreeSet<i64> = rows(&table).await.into_keys().collect();
+    let of = |wanted: fn(&Told) -> bool| -> BTreeSet<i64> {
+        told.iter().filter(|(_, _, told)| wanted(told)).map(|(id, ..)| *id).collect()
+    };
+    let committed = of(|told| matches!(told, Told::Committed(_)));
+    let unknown = of(|told| *told == Told::Unknown);
+    assert!(committed.is_subset(&there), "{when}: lost of {told:?}, there are {there:?}");
+    let extra: Vec<&i64> = there.difference(&committed).collect();
+    assert!(extra.iter().all(|id| unknown.contains(id)), "{when}: {extra:?} of {told:?}");
+    // Every number was taken by one commit, in the order of the versions.
+    let count = table.transaction("flowguard/count").await.unwrap();
+    assert_eq!(count, Some(there.len() as i64), "{when}: {told:?}");
+    let by_version: BTreeMap<u64, i64> = told
+        .iter()
+        .filter_map(|(_, next, told)| match told {
+            Told::Committed(version) => Some((*version, *next)),
+            Told::Superseded | Told::Unknown => None,
+        })
+        .collect();
+    assert_eq!(by_version.len(), committed.len(), "{when}: two commits in a version: {told:?}");
+    assert!(by_version.values().is_sorted(), "{when}: {told:?}");
+    let entries = table.ledgers(0).await.unwrap().len() as u64;
+    assert_eq!(entries, table.version() + 1, "{when}: an entry that is nobody's");
 }

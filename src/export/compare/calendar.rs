@@ -29,6 +29,7 @@ pub struct Calendar<'a> {
 }
 
 impl<'a> Calendar<'a> {
+    /// `None` for a table that is not made of intervals.
     pub fn of(pair: &'a Pair<'_>) -> Option<Self> {
         let every = pair.model.every()?;
         let time = pair.model.time.as_ref()?.value.as_str();

@@ -35,6 +35,7 @@ pub fn is_comparable(data_type: &DataType) -> bool {
     )
 }
 
+/// Whether values are compared by sums, not by their texts.
 pub fn is_float(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Float32 | DataType::Float64)
 }
@@ -51,6 +52,7 @@ pub struct Proof {
     pub floats: Vec<Floats>,
 }
 
+/// Sums of every floating-point column, with what is needed to judge their difference.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Floats {
     /// Of the finite ones.
@@ -71,6 +73,7 @@ impl Proof {
         }
     }
 
+    /// Takes in rows of the schema that it was made for.
     pub fn update(&mut self, batch: &RecordBatch) -> Result<()> {
         for hash in hashes(batch)? {
             self.hash += u128::from(hash);

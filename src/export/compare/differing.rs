@@ -20,7 +20,7 @@ pub const ROWS_SHOWN_MAX: usize = 10;
 pub struct DifferingRows {
     /// Keys that differ, or rows of a table without a key.
     pub count: u64,
-    /// The first of them.
+    /// At most as many as are shown, in the order of their keys.
     pub shown: Vec<DifferingRow>,
 }
 

@@ -82,6 +82,7 @@ pub fn digests(batch: &RecordBatch) -> Result<Vec<u64>> {
     Ok(digests.into_iter().map(scattered).collect())
 }
 
+/// Adds floating-point values, which are no part of the text of a row, to its digest.
 pub fn mix_floats(digests: &mut [u64], column: &dyn Array) -> Result<()> {
     let column = cast(column, &DataType::Float64).map_err(uncast)?;
     for (digest, value) in digests.iter_mut().zip(column.as_primitive::<Float64Type>()) {
@@ -101,6 +102,7 @@ pub fn scattered(value: u64) -> u64 {
     xxh3_64(&value.to_le_bytes())
 }
 
+/// Of a cast between types that both sides have.
 pub fn uncast(source: arrow::error::ArrowError) -> Error {
     Error::invalid("the target gave a value of another type").source(source)
 }
@@ -152,7 +154,7 @@ impl Wanted<'_> {
         Ok(rows)
     }
 
-    /// The first of them.
+    /// The rows that are wanted, at most as many as are shown.
     pub async fn fetch(
         &self,
         batches: impl Stream<Item = Result<RecordBatch>>,

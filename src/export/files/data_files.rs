@@ -29,6 +29,7 @@ const ROW_GROUP_ROWS_MAX: usize = 1 << 20;
 const PREFIX: &str = "part-";
 const SUFFIX: &str = ".parquet";
 
+/// Writes rows into data files of a limited size, one after the other.
 pub struct Writer<'a> {
     folder: &'a Folder,
     /// Of the table.
@@ -57,6 +58,7 @@ impl<'a> Writer<'a> {
         Self { folder, path, columns, calendar, open: None, files: Vec::new() }
     }
 
+    /// Fills the file that is open, and closes it when it is large enough.
     pub async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         let mut groups = match &self.calendar {
             Some(calendar) => calendar.split(batch)?,
@@ -143,10 +145,12 @@ pub fn is_ours(path: &str) -> bool {
     id.is_some_and(|id| Uuid::try_parse(id).is_ok())
 }
 
+/// The content, or `None` if the file is gone or is another.
 pub async fn get(folder: &Folder, path: &str, file: &DataFile) -> Result<Option<Bytes>> {
     folder.get(&format!("{path}/{}", file.path)).await
 }
 
+/// As manifests note it of a file.
 pub fn digest(content: &[u8]) -> String {
     Md5::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -14,8 +14,10 @@ use crate::interval::{Instant, Range};
 pub const FORMAT: u32 = 1;
 /// Folders of a table beside its data files.
 pub const MANIFESTS: &str = "_manifest";
+/// The folder of entries of the history, beside the manifests of all tables.
 pub const HISTORY: &str = "_history";
 
+/// What a table holds in one version: ledger and contents in one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     pub format: u32,
@@ -32,6 +34,7 @@ pub struct Manifest {
     pub export: Entry,
 }
 
+/// As readers of the files see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     pub name: String,
@@ -39,6 +42,7 @@ pub struct Column {
     pub data_type: String,
 }
 
+/// A file of rows, and what proves that it is whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataFile {
     /// Below the table's folder.
@@ -57,6 +61,7 @@ pub struct DataFile {
 }
 
 impl Manifest {
+    /// Refuses what is no manifest, or one of a newer form.
     pub fn read(content: &[u8], name: &str) -> Result<Self> {
         #[derive(Deserialize)]
         struct Form {
@@ -75,6 +80,7 @@ impl Manifest {
         serde_json::from_slice(content).map_err(unread)
     }
 
+    /// The version that the files are of.
     pub fn held(&self) -> Held {
         Held { table_id: self.table_id.clone(), version: self.version }
     }
@@ -116,6 +122,7 @@ pub fn type_name(data_type: &DataType) -> Option<String> {
     })
 }
 
+/// As manifests and entries are written.
 pub fn json(value: &impl Serialize) -> Result<Bytes> {
     let text = serde_json::to_vec_pretty(value)
         .map_err(|source| Error::internal("cannot write JSON").source(source))?;

@@ -43,6 +43,7 @@ const READS_MAX: usize = 4;
 /// Files that are named as damaged; of others the number.
 const FAULTS_SHOWN_MAX: usize = 3;
 
+/// A folder or bucket of Parquet files, whose manifests say what is in it.
 pub struct Files {
     target: Target,
     folder: Folder,

@@ -19,6 +19,7 @@ pub fn entry_name(path: &str, entry: &Entry, suffix: &str) -> String {
     format!("{path}/{HISTORY}/{at:020}-{suffix}.json")
 }
 
+/// Deletes what nobody has needed for a day: replaced manifests, their files, files of dead exports.
 pub async fn prune(folder: &Folder, path: &str, now: Instant) -> Result<()> {
     let objects = folder.list(path).await?;
     let is_old = |object: &Object| object.modified.0 < now.0 - KEPT_MICROS;

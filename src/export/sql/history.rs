@@ -18,6 +18,7 @@ pub fn time_type(dialect: &dyn Dialect) -> String {
     dialect.declared(&instant()).unwrap_or_default()
 }
 
+/// Makes the table, if it is not there.
 pub fn create(dialect: &dyn Dialect, table: &str) -> String {
     let text = dialect.declared(&DataType::Utf8).unwrap_or_default();
     format!(
@@ -35,6 +36,7 @@ pub fn prune(dialect: &dyn Dialect, table: &str, now: Instant) -> String {
     format!("DELETE FROM {table} WHERE happened_at < {oldest}")
 }
 
+/// Adds an entry, at the time of the target.
 pub fn insert(table: &str, entry: &Entry) -> String {
     // Some warehouses keep no zero bytes, which a driver's words may hold.
     let details = entry.details.chars().filter(|c| *c != '\0').take(DETAILS_CHARS_MAX);
@@ -63,6 +65,7 @@ pub fn query(dialect: &dyn Dialect, table: &str, tables: &[String], limit: usize
     )
 }
 
+/// A row of [`query`]; `None` if it is none.
 pub fn entry(row: &[Option<String>]) -> Option<Entry> {
     let [at, what, table, version, run, rows, seconds, outcome, details] = row else { return None };
     Some(Entry {

@@ -33,6 +33,7 @@ pub struct PartFile {
     pub rows: u64,
 }
 
+/// Writes rows into Parquet files that a warehouse loads side by side.
 pub struct PartWriter<'a> {
     folder: &'a Path,
     columns: SchemaRef,

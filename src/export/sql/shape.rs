@@ -16,6 +16,7 @@ const STAGE_NAME_BYTES_MAX: usize = 63;
 /// Rows on their way that are older than this were abandoned.
 const STAGE_HOURS_MAX: u64 = 24;
 
+/// The statement that makes a table with these columns.
 pub fn create(dialect: &dyn Dialect, table: &str, columns: &SchemaRef) -> Result<String> {
     Ok(format!("CREATE TABLE {table} ({})", definitions(dialect, columns)?))
 }

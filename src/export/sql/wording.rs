@@ -16,10 +16,12 @@ use crate::interval::RangeSet;
 
 /// Schema of the ledger and of rows on their way, in the target.
 pub const OWN_SCHEMA: &str = "flowguard";
+/// Which version of which table the target holds.
 pub const LEDGER: &str = "exports";
 /// Of a row in the ledger whose table was not exported yet.
 pub const SEED_VERSION: i64 = -1;
 
+/// What one run tells one target.
 pub struct Statements {
     pub target: Target,
     pub dialect: &'static dyn Dialect,
@@ -69,6 +71,7 @@ impl Statements {
         literal(&format!("{}.{}", pair.schema, pair.table))
     }
 
+    /// Makes a schema, if it is not there.
     pub fn create_schema(&self, schema: &str) -> String {
         format!("CREATE SCHEMA IF NOT EXISTS {}", quoted(schema))
     }
@@ -144,6 +147,7 @@ impl Statements {
         ])
     }
 
+    /// Adds an entry to the history.
     pub fn note(&self, entry: &Entry) -> String {
         history::insert(&self.own(HISTORY), entry)
     }

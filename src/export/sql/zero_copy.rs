@@ -43,6 +43,7 @@ const DECIMAL_PRECISION_MAX: u8 = 38;
 const VOLUME: &str = "flowguard_lake";
 const INTEGRATION: &str = "flowguard_delta";
 
+/// Statements by which a warehouse reads the tables where they are.
 pub struct Script {
     pub text: String,
     /// How many tables cannot be read in place.

@@ -7,6 +7,7 @@ use crate::config::Secret;
 use crate::error::Result;
 use crate::warehouse::libraries::{DUCKDB, Library};
 
+/// A file of its own, written by this process alone.
 pub struct Duckdb;
 
 impl Dialect for Duckdb {

@@ -9,6 +9,7 @@ use crate::config::Secret;
 use crate::error::Result;
 use crate::warehouse::libraries::Library;
 
+/// How one warehouse says what all of them are told.
 pub trait Dialect: Send + Sync {
     fn library(&self) -> &'static Library;
 
