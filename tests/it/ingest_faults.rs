@@ -296,6 +296,17 @@ async fn newest_version(world: &World) -> u64 {
     world.lake().snapshot(&table()).await.unwrap().unwrap().version()
 }
 
+/// For several members on a mock broker. It lets a rebalance take as long as a session may, less one
+/// second; a member that waits longer, on a slow machine, gets no answer, and asks again when its
+/// poll interval is over.
+fn group_access(broker: &MockBroker) -> KafkaAccess {
+    let mut kafka = broker.access();
+    for option in ["session.timeout.ms", "max.poll.interval.ms"] {
+        kafka.options.insert(option.to_owned(), "6000".to_owned());
+    }
+    kafka
+}
+
 /// The worker itself, with its batch in flight, its rebalances and its restarts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn workers_on_a_mock_broker_and_a_failing_store_ingest_every_offset_once() {
@@ -307,9 +318,7 @@ async fn workers_on_a_mock_broker_and_a_failing_store_ingest_every_offset_once()
     produce(&broker.access(), &world);
     let work = |worker: u64| {
         let world = &world;
-        let mut kafka = broker.access();
-        // The mock broker lets a rebalance take as long as a session may.
-        kafka.options.insert("session.timeout.ms".to_owned(), "6000".to_owned());
+        let kafka = group_access(&broker);
         async move {
             for life in 0..=FAULTY_LIVES {
                 let per_mille = if life < FAULTY_LIVES { 20 } else { 0 };
@@ -385,9 +394,7 @@ async fn a_pause_ends_with_the_assignment() {
     let world = World::new(slots(&["g", "g", "g"])).await;
     let broker = MockBroker::start(&[(TOPIC, 3)]).unwrap();
     produce(&broker.access(), &world);
-    let mut kafka = broker.access();
-    // The mock broker lets a rebalance take as long as a session may.
-    kafka.options.insert("session.timeout.ms".to_owned(), "6000".to_owned());
+    let kafka = group_access(&broker);
     let mut stays = Member::join(&kafka);
     stays.poll_until(|_, heard| heard.len() == 3);
     stays.consumer.set_paused(true).unwrap();
@@ -421,8 +428,7 @@ async fn a_worker_that_pauses_ingests_every_offset_once() {
             if is_slow { Fault::Late(Duration::from_secs(1)) } else { Fault::None }
         });
         let mut pipeline = world.worker(store, Header::Wide);
-        pipeline.kafka = broker.access();
-        pipeline.kafka.options.insert("session.timeout.ms".to_owned(), "6000".to_owned());
+        pipeline.kafka = group_access(&broker);
         // Every write is too long to wait for without polling.
         pipeline.limits.poll_pause_max = Duration::ZERO;
         pipeline
@@ -461,8 +467,7 @@ async fn a_topic_that_grows_during_a_take_over_has_not_lost_its_tail() {
     let broker = MockBroker::start(&[(TOPIC, 1)]).unwrap();
     let worker = |store: FaultyStore, group: &str| {
         let mut pipeline = world.worker(store, Header::Wide);
-        pipeline.kafka = broker.access();
-        pipeline.kafka.options.insert("session.timeout.ms".to_owned(), "6000".to_owned());
+        pipeline.kafka = group_access(&broker);
         pipeline.group = group.to_owned();
         pipeline
     };
