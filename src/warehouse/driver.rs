@@ -2,7 +2,7 @@
 //! the engine. Does what it is asked, one request after the other, until nobody asks.
 
 use std::io::{BufReader, BufWriter, Read, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use adbc_core::options::{AdbcVersion, IngestMode, OptionDatabase, OptionStatement};
 use adbc_core::{Connection as _, Database as _, Driver as _, Optionable as _, Statement as _};
@@ -109,8 +109,13 @@ impl Driver {
         }
     }
 
+    /// Never waits: a driver that is slow to interrupt its statement still has it open.
     pub fn phase(&self) -> Phase {
-        self.lock().phase
+        match self.0.try_lock() {
+            Ok(session) => session.phase,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().phase,
+            Err(TryLockError::WouldBlock) => Phase::Open,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Session> {
