@@ -181,6 +181,7 @@ fn pipeline(kafka: KafkaAccess, topic: &str, lake: &str) -> Arc<Pipeline> {
             timezone: Tz::UTC,
             key: vec!["order_id".to_owned()],
             doc: None,
+            shape: "`kind: full`".to_owned(),
         },
         limits: Limits {
             flush_rows_max: 500_000,

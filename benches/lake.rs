@@ -55,5 +55,6 @@ pub fn spec(name: &str, time: Option<&str>, columns: &SchemaRef) -> TableSpec {
         timezone: Tz::UTC,
         key: Vec::new(),
         doc: None,
+        shape: "`kind: full`".to_owned(),
     }
 }

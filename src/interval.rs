@@ -108,6 +108,11 @@ impl Range {
         Ok(Self { start, end })
     }
 
+    /// The smallest range around both.
+    pub fn hull(self, other: Self) -> Self {
+        Self { start: self.start.min(other.start), end: self.end.max(other.end) }
+    }
+
     pub fn contains(&self, instant: Instant) -> bool {
         self.start <= instant && instant < self.end
     }
@@ -118,6 +123,10 @@ impl fmt::Display for Range {
         write!(f, "{}/{}", self.start, self.end)
     }
 }
+
+/// The years 1 to 9999, which every reader of a table knows: what lies beyond is in no interval.
+pub const CALENDAR: Range =
+    Range { start: Instant(-62_135_596_800_000_000), end: Instant(253_402_300_800_000_000) };
 
 /// Sorted, disjoint, non-adjacent ranges.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -229,9 +238,11 @@ impl fmt::Display for Every {
 }
 
 impl Every {
-    /// The interval of the calendar in `timezone` that holds `instant`.
+    /// The interval in `timezone` that holds `instant`; of instants outside of [`CALENDAR`], the
+    /// first or the last.
     pub fn interval_of(self, instant: Instant, timezone: Tz) -> Range {
         let local = instant
+            .clamp(CALENDAR.start, Instant(CALENDAR.end.0 - 1))
             .to_datetime()
             .unwrap_or(DateTime::UNIX_EPOCH)
             .with_timezone(&timezone)
@@ -257,6 +268,16 @@ impl Every {
             }
         };
         Range { start: from_local(start, timezone), end: from_local(end, timezone) }
+    }
+
+    /// The intervals that `range` is made of, in order.
+    pub fn intervals_in(self, range: Range, timezone: Tz) -> impl Iterator<Item = Range> {
+        let first = self.interval_of(range.start, timezone);
+        let next = move |last: &Range| {
+            let next = self.interval_of(last.end, timezone);
+            (next.start == last.end).then_some(next)
+        };
+        std::iter::successors(Some(first), next).take_while(move |one| one.start < range.end)
     }
 
     /// `range` widened to whole intervals.

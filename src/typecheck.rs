@@ -12,12 +12,13 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::engine::catalog::reference;
 use crate::engine::fault::sql_problem;
+use crate::engine::interval::{is_bound, separates, unbound};
 use crate::engine::storable::storable_type;
 use crate::engine::{Engine, coerced, interval_parameters, read_only};
 use crate::error::{Diagnostic, Error, Result, did_you_mean};
 use crate::ingest::batch::dead_letters_spec;
 use crate::ingest::decode;
-use crate::interval::{Instant, Range};
+use crate::interval::{Every, Instant, Range};
 use crate::lake::spec::{DAY_COLUMN, TableSpec};
 use crate::model::{Model, ModelSet};
 use crate::table::TableName;
@@ -32,6 +33,17 @@ pub struct TypedModel {
     pub spec: TableSpec,
     /// Hash of the resolved logical plan and of what places its rows in time.
     pub fingerprint: String,
+    /// How several intervals are built; of no meaning for a model without them.
+    pub intervals: Intervals,
+}
+
+/// How several intervals of a model are built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Intervals {
+    /// By one execution of the query, which provably gives the rows of each.
+    Together,
+    /// By an execution for each.
+    OneByOne { because: String },
 }
 
 impl Typed {
@@ -83,21 +95,21 @@ fn register(session: &SessionContext, name: &TableName, schema: &SchemaRef) -> R
 type Found<T> = std::result::Result<T, Vec<Diagnostic>>;
 
 async fn type_one(session: &SessionContext, model: &Model, tables: &[String]) -> Found<TypedModel> {
-    let (columns, fingerprint) = match model.topic() {
+    let (columns, fingerprint, intervals) = match model.topic() {
         Some(topic) => {
             let declared: Vec<_> = model.columns.iter().map(|(column, _)| column.clone()).collect();
             let schema = decode::schema_of(&declared, topic.unknown_fields);
             let fingerprint = hash_text(&format!("{schema:?}"));
-            (schema, fingerprint)
+            (schema, fingerprint, Intervals::Together)
         }
         None => {
-            let plan = plan(session, model, tables).await?;
+            let (plan, intervals) = plan(session, model, tables).await?;
             let every = model.every().map(|every| every.to_string());
             let time = model.time.as_ref().map(|time| &time.value);
             let query = plan.display_indent_schema();
             let fingerprint = hash_text(&format!("{query}\n{} {every:?} {time:?}", model.timezone));
             let schema = stored_schema(model, &plan)?;
-            (schema, fingerprint)
+            (schema, fingerprint, intervals)
         }
     };
     check_named_columns(model, &columns)?;
@@ -109,15 +121,20 @@ async fn type_one(session: &SessionContext, model: &Model, tables: &[String]) ->
         timezone: model.timezone,
         key: model.key.iter().map(|key| key.value.clone()).collect(),
         doc: model.doc.clone(),
+        shape: model.shape(),
     };
-    Ok(TypedModel { spec, fingerprint })
+    Ok(TypedModel { spec, fingerprint, intervals })
 }
 
 fn hash_text(text: &str) -> String {
     format!("{:032x}", xxh3_128(text.as_bytes()))
 }
 
-async fn plan(session: &SessionContext, model: &Model, tables: &[String]) -> Found<LogicalPlan> {
+async fn plan(
+    session: &SessionContext,
+    model: &Model,
+    tables: &[String],
+) -> Found<(LogicalPlan, Intervals)> {
     let fail = |error: &datafusion::common::DataFusionError| {
         let problem = sql_problem(error, tables);
         let position = match problem.span {
@@ -130,8 +147,25 @@ async fn plan(session: &SessionContext, model: &Model, tables: &[String]) -> Fou
     let plan = state.create_logical_plan(&model.sql).await.map_err(|error| fail(&error))?;
     read_only().verify_plan(&plan).map_err(|error| fail(&error))?;
     let example = Range { start: Instant(0), end: Instant(1) };
-    let bound = plan.with_param_values(interval_parameters(example));
-    bound.and_then(|plan| coerced(&state, plan)).map_err(|error| fail(&error))
+    let bound = plan.clone().with_param_values(interval_parameters(example));
+    let bound = bound.and_then(|plan| coerced(&state, plan)).map_err(|error| fail(&error))?;
+    let intervals = match (model.every(), &model.time) {
+        (Some(every), Some(time)) => {
+            let plan = unbound(&state, plan).map_err(|error| fail(&error))?;
+            if !is_bound(&plan) {
+                let message = "nothing says which rows of the inputs belong to an interval";
+                let hint = "compare a column with them: WHERE at >= $start AND at < $end";
+                let start = model.sql_position(1, 1, 1);
+                return Err(vec![model.diagnostic(start, message, Some(hint.to_owned()))]);
+            }
+            match separates(&plan, &time.value, every, model.timezone) {
+                Ok(()) => Intervals::Together,
+                Err(because) => Intervals::OneByOne { because },
+            }
+        }
+        _ => Intervals::Together,
+    };
+    Ok((bound, intervals))
 }
 
 /// The columns of the plan as the table will hold them, checked against declared types.
@@ -211,6 +245,14 @@ fn check_named_columns(model: &Model, columns: &Schema) -> Found<()> {
             message,
             Some("use a timestamp or date column".into()),
         ));
+    }
+    if let (Some(time), Some(Every::Hours(_))) = (&model.time, model.every())
+        && let Ok(field) = columns.field_with_name(&time.value)
+        && *field.data_type() == DataType::Date32
+    {
+        let message = format!("`{}` has days, and cannot place rows in hours", time.value);
+        let hint = "use a timestamp column, or `every: 1d`".to_owned();
+        found.push(model.diagnostic(time.position, message, Some(hint)));
     }
     if columns.field_with_name(DAY_COLUMN).is_ok() && !model.is_view() {
         let message = format!("the column name `{DAY_COLUMN}` is reserved");

@@ -16,11 +16,11 @@
 -- Dividing cuts off after the sixth decimal and the cast rounds what is left half up; an exact
 -- half always shows within six decimals, so the result is exactly rounded.
 SELECT
-  order_date,
+  CAST(event_timestamp AS DATE) AS order_date,
   count(*) AS orders,
   CAST(sum(price) AS DECIMAL(18, 2)) AS gmv,
   count(DISTINCT user_id) AS unique_users,
   CAST(sum(price) / count(*) AS DECIMAL(12, 2)) AS avg_order_value
 FROM silver.orders_cleaned
 WHERE event_timestamp >= $start AND event_timestamp < $end
-GROUP BY order_date
+GROUP BY 1

@@ -25,5 +25,5 @@ FROM bronze.clicks_raw
 WHERE event_timestamp >= $start AND event_timestamp < $end
   AND event_type IN ('impression', 'click')
 QUALIFY row_number() OVER (
-  PARTITION BY event_id ORDER BY _timestamp, _partition, _offset
+  PARTITION BY event_id, CAST(event_timestamp AS DATE) ORDER BY _timestamp, _partition, _offset
 ) = 1

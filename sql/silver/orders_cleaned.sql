@@ -26,5 +26,5 @@ FROM bronze.orders_raw
 WHERE event_timestamp >= $start AND event_timestamp < $end
   AND price > 0 AND item_id IS NOT NULL
 QUALIFY row_number() OVER (
-  PARTITION BY order_id ORDER BY _timestamp DESC, _partition DESC, _offset DESC
+  PARTITION BY order_id, CAST(event_timestamp AS DATE) ORDER BY _timestamp DESC, _partition DESC, _offset DESC
 ) = 1

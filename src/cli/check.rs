@@ -7,7 +7,8 @@ use crate::app;
 use crate::dag::Dags;
 use crate::error::{Error, Result};
 use crate::model::Reading;
-use crate::typecheck::typecheck;
+use crate::table::TableName;
+use crate::typecheck::{Intervals, typecheck};
 
 /// Read, resolve and type-check every model and DAG, offline
 ///
@@ -39,8 +40,18 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
                     })
                 })
                 .collect();
+            let checked = checked.ok();
+            let one_by_one: Vec<_> =
+                checked.iter().flat_map(|checked| &checked.one_by_one).collect();
+            let one_by_one: Vec<_> = one_by_one
+                .into_iter()
+                .map(|(model, because)| {
+                    serde_json::json!({"model": model.to_string(), "because": because})
+                })
+                .collect();
             output::write_json(&serde_json::json!({
-                "models": checked.as_ref().ok(), "diagnostics": listed,
+                "models": checked.map(|checked| checked.models), "one_by_one": one_by_one,
+                "diagnostics": listed,
             }))?;
             if diagnostics.is_empty() {
                 Ok(())
@@ -48,9 +59,13 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
                 Err(Error::invalid(summary(diagnostics.len())))
             }
         }
-        (Output::Text, Ok(models)) => {
+        (Output::Text, Ok(Checked { models, one_by_one })) => {
+            let mut text = String::new();
+            for (model, because) in one_by_one {
+                text.push_str(&format!("{model} is built one interval at a time: {because}\n"));
+            }
             let plural = if models == 1 { "model" } else { "models" };
-            output::write_text(&format!("{models} {plural}, no problems\n"))
+            output::write_text(&format!("{text}{models} {plural}, no problems\n"))
         }
         (Output::Text, Err(mut error)) => {
             error.message = summary(diagnostics.len());
@@ -64,9 +79,15 @@ fn summary(problems: usize) -> String {
     format!("{problems} {plural} found")
 }
 
-/// The number of models; or every diagnostic of models and DAGs. What cannot be judged because of
+struct Checked {
+    models: usize,
+    /// Interval models whose query does not provably separate by interval, and why.
+    one_by_one: Vec<(TableName, String)>,
+}
+
+/// What there is to say of good models; or every diagnostic of models and DAGs. What cannot be judged because of
 /// another problem (a model whose input is broken, a selector that may mean a broken file) is not.
-async fn check(config: &crate::config::Config) -> Result<usize> {
+async fn check(config: &crate::config::Config) -> Result<Checked> {
     let Reading { good, all, mut diagnostics } = Reading::read(&config.project)?;
     match (Dags::read(&config.project), all) {
         (Ok(dags), Some(all)) => diagnostics.extend(dags.check(&all)),
@@ -74,13 +95,19 @@ async fn check(config: &crate::config::Config) -> Result<usize> {
         (Err(error), _) if error.diagnostics.is_empty() => return Err(error),
         (Err(error), _) => diagnostics.extend(error.diagnostics),
     }
+    let mut one_by_one = Vec::new();
     match typecheck(&app::engine(config)?, &good).await {
-        Ok(_) => {}
+        Ok(typed) => one_by_one.extend(good.iter().filter_map(|model| {
+            match &typed.get(&model.name)?.intervals {
+                Intervals::Together => None,
+                Intervals::OneByOne { because } => Some((model.name.clone(), because.clone())),
+            }
+        })),
         Err(error) if error.diagnostics.is_empty() => return Err(error),
         Err(error) => diagnostics.extend(error.diagnostics),
     }
     if diagnostics.is_empty() {
-        return Ok(good.len());
+        return Ok(Checked { models: good.len(), one_by_one });
     }
     diagnostics.sort();
     Err(Error::diagnosed("the project does not check", diagnostics))

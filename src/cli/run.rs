@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use super::{Output, RangeArguments, Session, output};
 use crate::dag::select;
 use crate::error::Result;
-use crate::runner::{self, Built, Outcome, RunEvent, RunReport, tasks_of};
+use crate::runner::{self, Built, Outcome, RunEvent, RunReport, refreshes_of, tasks_of};
 use crate::table::TableName;
 
 /// Build models in dependency order
@@ -16,18 +16,22 @@ use crate::table::TableName;
 /// Without a selector every model is built. Selectors: a table (gold.daily_metrics), a layer
 /// (gold.*), a table with everything it needs (+gold.daily_metrics) or feeds (silver.x+), tag:NAME,
 /// path:sql/gold, or the name of a DAG. Interval models are built for --start to --end, or for the
-/// whole range that their inputs hold.
+/// whole range that their inputs and the tables themselves hold: what left the inputs leaves them.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   flowguard run
   flowguard run +gold.daily_metrics
-  flowguard run silver.* --start 2026-01-05 --end 2026-01-07")]
+  flowguard run silver.* --start 2026-01-05 --end 2026-01-07
+  flowguard run silver.orders_cleaned+ --full-refresh")]
 pub struct Arguments {
     /// What to build [default: everything]
     #[arg(value_name = "SELECTOR")]
     selectors: Vec<String>,
     #[command(flatten)]
     range: RangeArguments,
+    /// Make the whole tables anew, whatever they hold and however their headers changed
+    #[arg(long, conflicts_with_all = ["start", "end"])]
+    full_refresh: bool,
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
 }
@@ -36,7 +40,11 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     let range = arguments.range.range()?;
     let app = session.app()?;
     let selection = select(&app.models, &app.dags, &arguments.selectors)?;
-    let (context, tasks) = (app.run_context().await?, tasks_of(&selection, range));
+    let tasks = match arguments.full_refresh {
+        true => refreshes_of(&selection),
+        false => tasks_of(&selection, range),
+    };
+    let context = app.run_context().await?;
     let mut lines = Vec::new();
     let mut progress = Progress::new();
     let report = runner::run(Arc::clone(&context), tasks, &session.process.stop, |event| {

@@ -6,6 +6,7 @@ pub mod catalog;
 mod cooperate;
 pub mod fault;
 pub mod hash;
+pub mod interval;
 mod pushdown;
 pub mod query;
 pub mod storable;

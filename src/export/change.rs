@@ -6,8 +6,8 @@ use std::time::Instant as Clock;
 
 use crate::error::Result;
 use crate::interval::RangeSet;
-use crate::lake::Snapshot;
 use crate::lake::ledger::ranges_of;
+use crate::lake::{self, Snapshot};
 use crate::model::Model;
 
 /// What a target says that it holds.
@@ -74,6 +74,10 @@ pub enum Reason {
     Columns,
     /// The table's kind is always replaced or appended as a whole.
     Kind,
+    /// Rows were replaced otherwise than by intervals.
+    Rebuilt,
+    /// The header says otherwise than the table's rows are laid out.
+    Shape,
     /// Parity found a difference that no intervals hold.
     Differs,
 }
@@ -89,6 +93,8 @@ impl Reason {
             Reason::TargetGone => "the target has lost the table",
             Reason::Columns => "its columns changed",
             Reason::Kind => "the table is replaced whole",
+            Reason::Rebuilt => "the table was rebuilt",
+            Reason::Shape => "its header changed",
             Reason::Differs => "the table differed",
         }
     }
@@ -109,11 +115,20 @@ pub async fn change_since(held: Option<&Held>, newest: &Snapshot, model: &Model)
         return Ok(Change::Whole(Reason::LogUnknown));
     }
     if model.every().is_some() {
-        // A commit that touched no hour moved no rows.
-        let moving = ledgers.values().filter(|ledger| !ledger.touched.is_empty());
-        let intervals: Vec<[i64; 2]> = moving.flat_map(|l| l.intervals.clone()).collect();
-        let is_none = intervals.is_empty();
-        return Ok(if is_none { Change::None } else { Change::Ranges(ranges_of(&intervals)) });
+        if newest.shape().is_some_and(|shape| shape != model.shape()) {
+            return Ok(Change::Whole(Reason::Shape));
+        }
+        let changes = newest.changes(since).await?;
+        let moving = || changes.values().filter(|change| change.moves_rows);
+        let intervals = |change: &lake::Change| {
+            change.ledger.as_ref().map(|ledger| ledger.intervals.clone()).unwrap_or_default()
+        };
+        if moving().any(|change| intervals(change).is_empty()) {
+            return Ok(Change::Whole(Reason::Rebuilt));
+        }
+        let moved: Vec<[i64; 2]> = moving().flat_map(intervals).collect();
+        let is_none = moved.is_empty();
+        return Ok(if is_none { Change::None } else { Change::Ranges(ranges_of(&moved)) });
     }
     let is_same = match model.topic() {
         Some(_) => ledgers.values().all(|ledger| ledger.rows == 0),
@@ -125,6 +140,10 @@ pub async fn change_since(held: Option<&Held>, newest: &Snapshot, model: &Model)
 /// Whether two versions of a table that is replaced whole hold the same rows.
 async fn is_same(newest: &Snapshot, version: u64) -> Result<bool> {
     let ledgers = newest.ledgers(version).await?;
-    let hash = |version: u64| ledgers.get(&version).and_then(|ledger| ledger.output_hash.as_ref());
+    // That of a build of some intervals says nothing of the other rows.
+    let hash = |version: u64| {
+        let ledger = ledgers.get(&version).filter(|ledger| ledger.intervals.is_empty());
+        ledger.and_then(|ledger| ledger.output_hash.as_ref())
+    };
     Ok(hash(version).is_some() && hash(version) == hash(newest.version()))
 }

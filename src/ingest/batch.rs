@@ -32,6 +32,7 @@ pub fn dead_letters_spec() -> TableSpec {
         timezone: Tz::UTC,
         key: vec!["_topic".to_owned()],
         doc: Some("messages that no table could take, with their raw bytes and the reason".into()),
+        shape: "`kind: append`, no `partition_by`".to_owned(),
     }
 }
 

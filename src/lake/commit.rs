@@ -14,13 +14,15 @@ use arrow::datatypes::{DataType, Field, Schema};
 use deltalake::DeltaTableError;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::{CommitBuilder, TableReference, TransactionError};
-use deltalake::kernel::{Action, MetadataExt, Protocol, StructType, Transaction, new_metadata};
+use deltalake::kernel::{
+    Action, Metadata, MetadataExt, Protocol, StructType, Transaction, new_metadata,
+};
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use serde_json::json;
 
 use super::ledger::{LEDGER_KEY, Ledger};
 use super::replace::Removal;
-use super::spec::{SchemaChange, TARGET_FILE_BYTES, TableSpec, schema_change};
+use super::spec::{SchemaChange, TARGET_FILE_BYTES, TableSpec, check_shape, schema_change};
 use super::stage::Staged;
 use super::store::store_error;
 use super::{Lake, Snapshot};
@@ -249,15 +251,13 @@ fn schema_actions(snapshot: Option<&Snapshot>, commit: &Commit<'_>) -> Result<Ve
     let Some(snapshot) = snapshot else {
         return creation(spec);
     };
-    let replaces_all = commit.removal.as_ref().is_some_and(|removal| removal.whole_table);
+    if commit.removal.as_ref().is_some_and(|removal| removal.whole_table) {
+        let (known, renewed) = (snapshot.eager().metadata(), renewed(snapshot, spec)?);
+        let is_same = *known == renewed;
+        return Ok(if is_same { Vec::new() } else { vec![Action::Metadata(renewed)] });
+    }
     match schema_change(&spec.name, &snapshot.schema(), &spec.columns) {
         Ok(SchemaChange::None) => Ok(Vec::new()),
-        _ if replaces_all => {
-            let metadata = snapshot.eager().metadata().clone();
-            Ok(vec![Action::Metadata(
-                metadata.with_schema(&kernel_schema(&spec.schema())?).map_err(metadata_error)?,
-            )])
-        }
         Ok(SchemaChange::Widen { .. }) => {
             Err(Error::internal(format!("`{}` was not evolved before the commit", spec.name)))
         }
@@ -265,10 +265,29 @@ fn schema_actions(snapshot: Option<&Snapshot>, commit: &Commit<'_>) -> Result<Ve
     }
 }
 
+/// Key of the property that says how the rows are laid out.
+const SHAPE_KEY: &str = "flowguard.shape";
+
+impl Snapshot {
+    /// [`TableSpec::shape`] of the header that the rows were written by; `None` in a table that was
+    /// made before it was recorded.
+    pub fn shape(&self) -> Option<String> {
+        self.property(SHAPE_KEY)
+    }
+}
+
 fn creation(spec: &TableSpec) -> Result<Vec<Action>> {
+    let protocol: Protocol =
+        serde_json::from_value(json!({"minReaderVersion": 1, "minWriterVersion": 2}))
+            .map_err(|source| Error::internal("cannot build the protocol").source(source))?;
+    Ok(vec![Action::Protocol(protocol), Action::Metadata(metadata_of(spec)?)])
+}
+
+fn metadata_of(spec: &TableSpec) -> Result<Metadata> {
     let configuration = [
         ("delta.targetFileSize", TARGET_FILE_BYTES.to_string()),
         ("delta.dataSkippingStatsColumns", spec.statistics_columns().join(",")),
+        (SHAPE_KEY, spec.shape.clone()),
     ];
     let configuration = configuration.into_iter().filter(|(_, value)| !value.is_empty());
     let mut metadata =
@@ -278,10 +297,21 @@ fn creation(spec: &TableSpec) -> Result<Vec<Action>> {
     if let Some(doc) = &spec.doc {
         metadata = metadata.with_description(doc.clone()).map_err(metadata_error)?;
     }
-    let protocol: Protocol =
-        serde_json::from_value(json!({"minReaderVersion": 1, "minWriterVersion": 2}))
-            .map_err(|source| Error::internal("cannot build the protocol").source(source))?;
-    Ok(vec![Action::Protocol(protocol), Action::Metadata(metadata)])
+    Ok(metadata)
+}
+
+/// The table's metadata as of a new table, which keeps its id and what else was said of it.
+fn renewed(existing: &Snapshot, spec: &TableSpec) -> Result<Metadata> {
+    let fields = |metadata: &Metadata| serde_json::to_value(metadata).map_err(metadata_error);
+    let (known, mut new) = (fields(existing.eager().metadata())?, fields(&metadata_of(spec)?)?);
+    for field in ["id", "createdTime"] {
+        new[field] = known[field].clone();
+    }
+    let mut configuration = known["configuration"].as_object().cloned().unwrap_or_default();
+    configuration.remove("delta.dataSkippingStatsColumns");
+    configuration.extend(new["configuration"].as_object().cloned().unwrap_or_default());
+    new["configuration"] = configuration.into();
+    serde_json::from_value(new).map_err(metadata_error)
 }
 
 fn metadata_error(source: impl std::error::Error + Send + Sync + 'static) -> Error {
@@ -310,7 +340,10 @@ fn plain_field(field: &Field) -> Field {
 pub async fn ensure_table(lake: &Lake, spec: &TableSpec, ledger: &Ledger) -> Result<Snapshot> {
     let change = |snapshot: Option<&Snapshot>| match snapshot {
         None => Ok(Some((creation(spec)?, append()))),
-        Some(existing) => match schema_change(&spec.name, &existing.schema(), &spec.columns)? {
+        Some(existing) => match evolvable(existing, spec)? {
+            SchemaChange::None if existing.shape().is_none() => {
+                set_property(existing, SHAPE_KEY, &spec.shape).map(Some)
+            }
             SchemaChange::None => Ok(None),
             SchemaChange::Widen { added, relaxed } => {
                 evolution(existing, &added, &relaxed).map(Some)
@@ -332,16 +365,31 @@ pub async fn claim_property(
         let Some(existing) = snapshot.filter(|existing| existing.property(key).is_none()) else {
             return Ok(None);
         };
-        let metadata = existing.eager().metadata().clone();
-        let metadata = metadata.add_config_key(key.to_owned(), value.to_owned());
-        let properties = HashMap::from([(key.to_owned(), value.to_owned())]);
-        let operation = DeltaOperation::SetTableProperties { properties };
-        Ok(Some((vec![Action::Metadata(metadata.map_err(metadata_error)?)], operation)))
+        set_property(existing, key, value).map(Some)
     };
     let table = change_table(lake, name, ledger, change).await?;
     table
         .property(key)
         .ok_or_else(|| Error::internal(format!("`{name}` lost its property `{key}`")))
+}
+
+/// How the table's columns must change for the spec; fails where that takes more than adding some.
+fn evolvable(existing: &Snapshot, spec: &TableSpec) -> Result<SchemaChange> {
+    let partitions = existing.eager().metadata().partition_columns();
+    check_shape(spec, existing.shape().as_deref(), partitions)?;
+    schema_change(&spec.name, &existing.schema(), &spec.columns)
+}
+
+fn set_property(
+    existing: &Snapshot,
+    key: &str,
+    value: &str,
+) -> Result<(Vec<Action>, DeltaOperation)> {
+    let metadata = existing.eager().metadata().clone();
+    let metadata = metadata.add_config_key(key.to_owned(), value.to_owned());
+    let properties = HashMap::from([(key.to_owned(), value.to_owned())]);
+    let operation = DeltaOperation::SetTableProperties { properties };
+    Ok((vec![Action::Metadata(metadata.map_err(metadata_error)?)], operation))
 }
 
 fn append() -> DeltaOperation {

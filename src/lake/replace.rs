@@ -154,5 +154,6 @@ fn hull_of(file: &LogicalFileView, time: &str, timezone: Tz) -> Option<Range> {
 
 fn day_range(day: &str, timezone: Tz) -> Option<Range> {
     let midnight = Instant::parse(day, timezone).ok()?;
-    Some(Every::Day.interval_of(midnight, timezone))
+    let range = Every::Day.interval_of(midnight, timezone);
+    range.contains(midnight).then_some(range)
 }

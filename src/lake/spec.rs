@@ -9,7 +9,7 @@ use chrono_tz::Tz;
 
 use crate::error::{Error, Result};
 use crate::interval::{Every, Instant, MICROS_PER_DAY, Range};
-use crate::table::TableName;
+use crate::table::{Layer, TableName};
 
 /// The physical partition column of tables that are partitioned by day.
 pub const DAY_COLUMN: &str = "_day";
@@ -30,6 +30,8 @@ pub struct TableSpec {
     /// Columns that identify a row.
     pub key: Vec<String>,
     pub doc: Option<String>,
+    /// What of the model's header lays out the rows, as people read it.
+    pub shape: String,
 }
 
 impl TableSpec {
@@ -88,6 +90,13 @@ pub fn instants_of(column: &ArrayRef, timezone: Tz) -> Result<Vec<Option<i64>>> 
         .downcast_ref::<arrow::array::TimestampMicrosecondArray>()
         .ok_or_else(|| Error::internal("a cast to microseconds gave another type"))?;
     Ok(instants.iter().collect())
+}
+
+/// Whether `schema` has a column of that name that can place rows in time.
+pub fn has_times(schema: &Schema, name: &str) -> bool {
+    schema
+        .field_with_name(name)
+        .is_ok_and(|field| matches!(field.data_type(), DataType::Timestamp(..) | DataType::Date32))
 }
 
 fn midnight(days: i32, timezone: Tz) -> i64 {
@@ -168,10 +177,38 @@ pub fn schema_change(
             "the schema of `{name}` does not fit: {}",
             refused.join("; ")
         ))
-        .hint("only nullable columns can be added in place; otherwise give the model a new name"));
+        .hint(anew(name, "only nullable columns can be added in place")));
     }
     let fits = added.is_empty() && relaxed.is_empty();
     Ok(if fits { SchemaChange::None } else { SchemaChange::Widen { added, relaxed } })
+}
+
+/// What to do about a table that a model no longer fits.
+fn anew(name: &TableName, why: &str) -> String {
+    match name.layer {
+        Layer::Bronze => format!("{why}; otherwise give the model a new name"),
+        Layer::Silver | Layer::Gold => {
+            format!("{why}; `flowguard run {name} --full-refresh` makes the table anew")
+        }
+    }
+}
+
+/// Fails if the rows of a table are laid out by another header. `recorded` is `None` in tables that
+/// were made before it was recorded.
+pub fn check_shape(spec: &TableSpec, recorded: Option<&str>, partitions: &[String]) -> Result<()> {
+    let differs = match recorded {
+        Some(recorded) => recorded != spec.shape,
+        None => partitions != spec.partition_columns(),
+    };
+    if !differs {
+        return Ok(());
+    }
+    let by = recorded.unwrap_or("another `partition_by`");
+    let message = format!(
+        "the rows of `{}` were laid out by {by}, and its header says {}",
+        spec.name, spec.shape
+    );
+    Err(Error::invalid(message).hint(anew(&spec.name, "put the header back")))
 }
 
 /// Equal but for how strings and lists are held in memory.

@@ -129,6 +129,21 @@ impl Model {
         matches!(self.kind, Kind::Full)
     }
 
+    /// What of the header lays out the rows that a table holds; recorded with the table.
+    pub fn shape(&self) -> String {
+        let time = self.time.as_ref().map_or("", |time| &time.value);
+        let placed = format!("`time: {time}`, `timezone: {}`", self.timezone);
+        let days = if self.partition_by_day { "`partition_by: day`" } else { "no `partition_by`" };
+        match &self.kind {
+            Kind::Append(_) if self.partition_by_day => format!("`kind: append`, {placed}, {days}"),
+            Kind::Append(_) => format!("`kind: append`, {days}"),
+            Kind::Interval { every } => {
+                format!("`kind: interval`, `every: {every}`, {placed}, {days}")
+            }
+            Kind::Full | Kind::View => format!("`kind: {}`", self.kind),
+        }
+    }
+
     /// A problem at a place in the file.
     pub fn diagnostic(
         &self,

@@ -31,14 +31,15 @@ pub async fn build(context: &RunContext, task: &Task) -> Result<Built> {
     // Before the inputs are pinned: what is committed from here on may have read newer ones. What is
     // wrong with an input is said first all the same.
     let before = context.lake.snapshot(name).await;
-    let plan = Plan::of(context, task).await?;
+    let known = before.as_ref().ok().and_then(Option::as_ref);
+    let plan = Plan::of(context, task, known).await?;
     let since = before?.map(|table| table.version());
     let mut built = Built {
         version: 0,
         rows: 0,
         bytes: 0,
         seconds: 0.0,
-        range: plan.extent.range(),
+        range: plan.covered(),
         unchanged: true,
     };
     if plan.extent == Extent::Nothing {

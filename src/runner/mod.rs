@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::build::Built;
 pub use self::context::RunContext;
-pub use self::task::{Reason, Task, tasks_of};
+pub use self::task::{Reason, Task, refreshes_of, tasks_of};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ModelSet;

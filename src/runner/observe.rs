@@ -11,8 +11,6 @@ use crate::lake::spec::{TableSpec, instants_of};
 /// All that look at the rows of one writer.
 pub struct Observers {
     spec: TableSpec,
-    /// Where rows must lie.
-    range: Option<Range>,
     hash: RowsHash,
     touched: TouchedHours,
 }
@@ -27,37 +25,18 @@ pub struct Observed {
 }
 
 impl Observers {
-    pub fn new(spec: &TableSpec, range: Option<Range>) -> Result<Self> {
+    pub fn new(spec: &TableSpec) -> Result<Self> {
         let (hash, touched) = (RowsHash::new(&spec.columns)?, TouchedHours::default());
-        Ok(Self { spec: spec.clone(), range, hash, touched })
+        Ok(Self { spec: spec.clone(), hash, touched })
     }
 
-    /// Sees rows with the spec's columns. Fails at one outside of the range that is being replaced:
-    /// it would be doubled by the next run.
+    /// Sees rows with the spec's columns.
     pub fn see(&mut self, batch: &RecordBatch) -> Result<()> {
         self.hash.update(batch)?;
         let Some(time) = self.spec.time.as_deref() else { return Ok(()) };
         let Some(column) = batch.column_by_name(time) else { return Ok(()) };
-        let name = &self.spec.name;
-        for micros in instants_of(column, self.spec.timezone)? {
-            match (micros, self.range) {
-                (Some(micros), Some(range)) if !range.contains(Instant(micros)) => {
-                    return Err(Error::invalid(format!(
-                        "`{name}` gave a row at {} outside of its interval {range}",
-                        Instant(micros)
-                    ))
-                    .hint("filter the inputs by `$start` and `$end`"));
-                }
-                (None, Some(_)) => {
-                    let message = format!("`{name}` gave a row whose time `{time}` is null");
-                    return Err(
-                        Error::invalid(message).hint("an interval model's rows need a time")
-                    );
-                }
-                (Some(micros), _) => self.touched.touch(micros),
-                (None, None) => {}
-            }
-        }
+        let instants = instants_of(column, self.spec.timezone)?;
+        instants.into_iter().flatten().for_each(|micros| self.touched.touch(micros));
         Ok(())
     }
 
@@ -71,4 +50,29 @@ impl Observers {
     pub fn finish(self) -> Observed {
         Observed { hash: self.hash.finish(), touched: self.touched.ranges() }
     }
+}
+
+/// Fails at a row outside of the intervals that its query was executed for: the next run would double
+/// it.
+pub fn check_within(batch: &RecordBatch, spec: &TableSpec, range: Range) -> Result<()> {
+    let Some(time) = spec.time.as_deref() else { return Ok(()) };
+    let Some(column) = batch.column_by_name(time) else { return Ok(()) };
+    let name = &spec.name;
+    for micros in instants_of(column, spec.timezone)? {
+        match micros {
+            Some(micros) if range.contains(Instant(micros)) => {}
+            Some(micros) => {
+                return Err(Error::invalid(format!(
+                    "`{name}` gave a row at {} outside of its interval {range}",
+                    Instant(micros)
+                ))
+                .hint("filter the inputs by `$start` and `$end`"));
+            }
+            None => {
+                let message = format!("`{name}` gave a row whose time `{time}` is null");
+                return Err(Error::invalid(message).hint("an interval model's rows need a time"));
+            }
+        }
+    }
+    Ok(())
 }

@@ -1,20 +1,28 @@
 //! A task becomes a plan: its inputs pinned at their newest versions, its range decided, its query
-//! planned over them. Executes nothing but the question what the inputs hold.
+//! planned over them. Executes nothing but the question what the inputs and the table hold.
 
+use std::sync::Arc;
+
+use datafusion::common::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 
 use super::context::RunContext;
 use super::range;
-use super::task::Task;
+use super::task::{Reason, Task};
 use crate::engine::catalog::{Pins, Tables, register};
 use crate::engine::fault::engine_error;
 use crate::engine::{interval_parameters, read_only};
 use crate::error::{Error, Result};
-use crate::interval::Range;
+use crate::interval::{Every, Range};
+use crate::lake::Snapshot;
 use crate::lake::spec::TableSpec;
 use crate::model::Model;
-use crate::typecheck::TypedModel;
+use crate::table::TableName;
+use crate::typecheck::{Intervals, TypedModel};
+
+/// Passes of one build before it is refused.
+const PASSES_MAX: usize = 100_000;
 
 /// One task, ready to be executed.
 pub struct Plan<'a> {
@@ -24,6 +32,11 @@ pub struct Plan<'a> {
     /// What is read, down to the tables below views.
     pub pins: Pins,
     pub extent: Extent,
+    /// Everything anew, by whatever shape and rows the table has.
+    pub is_refresh: bool,
+    /// What the query is executed for, one after the other: intervals, or ranges of several where the
+    /// query provably gives the rows of each; once without a range if the model has no intervals.
+    pub passes: Vec<Option<Range>>,
 }
 
 /// What a build replaces.
@@ -31,7 +44,7 @@ pub struct Plan<'a> {
 pub enum Extent {
     Whole,
     Range(Range),
-    /// No input holds a row: the table exists afterwards, and is left as it is.
+    /// Neither the inputs nor the table hold a row: the table exists afterwards, and is left as it is.
     Nothing,
 }
 
@@ -45,8 +58,13 @@ impl Extent {
 }
 
 impl<'a> Plan<'a> {
-    /// Pins every input at its newest version; fails at the first that is not there.
-    pub async fn of(context: &'a RunContext, task: &Task) -> Result<Self> {
+    /// Pins every input at its newest version; fails at the first that is not there. `before` is the
+    /// model's own table.
+    pub async fn of(
+        context: &'a RunContext,
+        task: &Task,
+        before: Option<&Snapshot>,
+    ) -> Result<Self> {
         let name = &task.model;
         let (Some(model), Some(typed)) = (context.models.get(name), context.typed.get(name)) else {
             return Err(Error::internal(format!("`{name}` was not checked before the run")));
@@ -59,14 +77,70 @@ impl<'a> Plan<'a> {
             may_read: &|_| true,
         };
         let pins = register(&session, tables, model.inputs.iter().cloned()).await?;
-        let extent = match (model.every(), task.range) {
-            (None, _) => Extent::Whole,
-            (Some(every), Some(asked)) => Extent::Range(range::whole(asked, model, every)?),
-            (Some(every), None) => range::held(&session, &context.models, model, every)
-                .await?
-                .map_or(Extent::Nothing, Extent::Range),
+        let is_refresh = task.reason == Reason::Refresh;
+        let mut plan = Self {
+            model,
+            typed,
+            session,
+            pins,
+            extent: Extent::Whole,
+            is_refresh,
+            passes: vec![None],
         };
-        Ok(Self { model, typed, session, pins, extent })
+        if let Some(every) = model.every() {
+            plan.cover(every, task.range, before).await?;
+        }
+        Ok(plan)
+    }
+
+    /// Decides the range of an interval model.
+    async fn cover(
+        &mut self,
+        every: Every,
+        asked: Option<Range>,
+        before: Option<&Snapshot>,
+    ) -> Result<()> {
+        let (session, model) = (&self.session, self.model);
+        let covered = match asked {
+            Some(asked) => Some(range::whole(asked, model, every)?),
+            None => range::of_inputs(session, model, every).await?,
+        };
+        let stored = match (before, &self.spec().time) {
+            (Some(table), Some(time)) if asked.is_none() && !self.is_refresh => {
+                range::of_table(session, table, time, every, model.timezone).await?
+            }
+            _ => None,
+        };
+        let hull = covered.into_iter().chain(stored).reduce(Range::hull);
+        self.extent = match (self.is_refresh, hull) {
+            (true, _) => Extent::Whole,
+            (false, Some(range)) => Extent::Range(range),
+            (false, None) => Extent::Nothing,
+        };
+        self.passes = match (hull, &self.typed.intervals) {
+            (None, _) => Vec::new(),
+            (Some(range), Intervals::Together) => vec![Some(range)],
+            (Some(range), Intervals::OneByOne { .. }) => {
+                let each = every.intervals_in(range, model.timezone).map(Some);
+                each.take(PASSES_MAX + 1).collect()
+            }
+        };
+        match hull {
+            Some(range) if self.passes.len() > PASSES_MAX => Err(Error::invalid(format!(
+                "`{}` is built one interval at a time, and {range} has more than {PASSES_MAX}",
+                model.name
+            ))
+            .hint(
+                "one row may be far away in time: filter it out, or build a part with --start and \
+                 --end; `flowguard check` says what would let all intervals be built at once",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// From the first interval that is built to the last.
+    pub fn covered(&self) -> Option<Range> {
+        self.passes.iter().copied().flatten().reduce(Range::hull)
     }
 
     /// What the table is to be like.
@@ -74,15 +148,36 @@ impl<'a> Plan<'a> {
         &self.typed.spec
     }
 
-    /// The model's query over what is pinned, with its range bound.
-    pub async fn query(&self) -> Result<LogicalPlan> {
-        let failed = |error| engine_error(&format!("cannot build `{}`", self.model.name), error);
-        let plan = self.session.state().create_logical_plan(&self.model.sql).await;
-        let plan = plan.map_err(failed)?;
-        read_only().verify_plan(&plan).map_err(failed)?;
-        match self.extent.range() {
-            Some(range) => plan.with_param_values(interval_parameters(range)).map_err(failed),
+    /// What is executed, by whoever outlives this plan.
+    pub fn query(&self) -> Query {
+        let (session, model) = (self.session.clone(), self.model);
+        Query { session, name: model.name.clone(), sql: Arc::from(model.sql.as_str()) }
+    }
+}
+
+/// A model's query over what is pinned.
+#[derive(Clone)]
+pub struct Query {
+    pub session: SessionContext,
+    name: TableName,
+    sql: Arc<str>,
+}
+
+impl Query {
+    /// For one of the passes.
+    pub async fn plan(&self, pass: Option<Range>) -> Result<LogicalPlan> {
+        let plan = self.session.state().create_logical_plan(&self.sql).await;
+        let plan = plan.map_err(|error| self.failed(error))?;
+        read_only().verify_plan(&plan).map_err(|error| self.failed(error))?;
+        match pass {
+            Some(range) => plan
+                .with_param_values(interval_parameters(range))
+                .map_err(|error| self.failed(error)),
             None => Ok(plan),
         }
+    }
+
+    pub fn failed(&self, error: DataFusionError) -> Error {
+        engine_error(&format!("cannot build `{}`", self.name), error)
     }
 }

@@ -18,7 +18,7 @@ use crate::interval::{Instant, Range, RangeSet, TouchedHours};
 use crate::lake::commit::{Advance, Commit, Outcome, commit, ensure_table, model_id};
 use crate::lake::ledger::{InputVersion, Ledger, range_pairs, ranges_of};
 use crate::lake::replace::{Removal, replace_all, replace_range};
-use crate::lake::spec::{TableSpec, instants_of};
+use crate::lake::spec::{TableSpec, has_times, instants_of};
 use crate::lake::stage::Staged;
 use crate::lake::{Change, Snapshot};
 use crate::retry::Retry;
@@ -49,7 +49,7 @@ pub async fn publish(
         if let Some(table) = &before {
             check_others(table, since, plan).await?;
         }
-        let unchanged = is_unchanged(before.as_ref(), &ledger).await?;
+        let unchanged = !plan.is_refresh && is_unchanged(before.as_ref(), &ledger).await?;
         let change = match (&before, unchanged) {
             (Some(table), false) => replacement(context, plan, table, output).await?,
             (None, false) => Replacement::nothing(output),
@@ -221,7 +221,7 @@ async fn replacement(
 /// The hours of all rows of a table that is about to be replaced whole.
 async fn hours_of(plan: &Plan<'_>, table: &Snapshot) -> Result<RangeSet> {
     let spec = plan.spec();
-    let time = spec.time.as_deref().filter(|time| table.schema().field_with_name(time).is_ok());
+    let time = spec.time.as_deref().filter(|time| has_times(&table.schema(), time));
     let Some(time) = time else { return Ok(RangeSet::default()) };
     let failed = |error| engine_error(&format!("cannot read the times of `{}`", spec.name), error);
     let frame = plan.session.read_table(table.provider().await?).map_err(failed)?;

@@ -5,13 +5,13 @@ use arrow::array::RecordBatch;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::ExecutionPlanProperties;
 use futures::future::select_all;
-use futures::stream::{self, StreamExt};
+use futures::stream::{self, BoxStream, StreamExt};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::context::RunContext;
-use super::observe::{Observed, Observers};
-use super::plan::Plan;
+use super::observe::{Observed, Observers, check_within};
+use super::plan::{Plan, Query};
 use crate::engine::fault::engine_error;
 use crate::engine::storable::conform;
 use crate::engine::task_of;
@@ -32,26 +32,65 @@ pub struct Output {
 
 /// Executes the plan's query. After an error nothing stays but orphans.
 pub async fn stage(context: &RunContext, plan: &Plan<'_>) -> Result<Output> {
-    let streams = streams(plan).await?;
+    let execution = Execution { query: plan.query(), spec: plan.spec().clone() };
+    let streams = match plan.passes.as_slice() {
+        [] => Vec::new(),
+        [pass] => execution.streams(*pass).await?,
+        passes => vec![execution.one_by_one(passes.to_vec())],
+    };
     let writing = Writing {
         lake: context.lake.clone(),
         spec: plan.spec().clone(),
-        range: plan.extent.range(),
-        doing: "build",
         stop: CancellationToken::new(),
     };
     writing.write_all(streams).await
 }
 
-/// A stream of rows for each partition of the plan.
-async fn streams(plan: &Plan<'_>) -> Result<Vec<SendableRecordBatchStream>> {
-    let failed = |error| engine_error(&format!("cannot build `{}`", plan.model.name), error);
-    let query = plan.query().await?;
-    let state = plan.session.state();
-    let physical = state.create_physical_plan(&query).await.map_err(failed)?;
-    let partitions = 0..physical.output_partitioning().partition_count();
-    let task = task_of(&plan.session);
-    partitions.map(|at| physical.execute(at, task.clone()).map_err(failed)).collect()
+type Rows = BoxStream<'static, Result<RecordBatch>>;
+
+/// What all passes of a build share.
+#[derive(Clone)]
+struct Execution {
+    query: Query,
+    spec: TableSpec,
+}
+
+impl Execution {
+    /// A stream of rows for each partition of the plan.
+    async fn streams(&self, pass: Option<Range>) -> Result<Vec<Rows>> {
+        let plan = self.query.plan(pass).await?;
+        let session = &self.query.session;
+        let physical = session.state().create_physical_plan(&plan).await;
+        let physical = physical.map_err(|error| self.query.failed(error))?;
+        let task = task_of(session);
+        let mut streams = Vec::new();
+        for at in 0..physical.output_partitioning().partition_count() {
+            let rows = physical.execute(at, task.clone()).map_err(|error| self.query.failed(error));
+            let own = self.clone();
+            let rows = rows?.map(move |batch| {
+                let batch = batch.map_err(|error| own.query.failed(error))?;
+                if let Some(range) = pass {
+                    check_within(&batch, &own.spec, range)?;
+                }
+                Ok(batch)
+            });
+            streams.push(rows.boxed());
+        }
+        Ok(streams)
+    }
+
+    /// The rows of all passes; one begins when the one before has ended.
+    fn one_by_one(self, passes: Vec<Option<Range>>) -> Rows {
+        let each = stream::iter(passes).then(move |pass| {
+            let own = self.clone();
+            async move { own.streams(pass).await }
+        });
+        let rows = each.flat_map(|streams| match streams {
+            Ok(streams) => stream::select_all(streams).boxed(),
+            Err(error) => stream::iter([Err(error)]).boxed(),
+        });
+        rows.boxed()
+    }
 }
 
 /// Stages rows of files that are rewritten, which nobody needs to look at once more.
@@ -60,14 +99,11 @@ pub async fn restage(
     spec: &TableSpec,
     rows: SendableRecordBatchStream,
 ) -> Result<Staged> {
-    let writing = Writing {
-        lake: context.lake.clone(),
-        spec: spec.clone(),
-        range: None,
-        doing: "rewrite files of",
-        stop: CancellationToken::new(),
-    };
-    let written = writing.write(Vec::new(), Some(rows), None).await?;
+    let writing =
+        Writing { lake: context.lake.clone(), spec: spec.clone(), stop: CancellationToken::new() };
+    let doing = format!("cannot rewrite files of `{}`", spec.name);
+    let rows = rows.map(move |batch| batch.map_err(|error| engine_error(&doing, error)));
+    let written = writing.write(Vec::new(), Some(rows.boxed()), None).await?;
     let (staged, _) = written.ok_or_else(|| Error::internal("a writer without others stopped"))?;
     Ok(staged)
 }
@@ -77,8 +113,6 @@ pub async fn restage(
 struct Writing {
     lake: Lake,
     spec: TableSpec,
-    range: Option<Range>,
-    doing: &'static str,
     /// Cancelled by the first writer that fails.
     stop: CancellationToken,
 }
@@ -86,7 +120,7 @@ struct Writing {
 type Written = (Staged, Option<Observers>);
 
 impl Writing {
-    async fn write_all(self, streams: Vec<SendableRecordBatchStream>) -> Result<Output> {
+    async fn write_all(self, streams: Vec<Rows>) -> Result<Output> {
         let (first, rest) = self.first_rows(streams).await?;
         let mut writers = JoinSet::new();
         if rest.is_empty() {
@@ -124,16 +158,13 @@ impl Writing {
     }
 
     /// Reads until there are many rows; those that came, and the streams that may have more.
-    async fn first_rows(
-        &self,
-        mut streams: Vec<SendableRecordBatchStream>,
-    ) -> Result<(Vec<RecordBatch>, Vec<SendableRecordBatchStream>)> {
+    async fn first_rows(&self, mut streams: Vec<Rows>) -> Result<(Vec<RecordBatch>, Vec<Rows>)> {
         let (mut first, mut rows) = (Vec::new(), 0);
         while !streams.is_empty() && rows < ROWS_TOGETHER_MAX {
             let (next, at, _) = select_all(streams.iter_mut().map(StreamExt::next)).await;
             match next {
                 Some(batch) => {
-                    let batch = batch.map_err(|error| self.failed(error))?;
+                    let batch = batch?;
                     rows += batch.num_rows();
                     first.push(batch);
                 }
@@ -147,7 +178,7 @@ impl Writing {
     async fn write(
         self,
         first: Vec<RecordBatch>,
-        rest: Option<SendableRecordBatchStream>,
+        rest: Option<Rows>,
         mut observers: Option<Observers>,
     ) -> Result<Option<Written>> {
         // The others stop also if this one panics.
@@ -162,7 +193,6 @@ impl Writing {
                 next = rows.next() => next,
             };
             let Some(batch) = next else { break Ok(true) };
-            let batch = batch.map_err(|error| self.failed(error));
             let batch = batch.and_then(|batch| conform(&batch, &self.spec.columns));
             let seen = batch.and_then(|batch| {
                 observers.as_mut().map_or(Ok(()), |observers| observers.see(&batch))?;
@@ -196,10 +226,6 @@ impl Writing {
     }
 
     fn observers(&self) -> Result<Observers> {
-        Observers::new(&self.spec, self.range)
-    }
-
-    fn failed(&self, error: datafusion::common::DataFusionError) -> Error {
-        engine_error(&format!("cannot {} `{}`", self.doing, self.spec.name), error)
+        Observers::new(&self.spec)
     }
 }

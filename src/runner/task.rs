@@ -22,6 +22,8 @@ pub enum Reason {
     Selected,
     /// Somebody named the model and a range.
     Range,
+    /// Somebody wants the whole table made anew.
+    Refresh,
 }
 
 impl fmt::Display for Reason {
@@ -29,6 +31,7 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Reason::Selected => "selected",
             Reason::Range => "selected with a range",
+            Reason::Refresh => "to be made anew",
         })
     }
 }
@@ -37,4 +40,11 @@ impl fmt::Display for Reason {
 pub fn tasks_of(models: &[TableName], range: Option<Range>) -> Vec<Task> {
     let reason = if range.is_some() { Reason::Range } else { Reason::Selected };
     models.iter().map(|model| Task { model: model.clone(), range, reason }).collect()
+}
+
+/// A task for each of `models` that makes its whole table anew.
+pub fn refreshes_of(models: &[TableName]) -> Vec<Task> {
+    let refresh =
+        |model: &TableName| Task { model: model.clone(), range: None, reason: Reason::Refresh };
+    models.iter().map(refresh).collect()
 }

@@ -63,6 +63,7 @@ impl Twins {
             // Columns of the key have statistics.
             key: ["id", "n", "s", "price", "x"].map(str::to_owned).to_vec(),
             doc: None,
+            shape: "`kind: full`".to_owned(),
         };
         for (first, end) in files {
             let rows = format!(

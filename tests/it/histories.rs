@@ -239,6 +239,7 @@ fn numbers() -> TableSpec {
         timezone: Tz::UTC,
         key: Vec::new(),
         doc: None,
+        shape: "`kind: full`".to_owned(),
     }
 }
 

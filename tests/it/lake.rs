@@ -47,6 +47,7 @@ fn spec(partition_by_day: bool) -> TableSpec {
         timezone: Tz::UTC,
         key: vec!["id".to_owned()],
         doc: None,
+        shape: "`kind: full`".to_owned(),
     }
 }
 

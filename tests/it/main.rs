@@ -31,6 +31,7 @@ mod flight;
 mod gold;
 mod histories;
 mod ingest_faults;
+mod intervals;
 mod kill9;
 mod lake;
 mod licences;
