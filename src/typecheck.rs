@@ -1,12 +1,13 @@
 //! Plans every model against the declared and derived schemas of the others, without a broker and
 //! without a lake, and reports everything that does not fit. Executes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::empty::EmptyTable;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use datafusion::prelude::SessionContext;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -21,6 +22,7 @@ use crate::ingest::decode;
 use crate::interval::{Every, Instant, Range};
 use crate::lake::spec::{DAY_COLUMN, TableSpec};
 use crate::model::{Model, ModelSet};
+use crate::source::Position;
 use crate::table::TableName;
 
 /// What planning says about every model.
@@ -146,6 +148,7 @@ async fn plan(
     let state = session.state();
     let plan = state.create_logical_plan(&model.sql).await.map_err(|error| fail(&error))?;
     read_only().verify_plan(&plan).map_err(|error| fail(&error))?;
+    check_functions(model, &plan)?;
     let example = Range { start: Instant(0), end: Instant(1) };
     let bound = plan.clone().with_param_values(interval_parameters(example));
     let bound = bound.and_then(|plan| coerced(&state, plan)).map_err(|error| fail(&error))?;
@@ -166,6 +169,53 @@ async fn plan(
         _ => Intervals::Together,
     };
     Ok((bound, intervals))
+}
+
+/// The same inputs must give the same rows: functions that give something else each time, or at another
+/// time, are refused wherever they stand.
+fn check_functions(model: &Model, plan: &LogicalPlan) -> Found<()> {
+    let mut names = BTreeSet::new();
+    let looked = plan.apply_with_subqueries(|plan| {
+        plan.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                if let Expr::ScalarFunction(function) = expr
+                    && function.func.signature().volatility != Volatility::Immutable
+                {
+                    names.insert(function.name().to_owned());
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+    looked.map_err(|error| {
+        vec![model.diagnostic(model.sql_position(1, 1, 1), error.to_string(), None)]
+    })?;
+    let found: Vec<Diagnostic> = names
+        .into_iter()
+        .map(|name| {
+            let message = format!("`{name}` makes the result depend on when it runs");
+            let hint = "derive it from the inputs' columns, `$start` or `$end`".to_owned();
+            model.diagnostic(place_of(&name, model), message, Some(hint))
+        })
+        .collect();
+    if found.is_empty() { Ok(()) } else { Err(found) }
+}
+
+/// Where a function is called by that name, or the beginning.
+fn place_of(function: &str, model: &Model) -> Position {
+    let calls = |line: &str| {
+        let line = line.to_ascii_lowercase();
+        let at = line.match_indices(function).find(|(at, _)| {
+            let rest = line[at + function.len()..].trim_start();
+            let before = line[..*at].chars().next_back();
+            rest.starts_with('(') && !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
+        });
+        at.map(|(at, _)| line[..at].chars().count() + 1)
+    };
+    let mut lines = model.sql.lines().enumerate();
+    let found = lines.find_map(|(line, text)| Some((line + 1, calls(text)?)));
+    let (line, column) = found.unwrap_or((1, 1));
+    model.sql_position(line, column, function.chars().count())
 }
 
 /// The columns of the plan as the table will hold them, checked against declared types.

@@ -7,12 +7,14 @@ use arrow::array::RecordBatch;
 use arrow::csv::WriterBuilder as CsvWriter;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::writer::StreamWriter;
-use arrow::json::LineDelimitedWriter;
+use arrow::json::WriterBuilder;
+use arrow::json::writer::{LineDelimited, Writer as JsonWriter};
 use arrow::util::pretty::pretty_format_batches;
 use clap::ValueEnum;
 use parquet::arrow::ArrowWriter;
 
 use super::output;
+use crate::engine::storable::check_times;
 use crate::error::{Error, Result};
 
 /// Rows shown of a table on the screen; other outputs are never cut.
@@ -41,7 +43,7 @@ pub struct Sink {
 enum Writer {
     Table { schema: SchemaRef, batches: Vec<RecordBatch>, out: Out },
     Csv(Box<arrow::csv::Writer<Out>>),
-    Json(LineDelimitedWriter<Out>),
+    Json(Box<JsonWriter<Out, LineDelimited>>),
     Parquet(Box<ArrowWriter<Out>>),
     Arrow(StreamWriter<Out>),
 }
@@ -61,7 +63,10 @@ impl Sink {
         let writer = match form {
             Form::Table => Writer::Table { schema: Arc::clone(schema), batches: Vec::new(), out },
             Form::Csv => Writer::Csv(Box::new(CsvWriter::new().with_header(true).build(out))),
-            Form::Json => Writer::Json(LineDelimitedWriter::new(out)),
+            Form::Json => {
+                let writer = WriterBuilder::new().with_explicit_nulls(true);
+                Writer::Json(Box::new(writer.build(out)))
+            }
             Form::Parquet => Writer::Parquet(Box::new(
                 ArrowWriter::try_new(out, Arc::clone(schema), None)
                     .map_err(|error| failed(error.into()))?,
@@ -75,6 +80,9 @@ impl Sink {
 
     /// False when nobody reads any more.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<bool> {
+        if matches!(self.writer, Writer::Csv(_) | Writer::Json(_)) {
+            check_times(batch)?;
+        }
         let room = TABLE_ROWS_MAX.saturating_sub(self.rows);
         self.rows += batch.num_rows();
         match &mut self.writer {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::compute::kernels::cmp::distinct;
-use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
+use arrow::compute::{CastOptions, cast, cast_with_options, max, min};
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use arrow::util::display::{FormatOptions, array_value_to_string};
 
@@ -149,6 +149,62 @@ fn plain_type(data_type: &DataType) -> DataType {
         DataType::Map(entries, sorted) => DataType::Map(item(entries), *sorted),
         other => other.clone(),
     }
+}
+
+/// Fails at a time that text cannot say: beyond about ±262,000 years, which integers can hold.
+pub fn check_times(batch: &RecordBatch) -> Result<()> {
+    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+        check_times_of(column).map_err(|what| {
+            Error::invalid(format!("column `{}` holds {what}, which is no time", field.name()))
+                .hint("leave it out, or write it to Parquet or Arrow, where it stays a number")
+        })?;
+    }
+    Ok(())
+}
+
+fn check_times_of(column: &ArrayRef) -> std::result::Result<(), String> {
+    use arrow::array::make_array;
+    let seconds_each = match column.data_type() {
+        DataType::Timestamp(unit, _) => Ratio::Per(match unit {
+            TimeUnit::Second => 1,
+            TimeUnit::Millisecond => 1_000,
+            TimeUnit::Microsecond => 1_000_000,
+            TimeUnit::Nanosecond => 1_000_000_000,
+        }),
+        DataType::Date32 => Ratio::Times(86_400),
+        DataType::Date64 => Ratio::Per(1_000),
+        _ => {
+            let data = column.to_data();
+            let mut children = data.child_data().iter();
+            return children.try_for_each(|child| check_times_of(&make_array(child.clone())));
+        }
+    };
+    let numbers = match column.data_type() {
+        DataType::Date32 => {
+            cast(column, &DataType::Int32).and_then(|days| cast(&days, &DataType::Int64))
+        }
+        _ => cast(column, &DataType::Int64),
+    };
+    let numbers = numbers.map_err(|error| error.to_string())?;
+    let numbers = numbers.as_primitive::<Int64Type>();
+    let is_told = |number: i64| {
+        let seconds = match seconds_each {
+            Ratio::Per(parts) => number.div_euclid(parts),
+            Ratio::Times(seconds) => number.saturating_mul(seconds),
+        };
+        chrono::DateTime::from_timestamp(seconds, 0).is_some()
+    };
+    let ends = [min(numbers), max(numbers)];
+    match ends.into_iter().flatten().find(|number| !is_told(*number)) {
+        Some(number) => Err(format!("{number} ({})", column.data_type())),
+        None => Ok(()),
+    }
+}
+
+/// How many of a number make a second, or the other way round.
+enum Ratio {
+    Per(i64),
+    Times(i64),
 }
 
 #[cfg(test)]

@@ -141,9 +141,10 @@ impl Worker {
         }
         // Said once per end, and after the messages before it.
         if self.until == Until::Drained {
-            for partition in &polled.ends {
+            for (partition, reached) in &polled.ends {
                 if let Some(end) = self.ends.get(partition) {
-                    state.open.reach_end(*partition, *end);
+                    // A broker that lags behind the one that told the end has not reached it yet.
+                    state.open.reach_end(*partition, *end.min(reached));
                 }
             }
         }

@@ -105,8 +105,9 @@ pub struct Consumer {
 #[derive(Default)]
 pub struct Polled<'a> {
     batch: Option<Batch<'a>>,
-    /// Partitions of which everything up to the last stable offset has been handed out.
-    pub ends: Vec<i32>,
+    /// Partitions of which everything up to the last stable offset has been handed out, as the broker
+    /// that was asked knows it, and that offset.
+    pub ends: Vec<(i32, i64)>,
 }
 
 impl Polled<'_> {
@@ -163,7 +164,9 @@ impl Consumer {
                     messages += 1;
                     bytes += message.payload().map_or(0, <[u8]>::len);
                 }
-                Some(RDKafkaErrorCode::PartitionEOF) => ends.push(message.partition()),
+                Some(RDKafkaErrorCode::PartitionEOF) => {
+                    ends.push((message.partition(), message.offset()));
+                }
                 Some(code) => check(&self.topic, code)?,
             }
         }

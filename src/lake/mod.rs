@@ -12,6 +12,7 @@ pub mod replace;
 mod scan;
 pub mod spec;
 pub mod stage;
+mod statistics;
 pub mod store;
 mod transactions;
 

@@ -27,6 +27,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use super::Lake;
 use super::spec::{DAY_COLUMN, TARGET_FILE_BYTES, TableSpec};
+use super::statistics::certain;
 use super::store::store_error;
 use crate::error::{Error, Result};
 use crate::table::TableName;
@@ -163,11 +164,14 @@ impl Stager {
     /// Completes the files.
     pub async fn finish(self) -> Result<Staged> {
         let name = self.spec.name.clone();
-        let adds = self
+        let mut adds = self
             .writer
             .close()
             .await
             .map_err(|source| store_error(&format!("cannot write `{name}`"), source))?;
+        for add in &mut adds {
+            add.stats = add.stats.take().map(|stats| certain(&stats, &self.spec.columns));
+        }
         let bytes = adds.iter().map(|add| u64::try_from(add.size).unwrap_or(0)).sum();
         Ok(Staged { adds, rows: self.rows, bytes })
     }
@@ -222,6 +226,11 @@ fn writer_properties(spec: &TableSpec) -> WriterProperties {
     // Offsets and times never repeat enough for a dictionary to pay.
     for name in ["_offset", "_timestamp"].into_iter().chain(spec.time.as_deref()) {
         properties = properties.set_column_dictionary_enabled(name.into(), false);
+    }
+    // What is not a number is in no bound, and would be passed over by a reader that trusts them.
+    for field in spec.columns.fields().iter().filter(|field| field.data_type().is_floating()) {
+        let name = field.name().as_str();
+        properties = properties.set_column_statistics_enabled(name.into(), EnabledStatistics::None);
     }
     properties.build()
 }

@@ -101,9 +101,10 @@ impl<'a> Plan<'a> {
         before: Option<&Snapshot>,
     ) -> Result<()> {
         let (session, model) = (&self.session, self.model);
+        let inputs = range::Inputs::of(session, model, every).await?;
         let covered = match asked {
             Some(asked) => Some(range::whole(asked, model, every)?),
-            None => range::of_inputs(session, model, every).await?,
+            None => inputs.range().await?,
         };
         let stored = match (before, &self.spec().time) {
             (Some(table), Some(time)) if asked.is_none() && !self.is_refresh => {
@@ -121,21 +122,11 @@ impl<'a> Plan<'a> {
             (None, _) => Vec::new(),
             (Some(range), Intervals::Together) => vec![Some(range)],
             (Some(range), Intervals::OneByOne { .. }) => {
-                let each = every.intervals_in(range, model.timezone).map(Some);
-                each.take(PASSES_MAX + 1).collect()
+                let one_by_one = one_by_one(&inputs, range, model, every).await?;
+                one_by_one.into_iter().map(Some).collect()
             }
         };
-        match hull {
-            Some(range) if self.passes.len() > PASSES_MAX => Err(Error::invalid(format!(
-                "`{}` is built one interval at a time, and {range} has more than {PASSES_MAX}",
-                model.name
-            ))
-            .hint(
-                "one row may be far away in time: filter it out, or build a part with --start and \
-                 --end; `flowguard check` says what would let all intervals be built at once",
-            )),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// From the first interval that is built to the last.
@@ -153,6 +144,34 @@ impl<'a> Plan<'a> {
         let (session, model) = (self.session.clone(), self.model);
         Query { session, name: model.name.clone(), sql: Arc::from(model.sql.as_str()) }
     }
+}
+
+/// The intervals of `range`. Where one row is far from the others in time, those that hold none are
+/// left out.
+async fn one_by_one(
+    inputs: &range::Inputs<'_>,
+    range: Range,
+    model: &Model,
+    every: Every,
+) -> Result<Vec<Range>> {
+    let all = every.intervals_in(range, model.timezone).take(PASSES_MAX + 1);
+    let mut passes: Vec<Range> = all.collect();
+    if passes.len() > PASSES_MAX
+        && let Some(held) = inputs.intervals(range, PASSES_MAX + 1).await?
+    {
+        passes = held;
+    }
+    if passes.len() <= PASSES_MAX {
+        return Ok(passes);
+    }
+    let message = format!(
+        "`{}` is built one interval at a time, and {range} has more than {PASSES_MAX}",
+        model.name
+    );
+    Err(Error::invalid(message).hint(
+        "build parts of it with --start and --end; `flowguard check` says what would let all \
+         intervals be built at once",
+    ))
 }
 
 /// A model's query over what is pinned.

@@ -1,12 +1,16 @@
 //! Which range an interval model is built over: the one that was asked for, or the one that its
 //! inputs and the table itself hold. Reads no more than the ends of their times.
 
+use std::collections::BTreeSet;
+
 use chrono_tz::Tz;
+use datafusion::common::DataFusionError;
 use datafusion::functions_aggregate::expr_fn::{max, min};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{SessionContext, ident};
 
 use crate::engine::fault::engine_error;
-use crate::engine::interval::{is_bound, reached, unbound};
+use crate::engine::interval::{reached, reached_days, unbound};
 use crate::error::{Error, Result};
 use crate::interval::{Every, Instant, Range};
 use crate::lake::Snapshot;
@@ -26,20 +30,46 @@ pub fn whole(asked: Range, model: &Model, every: Every) -> Result<Range> {
     .hint(format!("whole intervals around it: --start {} --end {}", aligned.start, aligned.end)))
 }
 
-/// Whole intervals around everything that the inputs hold in `session`; `None` if they hold nothing.
-pub async fn of_inputs(
-    session: &SessionContext,
-    model: &Model,
+/// What a model's query says about its intervals, over the inputs in `session`.
+pub struct Inputs<'a> {
+    session: &'a SessionContext,
+    model: &'a Model,
     every: Every,
-) -> Result<Option<Range>> {
-    let failed = |error| engine_error(&format!("cannot read what `{}` reads", model.name), error);
-    let state = session.state();
-    let plan = state.create_logical_plan(&model.sql).await.map_err(failed)?;
-    let plan = unbound(&state, plan).map_err(failed)?;
-    if !is_bound(&plan) {
-        return Err(Error::internal(format!("`{}` was not checked before the run", model.name)));
+    plan: LogicalPlan,
+}
+
+impl<'a> Inputs<'a> {
+    pub async fn of(session: &'a SessionContext, model: &'a Model, every: Every) -> Result<Self> {
+        let state = session.state();
+        let plan = state.create_logical_plan(&model.sql).await;
+        let plan = plan.and_then(|plan| unbound(&state, plan)).map_err(|e| failed(model, e))?;
+        Ok(Self { session, model, every, plan })
     }
-    reached(session, &plan, every, model.timezone).await.map_err(failed)
+
+    /// Whole intervals around everything that they hold; `None` if they hold nothing.
+    pub async fn range(&self) -> Result<Option<Range>> {
+        let reached = reached(self.session, &self.plan, self.every, self.model.timezone).await;
+        reached.map_err(|error| failed(self.model, error))
+    }
+
+    /// The intervals within `range` in which they may hold something, up to `max` of them; `None` if
+    /// nobody can say.
+    pub async fn intervals(&self, range: Range, max: usize) -> Result<Option<Vec<Range>>> {
+        let days = reached_days(self.session, &self.plan).await;
+        let Some(days) = days.map_err(|error| failed(self.model, error))? else { return Ok(None) };
+        let zone = self.model.timezone;
+        let within = days.iter().filter_map(|days| {
+            let (start, end) = (days.start.max(range.start), days.end.min(range.end));
+            (start < end).then_some(Range { start, end })
+        });
+        let each = within.flat_map(|days| self.every.intervals_in(days, zone)).take(max);
+        let distinct: BTreeSet<Range> = each.collect();
+        Ok(Some(distinct.into_iter().collect()))
+    }
+}
+
+fn failed(model: &Model, error: DataFusionError) -> Error {
+    engine_error(&format!("cannot read what `{}` reads", model.name), error)
 }
 
 /// Whole intervals around every row of the model's table: what left the inputs leaves it too.

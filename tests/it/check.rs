@@ -149,3 +149,81 @@ fn a_good_project_checks_without_broker_and_lake() {
     let checked = project.run(&["check"]).succeeded();
     assert_eq!((checked.stdout.as_str(), checked.stderr.as_str()), ("3 models, no problems\n", ""));
 }
+
+/// `random()`, `uuid()` and their kind passed.
+#[test]
+fn functions_that_give_something_else_each_time_are_refused_wherever_they_stand() {
+    let project = Project::of_models(&[
+        ("bronze/orders_raw", ORDERS_RAW),
+        ("silver/a", &full("SELECT order_id,\n  random() AS r FROM bronze.orders_raw")),
+        ("silver/b", &full("SELECT order_id FROM bronze.orders_raw WHERE uuid() <> order_id")),
+        (
+            "silver/c",
+            &full(
+                "WITH w AS (SELECT order_id, row_number() OVER (ORDER BY Random ()) AS k\n\
+                 FROM bronze.orders_raw) SELECT * FROM w",
+            ),
+        ),
+        (
+            "silver/d",
+            &full(
+                "SELECT order_id FROM bronze.orders_raw WHERE price IN \
+                 (SELECT price * random() FROM bronze.orders_raw)",
+            ),
+        ),
+        ("silver/view", &model("kind: view", "SELECT uuid() AS id")),
+    ]);
+    let checked = project.run(&["check"]);
+    let lines: Vec<&str> = checked.stderr.lines().filter(|line| line.contains("depend")).collect();
+    assert_eq!(
+        (checked.code, lines),
+        (
+            Some(1),
+            vec![
+                "sql/silver/a.sql:5:3: `random` makes the result depend on when it runs",
+                "sql/silver/b.sql:4:46: `uuid` makes the result depend on when it runs",
+                "sql/silver/c.sql:4:57: `random` makes the result depend on when it runs",
+                "sql/silver/d.sql:4:71: `random` makes the result depend on when it runs",
+                "sql/silver/view.sql:4:8: `uuid` makes the result depend on when it runs",
+            ]
+        )
+    );
+}
+
+#[test]
+fn check_says_which_models_are_built_one_interval_at_a_time_and_why() {
+    let daily = "kind: interval\nevery: 1d\ntime: event_timestamp";
+    let sql = "SELECT order_id, event_timestamp FROM bronze.orders_raw\n\
+               WHERE event_timestamp >= $start AND event_timestamp < $end";
+    let first =
+        format!("{sql}\nQUALIFY row_number() OVER (PARTITION BY order_id ORDER BY price) = 1");
+    let project = Project::of_models(&[
+        ("bronze/orders_raw", ORDERS_RAW),
+        ("silver/all", &model(daily, sql)),
+        ("silver/first", &model(daily, &first)),
+    ]);
+    let checked = project.run(&["check"]).succeeded();
+    assert_eq!(
+        checked.stdout,
+        "silver.first is built one interval at a time: a window looks at rows of several intervals: \
+         it groups by `order_id`\n3 models, no problems\n"
+    );
+    let checked = project.run(&["check", "--output", "json"]).succeeded();
+    assert!(checked.stdout.contains("\"model\": \"silver.first\""), "{}", checked.stdout);
+}
+
+/// Hours of a day doubled the whole day.
+#[test]
+fn days_do_not_place_rows_in_hours() {
+    let hourly = "kind: interval\nevery: 6h\ntime: day";
+    let sql = "SELECT CAST(event_timestamp AS DATE) AS day FROM bronze.orders_raw\n\
+               WHERE event_timestamp >= $start AND event_timestamp < $end";
+    let project =
+        Project::of_models(&[("bronze/orders_raw", ORDERS_RAW), ("silver/m", &model(hourly, sql))]);
+    let checked = project.run(&["check"]);
+    assert!(
+        checked.stderr.contains("`day` has days, and cannot place rows in hours"),
+        "{}",
+        checked.stderr
+    );
+}

@@ -92,6 +92,17 @@ fn statements_come_from_anywhere(project: &Project) {
         &["--start", "2026-01-05", "--end", "2026-01-06", "--output", "csv", "SELECT $start, $end"],
         "$start,$end\n2026-01-05T00:00:00Z,2026-01-06T00:00:00Z\n",
     );
+    let nulls = "SELECT 1 AS a, NULL AS b";
+    answers(project, &[nulls, "--output", "json"], "{\"a\":1,\"b\":null}\n");
+    // Was printed as something that is not JSON.
+    for form in ["json", "csv"] {
+        fails(
+            project,
+            &["SELECT to_timestamp_micros(9223372036854775807) AS t", "--output", form],
+            "error: column `t` holds 9223372036854775807 (Timestamp(µs, \"UTC\")), which is no time\n\
+             hint: leave it out, or write it to Parquet or Arrow, where it stays a number\n",
+        );
+    }
     fails(
         project,
         &["SELECT 1 WHERE $start IS NULL"],

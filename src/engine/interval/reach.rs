@@ -1,19 +1,22 @@
 //! Which intervals the inputs reach: those of the ends of what the query compares with `$start` and
 //! `$end`, wherever that stands and of whatever type it is.
 
-use arrow::array::{Array, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::Schema;
+use std::collections::BTreeSet;
+
+use arrow::array::{Array, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{DataType, Date32Type, Schema, TimeUnit};
 use chrono_tz::Tz;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result};
+use datafusion::functions::expr_fn::date_trunc;
 use datafusion::functions_aggregate::expr_fn::{max, min};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction};
-use datafusion::logical_expr::{BinaryExpr, Expr, LogicalPlan, Operator, lit};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, cast, lit};
 use datafusion::prelude::{DataFrame, SessionContext};
 use datafusion::scalar::ScalarValue;
 
-use super::{depends, plan_depends, renamed, replaced};
-use crate::interval::{CALENDAR, Every, Instant, Range};
+use super::unbound::{depends, plan_depends, renamed, replaced};
+use crate::interval::{CALENDAR, Every, Instant, MICROS_PER_DAY, Range, RangeSet};
 
 /// A condition of the query: `value operator bound`, where the bound depends on nothing but `$start`
 /// or `$end`.
@@ -56,6 +59,42 @@ pub async fn reached(
         }
     }
     Ok(hull)
+}
+
+/// Days in UTC around everything that the inputs hold, where they may be far apart; `None` if what the
+/// query compares are no times.
+pub async fn reached_days(
+    session: &SessionContext,
+    plan: &LogicalPlan,
+) -> Result<Option<RangeSet>> {
+    let mut days = BTreeSet::new();
+    for Comparison { value, over, .. } in comparisons(plan) {
+        let over = DataFrame::new(session.state(), over);
+        let micros =
+            |at: Instant| lit(ScalarValue::TimestampMicrosecond(Some(at.0), Some("UTC".into())));
+        let (day, over) = match value.get_type(over.schema())? {
+            DataType::Date32 => (value, over),
+            // All of them lie in the calendar.
+            DataType::Timestamp(TimeUnit::Nanosecond, _) => (date_trunc(lit("day"), value), over),
+            DataType::Timestamp(..) => {
+                let within = value.clone().gt_eq(micros(CALENDAR.start));
+                let within = within.and(value.clone().lt(micros(CALENDAR.end)));
+                (date_trunc(lit("day"), value), over.filter(within)?)
+            }
+            _ => return Ok(None),
+        };
+        let day = cast(day, DataType::Date32).alias("day");
+        let frame = over.aggregate(vec![day], Vec::new())?;
+        for batch in frame.collect().await? {
+            days.extend(batch.column(0).as_primitive::<Date32Type>().iter().flatten());
+        }
+    }
+    let around = |day: i32| {
+        let start = i64::from(day) * MICROS_PER_DAY;
+        // Local days begin and end on the days beside it.
+        Range { start: Instant(start - MICROS_PER_DAY), end: Instant(start + 2 * MICROS_PER_DAY) }
+    };
+    Ok(Some(days.into_iter().map(around).collect()))
 }
 
 /// All comparisons from which something can be said. Where a condition also looks back or ahead

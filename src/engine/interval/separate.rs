@@ -10,7 +10,7 @@ use datafusion::logical_expr::{
     Aggregate, BinaryExpr, Distinct, Expr, Filter, Join, JoinType, LogicalPlan, Operator, Union,
 };
 
-use super::{depends, plan_depends, renamed};
+use super::unbound::{depends, plan_depends, renamed};
 use crate::interval::Every;
 
 /// What does not separate, in words for whoever wrote the query.

@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields, Int32Type, Int64Type};
 
 use super::columns::{self, ColumnBuffer, Spans};
 use crate::error::Result;
+use crate::interval::{CALENDAR, Instant};
 use crate::table::ColumnType;
 
 /// Columns that every bronze table has after the declared ones; their names are reserved.
@@ -53,9 +54,11 @@ impl Envelope {
     pub(super) fn push(&mut self, message: &Message<'_>, ingested_at_micros: i64) {
         self.partitions.push(message.partition);
         self.offsets.push(message.offset);
-        let millis = message.timestamp_ms;
-        self.timestamps_micros.push(millis.unwrap_or(0).saturating_mul(1_000));
-        self.timestamp_nulls.append(millis.is_some());
+        // A producer may write anything, nanoseconds for instance; what no calendar holds is no time.
+        let micros = message.timestamp_ms.and_then(|millis| millis.checked_mul(1_000));
+        let micros = micros.filter(|micros| CALENDAR.contains(Instant(*micros)));
+        self.timestamps_micros.push(micros.unwrap_or(0));
+        self.timestamp_nulls.append(micros.is_some());
         self.keys.push_bytes_or_null(message.key);
         self.headers.push(message.headers);
         self.ingested_at_micros.push(ingested_at_micros);

@@ -455,6 +455,24 @@ fn metadata_says_where_a_message_came_from() {
     );
 }
 
+/// Nanoseconds that a producer wrote for milliseconds were stored as the largest number.
+#[test]
+fn a_time_that_no_calendar_holds_is_none() {
+    let mut decoder = decoder("a int", UnknownFields::Ignore);
+    let given =
+        [0, -62_135_596_800_000, 253_402_300_799_999, 253_402_300_800_000, i64::MIN, i64::MAX];
+    for millis in given.into_iter().chain([1_772_355_600_000_000_000]) {
+        let message = Message { timestamp_ms: Some(millis), ..message(br#"{"a":1}"#) };
+        decoder.push(&message, 0).unwrap();
+    }
+    let rows = decoder.finish().unwrap();
+    let times = rows.column_by_name("_timestamp").unwrap();
+    let times = times.as_primitive::<arrow::datatypes::TimestampMicrosecondType>();
+    let kept = [Some(0), Some(-62_135_596_800_000_000), Some(253_402_300_799_999_000)];
+    let expected: Vec<Option<i64>> = kept.into_iter().chain([None; 4]).collect();
+    assert_eq!(times.iter().collect::<Vec<_>>(), expected);
+}
+
 #[test]
 fn the_schema_is_the_declared_columns_then_where_they_came_from() {
     let columns =

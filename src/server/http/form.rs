@@ -10,6 +10,7 @@ use arrow::json::writer::{LineDelimited, Writer};
 use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
 
+use crate::engine::storable::check_times;
 use crate::error::{Error, Result};
 
 /// Rows made into text without a pause: other requests wait as long.
@@ -112,6 +113,9 @@ impl Encoder {
     }
 
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        if matches!(self, Encoder::Json(_) | Encoder::Csv(_)) {
+            check_times(batch)?;
+        }
         match self {
             Encoder::Json(writer) => writer.write(batch),
             Encoder::Csv(bytes) => {
