@@ -153,6 +153,8 @@ impl Engine {
         // Literals and casts without an offset are UTC, as everything in the lake is.
         options.execution.time_zone = Some("UTC".to_owned());
         options.execution.parquet.reorder_filters = true;
+        // Spark's, which as nanoseconds would end in 2262 and begin again in 1677.
+        options.execution.parquet.coerce_int96 = Some("us".to_owned());
         // A file per batch. With longer ones two tasks may spill at once, and the reader waits at
         // the older file for the batch that is in the newer, forever (apache/datafusion#24883).
         options.execution.max_spill_file_size_bytes =

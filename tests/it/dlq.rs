@@ -332,10 +332,10 @@ async fn what_todays_header_reads_moves_into_bronze() {
                arrow_cast(_key, 'Utf8') AS key, _headers FROM bronze.orders ORDER BY 1, 2";
     let (_, stdout, _) = project.flowguard(&["query", "--output", "json", sql]);
     insta::assert_snapshot!(stdout, @r#"
-    {"_partition":0,"_offset":0,"order_id":"o-0","price":1.50,"ordered_at":"2026-01-05T09:59:59Z","_timestamp":"2026-01-05T10:00:00Z"}
-    {"_partition":0,"_offset":1,"order_id":"o-1","note":"gift","ordered_at":"2026-01-05T09:59:59Z","_timestamp":"2026-01-05T10:00:00Z","key":"o-1","_headers":[{"key":"source","value":"6d6f62696c65"},{"key":"x"}]}
-    {"_partition":0,"_offset":3,"order_id":"o-3","price":2.25,"ordered_at":"2026-01-05T09:59:59Z","_timestamp":"2026-01-05T10:00:00Z"}
-    {"_partition":1,"_offset":0,"order_id":"o-4","ordered_at":"2026-01-05T09:59:59Z","_timestamp":"2026-01-05T10:00:00Z"}
+    {"_partition":0,"_offset":0,"order_id":"o-0","price":1.50,"note":null,"ordered_at":"2026-01-05T09:59:59Z","_timestamp":"2026-01-05T10:00:00Z","key":null,"_headers":null}
+    {"_partition":0,"_offset":1,"order_id":"o-1","price":null,"note":"gift","ordered_at":"2026-01-05T09:59:59Z","_timestamp":"2026-01-05T10:00:00Z","key":"o-1","_headers":[{"key":"source","value":"6d6f62696c65"},{"key":"x","value":null}]}
+    {"_partition":0,"_offset":3,"order_id":"o-3","price":2.25,"note":null,"ordered_at":"2026-01-05T09:59:59Z","_timestamp":"2026-01-05T10:00:00Z","key":null,"_headers":null}
+    {"_partition":1,"_offset":0,"order_id":"o-4","price":null,"note":null,"ordered_at":"2026-01-05T09:59:59Z","_timestamp":"2026-01-05T10:00:00Z","key":null,"_headers":null}
     "#);
     assert_eq!(project.counts().await, [4, 3, 0, 0]);
     assert_eq!(project.status().await, (4, 3));

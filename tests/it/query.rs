@@ -3,6 +3,7 @@
 
 use std::io::Read;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::ipc::reader::StreamReader;
@@ -292,4 +293,61 @@ fn an_interrupt_ends_a_join_at_once(project: &Project) {
     let stderr = String::from_utf8(output.stderr).unwrap();
     let expected = (Some(130), "error: interrupted: the query was cancelled\n");
     assert_eq!((output.status.code(), stderr.as_str()), expected);
+}
+
+/// Times in the form of Spark's old default wrapped round at 1677 and 2262.
+#[test]
+fn times_that_spark_wrote_as_96_bits_are_read_as_they_are() {
+    use parquet::data_type::{Int96, Int96Type};
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+
+    let project = Project::of_models(&[]);
+    let folder = project.folder().join(".flowguard/silver/spark");
+    std::fs::create_dir_all(folder.join("_delta_log")).unwrap();
+    let schema = parse_message_type("message spark { optional int96 at; }").unwrap();
+    let file = std::fs::File::create(folder.join("part-0.parquet")).unwrap();
+    let properties = Arc::new(WriterProperties::builder().build());
+    let mut writer = SerializedFileWriter::new(file, Arc::new(schema), properties).unwrap();
+    let mut rows = writer.next_row_group().unwrap();
+    let mut column = rows.next_column().unwrap().unwrap();
+    // Days since 1970 at noon.
+    let times: Vec<Int96> = [-135_140_i64, 0, 120_680, 2_932_896]
+        .into_iter()
+        .map(|day| {
+            let mut time = Int96::new();
+            let nanos = 12 * 3_600 * 1_000_000_000_i64;
+            let julian = u32::try_from(2_440_588 + day).unwrap();
+            time.set_data((nanos & 0xffff_ffff) as u32, (nanos >> 32) as u32, julian);
+            time
+        })
+        .collect();
+    column.typed::<Int96Type>().write_batch(&times, Some(&[1; 4]), None).unwrap();
+    column.close().unwrap();
+    rows.close().unwrap();
+    writer.close().unwrap();
+    let bytes = std::fs::metadata(folder.join("part-0.parquet")).unwrap().len();
+    let field = r#"{\"name\":\"at\",\"type\":\"timestamp\",\"nullable\":true,\"metadata\":{}}"#;
+    let log = format!(
+        r#"{{"protocol":{{"minReaderVersion":1,"minWriterVersion":2}}}}
+{{"metaData":{{"id":"5fba94ed-9794-4965-ba6e-6ee3c0d22af9","format":{{"provider":"parquet","options":{{}}}},"schemaString":"{{\"type\":\"struct\",\"fields\":[{field}]}}","partitionColumns":[],"configuration":{{}},"createdTime":0}}}}
+{{"add":{{"path":"part-0.parquet","partitionValues":{{}},"size":{bytes},"modificationTime":0,"dataChange":true}}}}
+"#
+    );
+    std::fs::write(folder.join("_delta_log/00000000000000000000.json"), log).unwrap();
+    answers(
+        &project,
+        &["SELECT at FROM silver.spark ORDER BY at", "--output", "csv"],
+        "at\n1600-01-01T12:00:00Z\n1970-01-01T12:00:00Z\n2300-05-31T12:00:00Z\n9999-12-31T12:00:00Z\n",
+    );
+    answers(
+        &project,
+        &[
+            "SELECT count(*) AS n FROM silver.spark WHERE at > '2262-05-01T00:00:00Z'",
+            "--output",
+            "csv",
+        ],
+        "n\n2\n",
+    );
 }

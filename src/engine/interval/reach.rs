@@ -41,24 +41,41 @@ pub async fn reached(
     every: Every,
     timezone: Tz,
 ) -> Result<Option<Range>> {
+    // Both sides of a condition mostly compare the same value.
+    let mut known: Vec<(Expr, LogicalPlan, Vec<ScalarValue>)> = Vec::new();
     let mut hull: Option<Range> = None;
-    for comparison in comparisons(plan) {
-        let Comparison { value, over, operator, bound } = comparison;
-        let ends = vec![min(value.clone()).alias("first"), max(value).alias("last")];
-        let frame = DataFrame::new(session.state(), over).aggregate(Vec::new(), ends)?;
-        for batch in frame.collect().await? {
-            for column in batch.columns() {
-                if column.is_empty() || column.is_null(0) {
-                    continue;
-                }
-                let value = ScalarValue::try_from_array(column, 0)?;
-                let search = Search { session, every, timezone, value, operator, bound: &bound };
-                let found = search.interval()?;
-                hull = Some(hull.map_or(found, |hull| hull.hull(found)));
-            }
+    for Comparison { value, over, operator, bound } in comparisons(plan) {
+        let is_same = |(of, from, _): &&(Expr, LogicalPlan, _)| *of == value && *from == over;
+        let ends = match known.iter().find(is_same) {
+            Some((_, _, ends)) => ends.clone(),
+            None => ends_of(session, &value, &over).await?,
+        };
+        for end in ends.iter().cloned() {
+            let search = Search { session, every, timezone, value: end, operator, bound: &bound };
+            let found = search.interval()?;
+            hull = Some(hull.map_or(found, |hull| hull.hull(found)));
         }
+        known.push((value, over, ends));
     }
     Ok(hull)
+}
+
+/// The smallest and the largest, unless there is none.
+async fn ends_of(
+    session: &SessionContext,
+    value: &Expr,
+    over: &LogicalPlan,
+) -> Result<Vec<ScalarValue>> {
+    let ends = vec![min(value.clone()).alias("first"), max(value.clone()).alias("last")];
+    let frame = DataFrame::new(session.state(), over.clone()).aggregate(Vec::new(), ends)?;
+    let mut found = Vec::new();
+    for batch in frame.collect().await? {
+        for column in batch.columns().iter().filter(|column| !column.is_empty()) {
+            found.push(ScalarValue::try_from_array(column, 0)?);
+        }
+    }
+    found.retain(|end| !end.is_null());
+    Ok(found)
 }
 
 /// Days in UTC around everything that the inputs hold, where they may be far apart; `None` if what the
