@@ -247,6 +247,8 @@ struct State {
     /// When the open batch got its first message.
     opened: Option<Clock>,
     writing: Option<Writing>,
+    /// The topic's id when its partitions were taken over; `None` where the broker does not tell.
+    topic_id: Option<String>,
     /// An error of a callback, raised by the next look.
     failure: Option<Error>,
     report: WorkerReport,
@@ -265,6 +267,7 @@ impl State {
             open: OpenBatch::new(pipeline)?,
             opened: None,
             writing: None,
+            topic_id: None,
             failure: None,
             report: WorkerReport::default(),
         })
@@ -322,7 +325,22 @@ impl Shared {
         self.state().failure.take().map_or(Ok(()), Err)
     }
 
+    /// What was fetched is of the topic that the lake's offsets are of, or nothing is written.
+    fn check_topic_stays(&self) -> Result<()> {
+        let pipeline = &self.pipeline;
+        let Some(known) = self.state().topic_id.clone() else { return Ok(()) };
+        match pipeline.kafka.topic_id(&pipeline.topic)? {
+            Some(id) if id != known => Err(recreated(pipeline, &known, &id)),
+            // The next commit asks again.
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn begin_write(&self) -> Result<()> {
+        let is_any = self.state().open.has_moved();
+        if is_any {
+            self.check_topic_stays()?;
+        }
         let state = &mut *self.state();
         state.opened = None;
         if let Some(batch) = state.open.close()? {
@@ -389,8 +407,9 @@ impl Shared {
     fn start_partitions(&self, partitions: &[i32]) -> Result<Vec<(i32, Option<i64>)>> {
         let pipeline = &self.pipeline;
         let mut bounds = pipeline.kafka.watermarks(&pipeline.topic)?;
-        if let Some(id) = pipeline.kafka.topic_id(&pipeline.topic)? {
-            self.runtime.block_on(check_topic(pipeline, &id))?;
+        let topic_id = pipeline.kafka.topic_id(&pipeline.topic)?;
+        if let Some(id) = &topic_id {
+            self.runtime.block_on(check_topic(pipeline, id))?;
         }
         let low = |partition: i32| bounds.get(&partition).map_or(0, |(low, _)| *low);
         let taken = self.runtime.block_on(take_over(pipeline, partitions, low))?;
@@ -408,6 +427,7 @@ impl Shared {
         let starts = taken.iter().map(|(id, progress)| (*id, Some(progress.start()))).collect();
         let state = &mut *self.state();
         state.restart(taken)?;
+        state.topic_id = topic_id;
         *lock(&self.lows) = bounds;
         Ok(starts)
     }
@@ -422,17 +442,15 @@ async fn check_topic(pipeline: &Pipeline, id: &str) -> Result<()> {
     let key = format!("flowguard.topic_id.{}", pipeline.topic);
     let ledger = Ledger::new(pipeline.spec.name.to_string(), pipeline.run);
     let known = claim_property(&pipeline.lake, &pipeline.spec.name, &key, id, &ledger).await?;
-    if known == id {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::DataLoss,
-        format!(
-            "`{}` was recreated: its id is {id}, and `{}` was ingested from {known}",
-            pipeline.topic, pipeline.spec.name
-        ),
-    )
-    .hint(RECREATED_HINT))
+    if known == id { Ok(()) } else { Err(recreated(pipeline, &known, id)) }
+}
+
+fn recreated(pipeline: &Pipeline, known: &str, id: &str) -> Error {
+    let message = format!(
+        "`{}` was recreated: its id is {id}, and `{}` was ingested from {known}",
+        pipeline.topic, pipeline.spec.name
+    );
+    Error::new(ErrorKind::DataLoss, message).hint(RECREATED_HINT)
 }
 
 /// The lake's next offset must lie within the log, or messages are lost or other ones are there.

@@ -57,6 +57,7 @@ mod terminal;
 mod three_roles;
 mod tidy;
 mod topic_in_memory;
+mod topics;
 mod traffic;
 mod warehouse;
 mod zero_copy;

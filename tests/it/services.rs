@@ -115,6 +115,15 @@ impl Services {
         }
     }
 
+    /// Deletes a topic; the broker may take a moment to forget it.
+    pub fn delete_topic(&self, name: &str) {
+        let admin = self.admin();
+        let gone = admin.delete_topics(&[name], &AdminOptions::new());
+        for result in futures::executor::block_on(gone).expect("the broker answers") {
+            result.expect("the topic is there");
+        }
+    }
+
     /// Gives a topic more partitions.
     pub fn grow_topic(&self, name: &str, partitions: usize) {
         let wanted = NewPartitions::new(name, partitions);
