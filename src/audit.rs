@@ -15,7 +15,7 @@ use crate::engine::Engine;
 use crate::engine::fault::engine_error;
 use crate::error::{Error, Result};
 use crate::kafka::KafkaAccess;
-use crate::lake::commit::offsets_id;
+use crate::lake::commit::{offsets_id, topic_id_key};
 use crate::lake::{Lake, Snapshot};
 use crate::model::{Model, dead_letters};
 
@@ -52,11 +52,13 @@ pub struct PartitionAudit {
     pub high: Option<i64>,
     /// Offsets up to the high watermark that are still to be ingested.
     pub lag: Option<i64>,
+    /// Why the broker's log is not the one that was ingested; ingestion refuses it too.
+    pub other_log: Option<String>,
 }
 
 impl PartitionAudit {
     pub fn is_clean(&self) -> bool {
-        self.duplicates == 0 && self.unaccounted == 0
+        self.duplicates == 0 && self.unaccounted == 0 && self.other_log.is_none()
     }
 }
 
@@ -73,15 +75,20 @@ pub struct Auditor<'a> {
 /// Every partition of the model's topic that the lake or the broker knows.
 pub async fn audit(auditor: &Auditor<'_>, model: &Model) -> Result<Vec<PartitionAudit>> {
     let Some(source) = model.topic() else { return Ok(Vec::new()) };
-    let watermarks = match auditor.kafka {
-        Some(kafka) => {
-            let (kafka, topic) = (kafka.clone(), source.topic.clone());
-            blocking(move || kafka.watermarks(&topic)).await?
-        }
-        None => BTreeMap::new(),
-    };
     let bronze = auditor.lake.snapshot(&model.name).await?;
     let dead = auditor.lake.snapshot(&dead_letters()).await?;
+    // After the table: a log that goes on growing ends at least where the table does.
+    let (watermarks, id) = match auditor.kafka {
+        Some(kafka) => {
+            let (kafka, topic) = (kafka.clone(), source.topic.clone());
+            blocking(move || Ok((kafka.watermarks(&topic)?, kafka.topic_id(&topic)?))).await?
+        }
+        None => (BTreeMap::new(), None),
+    };
+    let known = bronze.as_ref().and_then(|bronze| bronze.property(&topic_id_key(&source.topic)));
+    let recreated = id.zip(known).filter(|(id, known)| id != known).map(|(id, known)| {
+        format!("the topic was recreated: its id is {id}, and the table was ingested from {known}")
+    });
     let mut found =
         read_offsets(auditor, model, &source.topic, bronze.as_ref(), dead.as_ref()).await?;
     for partition in watermarks.keys() {
@@ -114,6 +121,11 @@ pub async fn audit(auditor: &Auditor<'_>, model: &Model) -> Result<Vec<Partition
         if let Some(bronze) = &bronze {
             audit.next = next_offset(auditor, bronze, &source.topic, partition).await?;
         }
+        let beyond = audit.next.zip(audit.high).filter(|(next, high)| next > high);
+        audit.other_log = recreated.clone().or_else(|| {
+            let (next, high) = beyond?;
+            Some(format!("the topic ends at {high}, and the lake holds it up to {next}"))
+        });
         account(auditor, &mut audit, offsets.gaps, recorded.get(&partition)).await?;
         audits.push(audit);
     }

@@ -12,8 +12,8 @@ use crate::table::TableName;
 /// Prove that every Kafka offset is in bronze or in the dead letters, exactly once
 ///
 /// Reads the tables alone; with `kafka.bootstrap_servers` set, the broker's watermarks too, and it
-/// asks the broker about every gap that the commits do not explain. Exits with 1 if an offset is
-/// unaccounted for or doubled.
+/// asks the broker about every gap that the commits do not explain, and whether its log is the one that
+/// was ingested. Exits with 1 if an offset is unaccounted for or doubled, or the log is another.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   flowguard audit
@@ -109,6 +109,9 @@ pub fn verdict(audits: &[PartitionAudit]) -> Result<()> {
     let places: Vec<String> = dirty
         .iter()
         .map(|audit| {
+            if let Some(other) = &audit.other_log {
+                return format!("{}[{}]: {other}", audit.topic, audit.partition);
+            }
             let ranges =
                 audit.unaccounted_ranges.iter().map(|[start, end]| format!("{start}..{end}"));
             format!(

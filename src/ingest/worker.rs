@@ -16,7 +16,7 @@ use super::decode::Message;
 use super::open::{OpenBatch, Progress};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kafka::{Assignments, Consumer, Received};
-use crate::lake::commit::{claim_property, offsets_id};
+use crate::lake::commit::{claim_property, offsets_id, topic_id_key};
 use crate::lake::ledger::Ledger;
 
 /// Between two looks at limits and signals.
@@ -439,7 +439,7 @@ const RECREATED_HINT: &str =
 /// The first ingestion of a topic notes its id with the table; under another id, the offsets in
 /// the lake are those of another topic.
 async fn check_topic(pipeline: &Pipeline, id: &str) -> Result<()> {
-    let key = format!("flowguard.topic_id.{}", pipeline.topic);
+    let key = topic_id_key(&pipeline.topic);
     let ledger = Ledger::new(pipeline.spec.name.to_string(), pipeline.run);
     let known = claim_property(&pipeline.lake, &pipeline.spec.name, &key, id, &ledger).await?;
     if known == id { Ok(()) } else { Err(recreated(pipeline, &known, id)) }

@@ -49,6 +49,11 @@ pub fn offsets_id(pipeline: &str, topic: &str, partition: i32) -> String {
     format!("flowguard/{pipeline}/{topic}/{partition}")
 }
 
+/// Key of the property that holds the broker's id of a topic, as of its first ingestion.
+pub fn topic_id_key(topic: &str) -> String {
+    format!("flowguard.topic_id.{topic}")
+}
+
 /// Counts the commits of one model.
 pub fn model_id(name: &TableName) -> String {
     format!("flowguard/model/{name}")

@@ -81,4 +81,8 @@ fn a_topic_recreated_under_a_running_worker_is_not_ingested_as_the_old_one() {
     let again = project.run(&["ingest", "--once"]);
     assert_eq!(again.code, Some(4), "{}", again.stderr);
     assert_eq!(rows(&project), format!("n\n{}\n", 2 * BEFORE));
+    // The audit was clean.
+    let audit = project.run(&["audit"]);
+    assert_eq!(audit.code, Some(1), "{}", audit.stdout);
+    assert!(audit.stderr.contains("the topic was recreated"), "{}", audit.stderr);
 }
