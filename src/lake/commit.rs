@@ -378,6 +378,11 @@ pub async fn claim_property(
         .ok_or_else(|| Error::internal(format!("`{name}` lost its property `{key}`")))
 }
 
+/// Fails unless rows of `spec` can be added to the table, in parts.
+pub fn check_fits(existing: &Snapshot, spec: &TableSpec) -> Result<()> {
+    evolvable(existing, spec).map(drop)
+}
+
 /// How the table's columns must change for the spec; fails where that takes more than adding some.
 fn evolvable(existing: &Snapshot, spec: &TableSpec) -> Result<SchemaChange> {
     let partitions = existing.eager().metadata().partition_columns();

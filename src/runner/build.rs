@@ -9,7 +9,7 @@ use super::stage::stage;
 use super::task::Task;
 use crate::error::Result;
 use crate::interval::Range;
-use crate::lake::commit::ensure_table;
+use crate::lake::commit::{check_fits, ensure_table};
 use crate::lake::ledger::Ledger;
 
 /// What a build wrote.
@@ -33,6 +33,9 @@ pub async fn build(context: &RunContext, task: &Task) -> Result<Built> {
     let before = context.lake.snapshot(name).await;
     let known = before.as_ref().ok().and_then(Option::as_ref);
     let plan = Plan::of(context, task, known).await?;
+    if let (Some(table), Extent::Range(_) | Extent::Nothing) = (known, plan.extent) {
+        check_fits(table, plan.spec())?;
+    }
     let since = before?.map(|table| table.version());
     let mut built = Built {
         version: 0,

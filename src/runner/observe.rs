@@ -2,6 +2,8 @@
 //! which are joined when all have ended. A check that reads rows would be one more. Writes nothing.
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::DataType;
+use chrono_tz::Tz;
 
 use crate::engine::hash::RowsHash;
 use crate::error::{Error, Result};
@@ -62,11 +64,19 @@ pub fn check_within(batch: &RecordBatch, spec: &TableSpec, range: Range) -> Resu
         match micros {
             Some(micros) if range.contains(Instant(micros)) => {}
             Some(micros) => {
-                return Err(Error::invalid(format!(
+                let message = format!(
                     "`{name}` gave a row at {} outside of its interval {range}",
                     Instant(micros)
-                ))
-                .hint("filter the inputs by `$start` and `$end`"));
+                );
+                let is_local_day =
+                    *column.data_type() == DataType::Date32 && spec.timezone != Tz::UTC;
+                return Err(Error::invalid(message).hint(match is_local_day {
+                    true => format!(
+                        "a date stands for its midnight in {zone}: CAST(… AT TIME ZONE '{zone}' AS DATE)",
+                        zone = spec.timezone
+                    ),
+                    false => "filter the inputs by `$start` and `$end`".to_owned(),
+                }));
             }
             None => {
                 let message = format!("`{name}` gave a row whose time `{time}` is null");

@@ -166,9 +166,10 @@ async fn a_run_spun_for_ever_when_a_model_panicked_that_others_read() {
 /// like any fault of the store, and nothing is published.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panic_of_one_writer_stops_the_others_and_fails_the_build() {
-    let sql = "SELECT id || CAST(a.value AS VARCHAR) AS id, b.value AS n FROM bronze.events, \
-               generate_series(1, 1000) a, generate_series(1, 300) b";
-    let project = project(&[("silver/many", &full(sql))]);
+    // Both sides have rows left when there are enough for several files.
+    let side = "SELECT id || CAST(value AS VARCHAR) AS id, value AS n \
+                FROM bronze.events, generate_series(1, 300000)";
+    let project = project(&[("silver/many", &full(&format!("{side} UNION ALL {side}")))]);
     add(&project, &THREE).await;
     let times = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&times);
