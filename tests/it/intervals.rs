@@ -238,6 +238,66 @@ const QUERIES: &[(&str, &str, bool)] = &[
         "SELECT id, t AS at FROM (SELECT id, arrow_cast(at, 'Timestamp(Nanosecond, Some(\"UTC\"))') AS t FROM bronze.events) WHERE t >= $start AND t < $end",
         TOGETHER,
     ),
+    (
+        "time: at",
+        "SELECT id, at FROM EVENTS QUALIFY row_number() OVER (PARTITION BY id, CAST(at AT TIME ZONE 'Europe/Rome' AS DATE) ORDER BY at, n) = 1",
+        ONE_BY_ONE,
+    ),
+    (
+        "time: at",
+        "SELECT id, at FROM EVENTS QUALIFY row_number() OVER (PARTITION BY id, date_trunc('day', at AT TIME ZONE 'Europe/Rome') ORDER BY at, n) = 1",
+        ONE_BY_ONE,
+    ),
+    (
+        "time: at",
+        "SELECT id, at FROM EVENTS QUALIFY row_number() OVER (PARTITION BY id, CAST(arrow_cast(at, 'Timestamp(Microsecond, None)') AT TIME ZONE 'Europe/Rome' AS DATE) ORDER BY at, n) = 1",
+        ONE_BY_ONE,
+    ),
+    (
+        "time: at\ntimezone: Europe/Rome",
+        "SELECT id, at FROM EVENTS QUALIFY row_number() OVER (PARTITION BY id, CAST(at AT TIME ZONE 'Europe/Rome' AS DATE) ORDER BY at, n) = 1",
+        TOGETHER,
+    ),
+    (
+        "time: at\ntimezone: Europe/Rome",
+        "SELECT id, at FROM EVENTS QUALIFY row_number() OVER (PARTITION BY id, CAST(at AS DATE) ORDER BY at, n) = 1",
+        ONE_BY_ONE,
+    ),
+    (
+        "time: at\nevery: 6h",
+        "SELECT id, at FROM EVENTS QUALIFY row_number() OVER (PARTITION BY id, CAST(at AS DATE) ORDER BY at, n) = 1",
+        ONE_BY_ONE,
+    ),
+    (
+        "time: at\nevery: 6h",
+        "SELECT id, at FROM EVENTS QUALIFY row_number() OVER (PARTITION BY id, date_trunc('hour', at) ORDER BY at, n) = 1",
+        TOGETHER,
+    ),
+    (
+        "time: at\nevery: 1mo",
+        "SELECT id, at FROM EVENTS QUALIFY row_number() OVER (PARTITION BY id, date_trunc('month', at) ORDER BY at, n) = 1",
+        TOGETHER,
+    ),
+    (
+        "time: at\nevery: 1w",
+        "SELECT id, at FROM EVENTS QUALIFY row_number() OVER (PARTITION BY id, date_trunc('month', at) ORDER BY at, n) = 1",
+        ONE_BY_ONE,
+    ),
+    (
+        "time: at",
+        "SELECT id, at FROM (SELECT id, at, arrow_cast(at, 'Timestamp(Microsecond, None)') AS naive FROM bronze.events) WHERE naive AT TIME ZONE 'Europe/Rome' >= $start + INTERVAL '0 hours' AND at >= $start AND at < $end",
+        ONE_BY_ONE,
+    ),
+    (
+        "time: day",
+        "SELECT day, id, c FROM (SELECT day, id, count(*) AS c FROM silver.named GROUP BY GROUPING SETS ((day, id), (day))) WHERE day >= $start AND day < $end",
+        TOGETHER,
+    ),
+    (
+        "time: day",
+        "SELECT CAST(at AS DATE) AS day, id, count(*) AS c FROM bronze.events GROUP BY 1, 2 HAVING day >= $start AND day < $end",
+        TOGETHER,
+    ),
 ];
 
 const NAMED: (&str, &str) =

@@ -210,7 +210,8 @@ fn origin(expr: &Expr, plan: &LogicalPlan) -> Option<(Expr, LogicalPlan)> {
             .map(|side| (expr.clone(), &**side)),
         LogicalPlan::Aggregate(aggregate) => replaced(expr, |column| {
             let at = plan.schema().maybe_index_of_column(column)?;
-            Some(aggregate.group_expr.get(at)?.clone().unalias())
+            let by = aggregate.group_expr.get(at)?.clone().unalias();
+            (!matches!(by, Expr::GroupingSet(_))).then_some(by)
         })
         .map(|below| (below, &*aggregate.input)),
         _ => None,

@@ -2,6 +2,8 @@
 //! rows that it gives for each alone. Decided by what every node of its plan does with rows of
 //! different intervals; a node of which that is not known does not separate.
 
+use std::sync::Arc;
+
 use arrow::datatypes::{DataType, TimeUnit};
 use chrono_tz::Tz;
 use datafusion::common::Column;
@@ -224,9 +226,15 @@ impl Split {
             let expr = bare(expr, input);
             known.iter().any(|known| known.reading == Reading::Instant && known.value == *expr)
         };
+        // In another zone its days are others.
+        let is_read_in_utc = |expr: &Expr| match type_of(expr, input) {
+            Some(DataType::Timestamp(_, zone)) => is_utc(&zone),
+            Some(DataType::Date32) => true,
+            _ => false,
+        };
         match expr {
             Expr::Cast(cast) if *cast.field.data_type() == DataType::Date32 => {
-                if self.has_utc_days() && is_instant(&cast.expr) {
+                if self.has_utc_days() && is_read_in_utc(&cast.expr) && is_instant(&cast.expr) {
                     return Some(Reading::Instant);
                 }
                 let Expr::Cast(zoned) = &*cast.expr else { return None };
@@ -242,8 +250,8 @@ impl Split {
             Expr::ScalarFunction(function) if function.name() == "date_trunc" => {
                 let [Expr::Literal(unit, _), value] = function.args.as_slice() else { return None };
                 let unit = unit.try_as_str().flatten()?.to_ascii_lowercase();
-                (self.timezone == Tz::UTC && self.holds_whole(&unit) && is_instant(value))
-                    .then_some(Reading::Instant)
+                let is_utc = self.timezone == Tz::UTC && is_read_in_utc(value);
+                (is_utc && self.holds_whole(&unit) && is_instant(value)).then_some(Reading::Instant)
             }
             _ => None,
         }
@@ -370,15 +378,22 @@ impl Split {
 /// `expr` without casts between kinds of times, which leave an instant what it is.
 fn bare<'a>(expr: &'a Expr, input: &LogicalPlan) -> &'a Expr {
     let Expr::Cast(cast) = expr else { return expr };
-    let is_time = |data_type: &DataType| matches!(data_type, DataType::Timestamp(..));
     let from = type_of(&cast.expr, input);
     let keeps = from.is_some_and(|from| match (&from, cast.field.data_type()) {
         // Finer or as fine.
-        (DataType::Timestamp(from, _), DataType::Timestamp(to, _)) => rank(*from) <= rank(*to),
-        (DataType::Date32, to) => is_time(to),
+        (DataType::Timestamp(from, zone), DataType::Timestamp(to, other)) => {
+            // Between a time without a zone and one that has another than UTC, hours are added.
+            let is_same = zone.is_some() && other.is_some() || is_utc(zone) && is_utc(other);
+            is_same && rank(*from) <= rank(*to)
+        }
+        (DataType::Date32, DataType::Timestamp(_, zone)) => is_utc(zone),
         _ => false,
     });
     if keeps { bare(&cast.expr, input) } else { expr }
+}
+
+fn is_utc(zone: &Option<Arc<str>>) -> bool {
+    zone.as_deref().is_none_or(|zone| zone.parse() == Ok(Tz::UTC))
 }
 
 fn rank(unit: TimeUnit) -> u8 {
