@@ -7,6 +7,7 @@ use std::collections::btree_map::Entry;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{Int32Type, Int64Type};
+use datafusion::logical_expr::JoinType;
 use datafusion::prelude::{DataFrame, SessionContext, col, lit};
 use futures::StreamExt;
 use serde::Serialize;
@@ -36,6 +37,8 @@ pub struct PartitionAudit {
     /// Rejects at or after `next`: the rows beside them have not landed yet, and whoever reads those
     /// offsets passes over these.
     pub early: u64,
+    /// Dead letters that a replay put into bronze and has not deleted yet; the next one does.
+    pub moving: u64,
     /// Offsets found more than once, counted for each time too many.
     pub duplicates: u64,
     /// Offsets between the first and the next at which there is nothing.
@@ -75,8 +78,12 @@ pub struct Auditor<'a> {
 /// Every partition of the model's topic that the lake or the broker knows.
 pub async fn audit(auditor: &Auditor<'_>, model: &Model) -> Result<Vec<PartitionAudit>> {
     let Some(source) = model.topic() else { return Ok(Vec::new()) };
+    // Letters are committed before the rows of their batch, and deleted after their own row: seen
+    // before and after the table, none is missed whatever ends in between.
+    let dead_before = auditor.lake.snapshot(&dead_letters()).await?;
     let bronze = auditor.lake.snapshot(&model.name).await?;
-    let dead = auditor.lake.snapshot(&dead_letters()).await?;
+    let dead =
+        Letters { before: dead_before, after: auditor.lake.snapshot(&dead_letters()).await? };
     // After the table: a log that goes on growing ends at least where the table does.
     let (watermarks, id) = match auditor.kafka {
         Some(kafka) => {
@@ -89,15 +96,15 @@ pub async fn audit(auditor: &Auditor<'_>, model: &Model) -> Result<Vec<Partition
     let recreated = id.zip(known).filter(|(id, known)| id != known).map(|(id, known)| {
         format!("the topic was recreated: its id is {id}, and the table was ingested from {known}")
     });
-    let mut found =
-        read_offsets(auditor, model, &source.topic, bronze.as_ref(), dead.as_ref()).await?;
-    for partition in watermarks.keys() {
-        found.entry(*partition).or_default();
-    }
     let recorded = match &bronze {
         Some(bronze) => recorded(bronze, &source.topic).await?,
         None => BTreeMap::new(),
     };
+    let mut found =
+        read_offsets(auditor, model, &source.topic, bronze.as_ref(), &dead, &recorded).await?;
+    for partition in watermarks.keys() {
+        found.entry(*partition).or_default();
+    }
     // A partition of which nothing is left must not pass for one that was never read.
     for partition in recorded.keys() {
         found.entry(*partition).or_default();
@@ -113,6 +120,7 @@ pub async fn audit(auditor: &Auditor<'_>, model: &Model) -> Result<Vec<Partition
             rows: offsets.rows,
             rejects: offsets.rejects,
             early: offsets.early,
+            moving: offsets.moving,
             duplicates: offsets.duplicates,
             low: watermarks.get(&partition).map(|(low, _)| *low),
             high: watermarks.get(&partition).map(|(_, high)| *high),
@@ -242,19 +250,38 @@ struct Recorded {
     begin: i64,
     /// Offsets at which ingestion saw that the broker had no message; sorted.
     holes: Vec<[i64; 2]>,
+    /// Within which dead letters were replayed.
+    replayed: Vec<[i64; 2]>,
+}
+
+impl Recorded {
+    fn beginning(offset: i64) -> Self {
+        Self { begin: offset, holes: Vec::new(), replayed: Vec::new() }
+    }
+
+    fn has_replayed(&self, offset: i64) -> bool {
+        self.replayed.iter().any(|[start, end]| (*start..*end).contains(&offset))
+    }
 }
 
 async fn recorded(bronze: &Snapshot, topic: &str) -> Result<BTreeMap<i32, Recorded>> {
     let mut recorded: BTreeMap<i32, Recorded> = BTreeMap::new();
+    let mut replayed: BTreeMap<i32, Vec<[i64; 2]>> = BTreeMap::new();
     for ledger in bronze.ledgers(0).await?.into_values() {
         for range in ledger.offsets.into_iter().filter(|range| range.topic == topic) {
-            let empty = Recorded { begin: range.start, holes: Vec::new() };
-            let partition = recorded.entry(range.partition).or_insert(empty);
+            let partition =
+                recorded.entry(range.partition).or_insert_with(|| Recorded::beginning(range.start));
             partition.begin = partition.begin.min(range.start);
             partition.holes.extend(range.holes);
         }
+        for range in ledger.replayed.into_iter().filter(|range| range.topic == topic) {
+            replayed.entry(range.partition).or_default().push([range.start, range.end]);
+        }
     }
-    recorded.values_mut().for_each(|partition| partition.holes.sort_unstable());
+    for (id, partition) in &mut recorded {
+        partition.holes.sort_unstable();
+        partition.replayed = replayed.remove(id).unwrap_or_default();
+    }
     Ok(recorded)
 }
 
@@ -267,6 +294,9 @@ struct Offsets {
     rejects: u64,
     early: u64,
     last_early: Option<i64>,
+    /// Whether the last offset was found in bronze, in the dead letters or in both.
+    last_in: [bool; 2],
+    moving: u64,
     duplicates: u64,
     gaps: Vec<[i64; 2]>,
 }
@@ -275,7 +305,8 @@ impl Offsets {
     /// Takes offsets in ascending order. Dead letters are committed before the rows of their batch,
     /// so from `next` on they may be alone: they belong to a batch that is under way, or will be
     /// read again after a crash.
-    fn take(&mut self, offset: i64, is_reject: bool, next: Option<i64>) {
+    /// A replay moves a letter by a row, and then deletes it: in between it is in both.
+    fn take(&mut self, offset: i64, is_reject: bool, next: Option<i64>, is_replayed: bool) {
         if is_reject && next.is_none_or(|next| offset >= next) {
             self.duplicates += u64::from(self.last_early == Some(offset));
             self.last_early = Some(offset);
@@ -283,11 +314,19 @@ impl Offsets {
             self.rejects += 1;
             return;
         }
+        let is_again = self.last == Some(offset);
         match self.last {
-            Some(last) if offset == last => self.duplicates += 1,
+            Some(_) if is_again && is_replayed && !self.last_in[usize::from(is_reject)] => {
+                self.moving += 1;
+            }
+            Some(_) if is_again => self.duplicates += 1,
             Some(last) if offset > last + 1 => self.gaps.push([last + 1, offset]),
             _ => {}
         }
+        if !is_again {
+            self.last_in = [false; 2];
+        }
+        self.last_in[usize::from(is_reject)] = true;
         self.first.get_or_insert(offset);
         self.last = Some(offset);
         if is_reject {
@@ -304,19 +343,20 @@ async fn read_offsets(
     model: &Model,
     topic: &str,
     bronze: Option<&Snapshot>,
-    dead: Option<&Snapshot>,
+    dead: &Letters,
+    recorded: &BTreeMap<i32, Recorded>,
 ) -> Result<BTreeMap<i32, Offsets>> {
     let doing = format!("cannot audit `{}`", model.name);
     let failed = |error| engine_error(&doing, error);
     let session = auditor.engine.session();
     let mut union: Option<DataFrame> = None;
-    for (table, is_reject) in [(bronze, false), (dead, true)] {
-        let Some(table) = table else { continue };
-        let mut frame = offsets_of(&session, table, topic, is_reject).await.map_err(failed)?;
-        if is_reject {
-            let name = model.name.to_string();
-            frame = frame.filter(col("pipeline").eq(lit(name))).map_err(failed)?;
-        }
+    let rows = match bronze {
+        Some(bronze) => Some(offsets_of(&session, bronze, topic).await.map_err(failed)?),
+        None => None,
+    };
+    let letters = dead.offsets(&session, topic, model).await.map_err(failed)?;
+    for (frame, is_reject) in [(rows, false), (letters, true)] {
+        let Some(frame) = frame else { continue };
         let frame = frame
             .select(vec![col("_partition"), col("_offset"), lit(is_reject).alias("is_reject")])
             .map_err(failed)?;
@@ -341,7 +381,10 @@ async fn read_offsets(
                 entry.insert(next_offset(auditor, bronze, topic, partition).await?);
             }
             let next = next.get(&partition).copied().flatten();
-            found.entry(partition).or_default().take(offsets[row], rejects.value(row), next);
+            let offset = offsets[row];
+            let is_replayed = recorded.get(&partition).is_some_and(|r| r.has_replayed(offset));
+            let offsets = found.entry(partition).or_default();
+            offsets.take(offset, rejects.value(row), next, is_replayed);
         }
     }
     Ok(found)
@@ -351,18 +394,46 @@ async fn offsets_of(
     session: &SessionContext,
     table: &Snapshot,
     topic: &str,
-    is_reject: bool,
 ) -> datafusion::common::Result<DataFrame> {
     let provider = table
         .provider()
         .await
         .map_err(|error| datafusion::common::DataFusionError::External(Box::new(error)))?;
-    let frame = session.read_table(provider)?.filter(col("_topic").eq(lit(topic)))?;
-    let mut columns = vec!["_partition", "_offset"];
-    if is_reject {
-        columns.push("pipeline");
+    session.read_table(provider)?.filter(col("_topic").eq(lit(topic)))
+}
+
+/// The dead letters at two moments.
+struct Letters {
+    before: Option<Snapshot>,
+    after: Option<Snapshot>,
+}
+
+impl Letters {
+    /// Where those of one table are that are there after, and those that were there only before.
+    async fn offsets(
+        &self,
+        session: &SessionContext,
+        topic: &str,
+        model: &Model,
+    ) -> datafusion::common::Result<Option<DataFrame>> {
+        let columns = ["_partition", "_offset"];
+        let name = model.name.to_string();
+        let of = async |table: &Snapshot| {
+            let letters = offsets_of(session, table, topic).await?;
+            letters.filter(col("pipeline").eq(lit(name.as_str())))?.select_columns(&columns)
+        };
+        let Some(after) = &self.after else { return Ok(None) };
+        let later = of(after).await?;
+        Ok(Some(match &self.before {
+            Some(before) if before.version() != after.version() => {
+                let gone = of(before).await?;
+                let gone =
+                    gone.join(later.clone(), JoinType::LeftAnti, &columns, &columns, None)?;
+                later.union(gone)?
+            }
+            _ => later,
+        }))
     }
-    frame.select_columns(&columns)
 }
 
 #[cfg(test)]
@@ -373,7 +444,7 @@ mod tests {
     fn offsets_in_order_show_gaps_and_duplicates() {
         let mut offsets = Offsets::default();
         for (offset, is_reject) in [(3, false), (4, true), (4, false), (7, false)] {
-            offsets.take(offset, is_reject, Some(8));
+            offsets.take(offset, is_reject, Some(8), false);
         }
         assert_eq!(
             (offsets.first, offsets.last, offsets.rows, offsets.rejects, offsets.duplicates),
@@ -383,16 +454,25 @@ mod tests {
     }
 
     #[test]
+    fn a_letter_that_a_replay_is_moving_is_no_duplicate() {
+        let mut offsets = Offsets::default();
+        for (offset, is_reject) in [(0, false), (0, true), (1, true), (2, false), (2, false)] {
+            offsets.take(offset, is_reject, Some(3), true);
+        }
+        assert_eq!((offsets.moving, offsets.duplicates), (1, 1));
+    }
+
+    #[test]
     fn dead_letters_ahead_of_their_rows_are_no_loss() {
         let mut offsets = Offsets::default();
         for (offset, is_reject) in [(0, false), (1, false), (5, true), (9, true), (9, true)] {
-            offsets.take(offset, is_reject, Some(2));
+            offsets.take(offset, is_reject, Some(2), false);
         }
         assert_eq!((offsets.last, offsets.early, offsets.duplicates), (Some(1), 3, 1));
         assert_eq!(offsets.gaps, [[0_i64; 2]; 0]);
         // Before the first commit of rows there is no next offset.
         let mut offsets = Offsets::default();
-        offsets.take(7, true, None);
+        offsets.take(7, true, None, false);
         assert_eq!((offsets.first, offsets.early), (None, 1));
     }
 

@@ -103,6 +103,13 @@ pub fn table(audits: &[PartitionAudit]) -> String {
 pub fn verdict(audits: &[PartitionAudit]) -> Result<()> {
     let dirty: Vec<&PartitionAudit> = audits.iter().filter(|audit| !audit.is_clean()).collect();
     if dirty.is_empty() {
+        let moving: u64 = audits.iter().map(|audit| audit.moving).sum();
+        if moving > 0 {
+            output::say(&format!(
+                "{moving} dead letters are in bronze as well: a replay is moving them, or was \
+                 stopped; `flowguard dlq replay` ends it"
+            ));
+        }
         output::say(&format!("every offset of {} partitions is accounted for", audits.len()));
         return Ok(());
     }

@@ -45,7 +45,7 @@ enum Writer {
     Csv(Box<arrow::csv::Writer<Out>>),
     Json(Box<JsonWriter<Out, LineDelimited>>),
     Parquet(Box<ArrowWriter<Out>>),
-    Arrow(StreamWriter<Out>),
+    Arrow(Box<StreamWriter<Out>>),
 }
 
 /// How many rows there were, and how many of them a table shows.
@@ -71,9 +71,9 @@ impl Sink {
                 ArrowWriter::try_new(out, Arc::clone(schema), None)
                     .map_err(|error| failed(error.into()))?,
             )),
-            Form::Arrow => Writer::Arrow(
+            Form::Arrow => Writer::Arrow(Box::new(
                 StreamWriter::try_new(out, schema).map_err(|error| failed(error.into()))?,
-            ),
+            )),
         };
         Ok(Self { writer, rows: 0 })
     }
