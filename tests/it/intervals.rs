@@ -525,6 +525,26 @@ async fn a_query_that_compares_nothing_with_its_interval_is_refused() {
     }
 }
 
+/// What a query separates by was computed anew for each step above it, twice as often with each.
+#[tokio::test]
+async fn a_long_chain_of_steps_is_understood_at_once() {
+    let mut sql = format!("WITH s0 AS (SELECT id, at FROM bronze.events WHERE {IN_RANGE})");
+    for step in 1..40 {
+        sql.push_str(&format!(
+            ", s{step} AS (SELECT DISTINCT id, at FROM s{} QUALIFY row_number() OVER (PARTITION BY at \
+             ORDER BY id) >= 0 AND count(*) OVER (PARTITION BY id, at) > 0)",
+            step - 1
+        ));
+    }
+    sql.push_str(" SELECT id, at FROM s39");
+    let models = [("silver/m".to_owned(), interval("time: at", &sql))];
+    let checked = World::new(&models);
+    let world = tokio::time::timeout(std::time::Duration::from_secs(60), checked).await;
+    let world = world.expect("it ends").unwrap_or_else(|error| panic!("{}", error.report()));
+    let model = world.typed().get(&"silver.m".parse().unwrap()).unwrap();
+    assert_eq!(model.intervals, Intervals::Together);
+}
+
 /// A row of a far year left the range of all others empty.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_absurd_time_does_not_empty_the_range() {

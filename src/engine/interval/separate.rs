@@ -92,11 +92,18 @@ impl Split {
         match plan {
             LogicalPlan::Filter(filter) => self.filter(filter),
             LogicalPlan::Projection(projection) => {
-                self.project(plan, &projection.input, &projection.expr)
+                let rows = self.rows(&projection.input)?;
+                Ok(self.projected(rows, &projection.input, &projection.expr, plan))
             }
-            LogicalPlan::SubqueryAlias(alias) => {
-                self.map(&alias.input, |known| renamed(known, &alias.input, plan))
-            }
+            LogicalPlan::SubqueryAlias(alias) => Ok(match self.rows(&alias.input)? {
+                Rows::Same => Rows::Same,
+                Rows::Split(known) => {
+                    let renamed = known.into_iter().filter_map(|known| {
+                        Some(Known { value: renamed(&known.value, &alias.input, plan)?, ..known })
+                    });
+                    Rows::Split(renamed.collect())
+                }
+            }),
             LogicalPlan::Repartition(repartition) => self.rows(&repartition.input),
             LogicalPlan::Sort(sort) if sort.fetch.is_none() => self.rows(&sort.input),
             LogicalPlan::Limit(_) | LogicalPlan::Sort(_) => {
@@ -105,43 +112,31 @@ impl Split {
             LogicalPlan::Distinct(Distinct::All(input)) => {
                 let columns: Vec<Expr> =
                     input.schema().columns().into_iter().map(Expr::Column).collect();
-                self.grouped(input, &columns, "DISTINCT compares rows")
+                let rows = self.rows(input)?;
+                self.check_grouped(&rows, input, &columns, "DISTINCT compares rows")?;
+                Ok(rows)
             }
             LogicalPlan::Distinct(Distinct::On(on)) => {
-                self.grouped(&on.input, &on.on_expr, "DISTINCT ON compares rows")?;
-                self.project(plan, &on.input, &on.select_expr)
+                let rows = self.rows(&on.input)?;
+                self.check_grouped(&rows, &on.input, &on.on_expr, "DISTINCT ON compares rows")?;
+                Ok(self.projected(rows, &on.input, &on.select_expr, plan))
             }
             LogicalPlan::Aggregate(aggregate) => self.aggregate(plan, aggregate),
             LogicalPlan::Window(window) => {
+                let rows = self.rows(&window.input)?;
                 for expr in &window.window_expr {
                     let Expr::WindowFunction(function) = expr.clone().unalias() else {
                         return Err("a window function is not understood".to_owned());
                     };
-                    self.grouped(
-                        &window.input,
-                        &function.params.partition_by,
-                        "a window looks at rows",
-                    )?;
+                    let by = &function.params.partition_by;
+                    self.check_grouped(&rows, &window.input, by, "a window looks at rows")?;
                 }
-                self.rows(&window.input)
+                Ok(rows)
             }
             LogicalPlan::Union(union) => self.union(plan, union),
             LogicalPlan::Join(join) => self.join(join),
             other => Err(format!("{} is not known to separate", name_of(other))),
         }
-    }
-
-    /// The rows of `input`, of which `kept` gives a known value in the output, if it has one.
-    fn map(&self, input: &LogicalPlan, kept: impl Fn(&Expr) -> Option<Expr>) -> Found<Rows> {
-        Ok(match self.rows(input)? {
-            Rows::Same => Rows::Same,
-            Rows::Split(known) => Rows::Split(
-                known
-                    .into_iter()
-                    .filter_map(|one| Some(Known { value: kept(&one.value)?, ..one }))
-                    .collect(),
-            ),
-        })
     }
 
     fn filter(&self, filter: &Filter) -> Found<Rows> {
@@ -203,17 +198,20 @@ impl Split {
         self.timezone == Tz::UTC && !matches!(self.every, Every::Hours(_))
     }
 
-    fn project(&self, plan: &LogicalPlan, input: &LogicalPlan, exprs: &[Expr]) -> Found<Rows> {
-        let known = match self.rows(input)? {
-            Rows::Same => return Ok(Rows::Same),
-            Rows::Split(known) => known,
-        };
-        let output = plan.schema().columns();
-        let found = exprs.iter().zip(output).filter_map(|(expr, column)| {
+    /// What is known of `rows`, which are those of `input`, in the columns that `exprs` make of them.
+    fn projected(
+        &self,
+        rows: Rows,
+        input: &LogicalPlan,
+        exprs: &[Expr],
+        output: &LogicalPlan,
+    ) -> Rows {
+        let Rows::Split(known) = rows else { return Rows::Same };
+        let found = exprs.iter().zip(output.schema().columns()).filter_map(|(expr, column)| {
             let reading = self.reading(&expr.clone().unalias(), input, &known)?;
             Some(Known { value: Expr::Column(column), reading })
         });
-        Ok(Rows::Split(found.collect()))
+        Rows::Split(found.collect())
     }
 
     /// How `expr` over `input` says which interval a row belongs to, if it does.
@@ -268,10 +266,16 @@ impl Split {
         }
     }
 
-    /// The rows of `input`, if those that are alike in `by` are of one interval.
-    fn grouped(&self, input: &LogicalPlan, by: &[Expr], what: &str) -> Found<Rows> {
-        let rows = self.rows(input)?;
-        let Rows::Split(known) = &rows else { return Ok(rows) };
+    /// Fails unless those of `rows`, which are those of `input`, that are alike in `by` are of one
+    /// interval.
+    fn check_grouped(
+        &self,
+        rows: &Rows,
+        input: &LogicalPlan,
+        by: &[Expr],
+        what: &str,
+    ) -> Found<()> {
+        let Rows::Split(known) = rows else { return Ok(()) };
         let is_by = |column: &Column| by.iter().any(|expr| *expr == Expr::Column(column.clone()));
         let is_said = known.iter().any(|known| {
             let columns = known.value.column_refs();
@@ -280,7 +284,7 @@ impl Split {
         let is_told =
             || by.iter().any(|expr| self.reading(&expr.clone().unalias(), input, known).is_some());
         if is_said || is_told() {
-            return Ok(rows);
+            return Ok(());
         }
         let by: Vec<String> = by.iter().map(|expr| format!("`{}`", shown(expr))).collect();
         let by = if by.is_empty() { "nothing".to_owned() } else { by.join(", ") };
@@ -292,8 +296,9 @@ impl Split {
         if by.iter().any(|expr| matches!(expr, Expr::GroupingSet(_))) {
             return Err("grouping sets have totals over several intervals".to_owned());
         }
-        self.grouped(&aggregate.input, by, "an aggregate takes in rows")?;
-        self.project(plan, &aggregate.input, by)
+        let rows = self.rows(&aggregate.input)?;
+        self.check_grouped(&rows, &aggregate.input, by, "an aggregate takes in rows")?;
+        Ok(self.projected(rows, &aggregate.input, by, plan))
     }
 
     fn union(&self, plan: &LogicalPlan, union: &Union) -> Found<Rows> {

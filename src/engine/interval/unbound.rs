@@ -51,7 +51,8 @@ pub(super) fn depends(expr: &Expr) -> bool {
 
 pub(super) fn plan_depends(plan: &LogicalPlan) -> bool {
     let mut found = false;
-    let looked = plan.apply_with_subqueries(|plan| {
+    // Each expression looks into its own subqueries.
+    let looked = plan.apply(|plan| {
         plan.apply_expressions(|expr| {
             found |= depends(expr);
             Ok(TreeNodeRecursion::Continue)
