@@ -257,9 +257,10 @@ fn schema_actions(snapshot: Option<&Snapshot>, commit: &Commit<'_>) -> Result<Ve
         return creation(spec);
     };
     if commit.removal.as_ref().is_some_and(|removal| removal.whole_table) {
-        let (known, renewed) = (snapshot.eager().metadata(), renewed(snapshot, spec)?);
-        let is_same = *known == renewed;
-        return Ok(if is_same { Vec::new() } else { vec![Action::Metadata(renewed)] });
+        return Ok(match is_made_by(snapshot, spec)? {
+            true => Vec::new(),
+            false => vec![Action::Metadata(renewed(snapshot, spec)?)],
+        });
     }
     match schema_change(&spec.name, &snapshot.schema(), &spec.columns) {
         Ok(SchemaChange::None) => Ok(Vec::new()),
@@ -303,6 +304,11 @@ fn metadata_of(spec: &TableSpec) -> Result<Metadata> {
         metadata = metadata.with_description(doc.clone()).map_err(metadata_error)?;
     }
     Ok(metadata)
+}
+
+/// Whether a new table of `spec` would be like this one, but for its rows.
+pub fn is_made_by(existing: &Snapshot, spec: &TableSpec) -> Result<bool> {
+    Ok(*existing.eager().metadata() == renewed(existing, spec)?)
 }
 
 /// The table's metadata as of a new table, which keeps its id and what else was said of it.

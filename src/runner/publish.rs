@@ -10,12 +10,12 @@ use datafusion::scalar::ScalarValue;
 use futures::StreamExt;
 
 use super::context::RunContext;
-use super::plan::Plan;
+use super::plan::{Extent, Plan};
 use super::stage::{Output, restage};
 use crate::engine::fault::engine_error;
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::{Instant, Range, RangeSet, TouchedHours};
-use crate::lake::commit::{Advance, Commit, Outcome, commit, ensure_table, model_id};
+use crate::lake::commit::{Advance, Commit, Outcome, commit, ensure_table, is_made_by, model_id};
 use crate::lake::ledger::{InputVersion, Ledger, range_pairs, ranges_of};
 use crate::lake::replace::{Removal, replace_all, replace_range};
 use crate::lake::spec::{TableSpec, has_times, instants_of};
@@ -49,7 +49,7 @@ pub async fn publish(
         if let Some(table) = &before {
             check_others(table, since, plan).await?;
         }
-        let unchanged = !plan.is_refresh && is_unchanged(before.as_ref(), &ledger).await?;
+        let unchanged = is_unchanged(plan, before.as_ref(), &ledger).await?;
         let change = match (&before, unchanged) {
             (Some(table), false) => replacement(context, plan, table, output).await?,
             (None, false) => Replacement::nothing(output),
@@ -148,8 +148,11 @@ fn is_apart(change: &Change, range: Option<Range>) -> bool {
 }
 
 /// Whether the newest commit wrote the same rows of the same intervals by the same model.
-async fn is_unchanged(before: Option<&Snapshot>, ledger: &Ledger) -> Result<bool> {
+async fn is_unchanged(plan: &Plan<'_>, before: Option<&Snapshot>, ledger: &Ledger) -> Result<bool> {
     let Some(table) = before else { return Ok(false) };
+    if plan.is_refresh || plan.extent == Extent::Whole && !is_made_by(table, plan.spec())? {
+        return Ok(false);
+    }
     let last = table.ledgers(table.version()).await?.into_values().next();
     Ok(last.is_some_and(|last| {
         last.output_hash == ledger.output_hash

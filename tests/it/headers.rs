@@ -3,6 +3,7 @@
 //! table is what a new table would hold.
 
 use flowguard::export::change::{Change, Held, change_since};
+use flowguard::lake::Snapshot;
 use flowguard::lake::commit::ensure_table;
 use flowguard::lake::ledger::Ledger;
 use uuid::Uuid;
@@ -186,6 +187,12 @@ async fn check(old: &Header, new: &Header, events: &[(&str, &str, &str)]) -> Res
     let (found, wanted) = (all.rows(name).await, expected.rows(name).await);
     if found != wanted {
         return Err(format!("{found:#?} instead of {wanted:#?}"));
+    }
+    let (made, like) = (all.table(name).await, expected.table(name).await);
+    let laid_out =
+        |table: &Snapshot| (table.shape(), table.schema().field_with_name("_day").is_ok());
+    if laid_out(&made) != laid_out(&like) {
+        return Err(format!("laid out by {:?}, not {:?}", laid_out(&made), laid_out(&like)));
     }
     // A target that holds the table as it was before learns of the change.
     let newest = all.table(name).await;
