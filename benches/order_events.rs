@@ -90,6 +90,7 @@ pub fn decode(events: &Events, mut take: impl FnMut(RecordBatch)) {
         let message = Message {
             partition: 0,
             offset: offset as i64,
+            leader_epoch: None,
             timestamp_ms: Some(1_767_225_600_000),
             key: None,
             headers: &[],

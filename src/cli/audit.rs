@@ -12,12 +12,15 @@ use crate::table::TableName;
 /// Prove that every Kafka offset is in bronze or in the dead letters, exactly once
 ///
 /// Reads the tables alone; with `kafka.bootstrap_servers` set, the broker's watermarks too, and it
-/// asks the broker about every gap that the commits do not explain, and whether its log is the one that
-/// was ingested. Exits with 1 if an offset is unaccounted for or doubled, or the log is another.
+/// asks the broker about every gap, also those that commits explain, and whether its log is the one
+/// that was ingested. Exits with 1 if an offset is unaccounted for or doubled, a row came from no
+/// message, or the log is another. With --payloads it reads every row again, and every message that
+/// the broker still has, and says which are not those that were ingested.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   flowguard audit
   flowguard audit bronze.orders_raw --output json
+  flowguard audit --payloads
   flowguard audit --offline")]
 pub struct Arguments {
     /// Tables to audit [default: all that have a topic]
@@ -26,6 +29,9 @@ pub struct Arguments {
     /// Do not ask the broker, even if one is configured
     #[arg(long)]
     offline: bool,
+    /// Also compare the values of all rows, and the messages that the broker still has
+    #[arg(long)]
+    payloads: bool,
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
 }
@@ -36,7 +42,7 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
         Some(_) if !arguments.offline => Some(app.kafka()?),
         _ => None,
     };
-    let audits = run(&app, &arguments.tables, kafka.as_ref()).await?;
+    let audits = run(&app, &arguments.tables, kafka.as_ref(), arguments.payloads).await?;
     match arguments.output {
         Output::Json => {
             let clean = audits.iter().all(PartitionAudit::is_clean);
@@ -52,9 +58,10 @@ pub async fn run(
     app: &App,
     tables: &[TableName],
     kafka: Option<&KafkaAccess>,
+    payloads: bool,
 ) -> Result<Vec<PartitionAudit>> {
     let pipeline = &app.config.ingest.pipeline;
-    let auditor = Auditor { lake: &app.lake, engine: &app.engine, pipeline, kafka };
+    let auditor = Auditor { lake: &app.lake, engine: &app.engine, pipeline, kafka, payloads };
     let mut audits = Vec::new();
     for name in app.bronze(tables)? {
         audits.extend(audit(&auditor, app.models.find(&name)?).await?);
@@ -110,25 +117,39 @@ pub fn verdict(audits: &[PartitionAudit]) -> Result<()> {
                  stopped; `flowguard dlq replay` ends it"
             ));
         }
+        let sum = |count: fn(&PartitionAudit) -> u64| audits.iter().map(count).sum::<u64>();
+        let (rows, offsets) = (sum(|a| a.unchecked_rows), sum(|a| a.unchecked_offsets));
+        if rows + offsets > 0 {
+            output::say(&format!(
+                "{rows} rows have no sum to compare with, and the broker no longer has {offsets} \
+                 of the offsets"
+            ));
+        }
         output::say(&format!("every offset of {} partitions is accounted for", audits.len()));
         return Ok(());
     }
     let places: Vec<String> = dirty
         .iter()
         .map(|audit| {
+            let log = if audit.log > 0 { format!(" log {}", audit.log) } else { String::new() };
+            let place = format!("{}[{}]{log}", audit.topic, audit.partition);
             if let Some(other) = &audit.other_log {
-                return format!("{}[{}]: {other}", audit.topic, audit.partition);
+                return format!("{place} {other}");
             }
-            let ranges =
-                audit.unaccounted_ranges.iter().map(|[start, end]| format!("{start}..{end}"));
-            format!(
-                "{}[{}]: {} doubled, {} unaccounted {}",
-                audit.topic,
-                audit.partition,
-                audit.duplicates,
-                audit.unaccounted,
-                ranges.collect::<Vec<_>>().join(" ")
-            )
+            let ranges = |ranges: &[[i64; 2]]| -> String {
+                ranges.iter().map(|[start, end]| format!(" {start}..{end}")).collect()
+            };
+            let mut found = vec![
+                format!("{} doubled", audit.duplicates),
+                format!("{} unaccounted{}", audit.unaccounted, ranges(&audit.unaccounted_ranges)),
+            ];
+            if audit.foreign > 0 {
+                found.push(format!("{} rows of no message", audit.foreign));
+            }
+            if !audit.altered_ranges.is_empty() {
+                found.push(format!("altered{}", ranges(&audit.altered_ranges)));
+            }
+            format!("{place}: {}", found.join(", "))
         })
         .collect();
     Err(Error::new(ErrorKind::Invalid, format!("not every offset is accounted for: {}", places.join("; ")))

@@ -105,7 +105,7 @@ async fn play(session: &Session, app: &App, arguments: &Arguments) -> Result<()>
         show(app, &model.name).await?;
     }
     let auditing = Clock::now();
-    let audits = audit::run(app, &[], Some(&broker.access())).await?;
+    let audits = audit::run(app, &[], Some(&broker.access()), false).await?;
     output::write_text(&format!("\naudit\n{}", audit::table(&audits)))?;
     audit::verdict(&audits)?;
     timings.push(("audit", auditing.elapsed()));

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::{Output, Session, interrupted, output};
 use crate::app::{self, App};
 use crate::error::Result;
+use crate::ingest::accept::{Request, accept};
 use crate::ingest::status::{PartitionStatus, status};
 use crate::ingest::worker::{Until, WorkerReport};
 use crate::table::TableName;
@@ -23,7 +24,8 @@ use crate::table::TableName;
     after_help = "Examples:
   flowguard ingest
   flowguard ingest bronze.orders_raw --once
-  flowguard ingest status --output json"
+  flowguard ingest status --output json
+  flowguard ingest accept bronze.orders_raw --dry-run"
 )]
 pub struct Arguments {
     #[command(subcommand)]
@@ -47,12 +49,45 @@ enum Command {
         #[arg(long, value_enum, default_value = "text")]
         output: Output,
     },
+    Accept(Accept),
+}
+
+/// Go on with a topic whose log is not the one that was ingested
+///
+/// Ingestion refuses (exit code 4) a topic that was recreated, a log that lost its tail, and one that
+/// dropped messages before they were ingested, until a person decides. This decides, for all
+/// partitions that are refused: what the lake holds stays, and the log that is there is ingested
+/// beside it, from the first message that the lake does not hold. The decision is noted with the
+/// table, and the audit goes by it.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  flowguard ingest accept bronze.orders_raw --dry-run
+  flowguard ingest accept bronze.orders_raw
+  flowguard ingest accept bronze.orders_raw --partition 2 --from 1200")]
+struct Accept {
+    table: TableName,
+    /// Only this partition; may be given several times [default: all that are refused]
+    #[arg(long = "partition", value_name = "N")]
+    partitions: Vec<i32>,
+    /// The first offset to ingest of the log that is there [default: the first message that the lake
+    /// does not hold]
+    #[arg(long, value_name = "OFFSET", value_parser = clap::value_parser!(i64).range(0..))]
+    from: Option<i64>,
+    /// Show what would be decided
+    #[arg(long)]
+    dry_run: bool,
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
 }
 
 pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     let app = session.app()?;
-    if let Some(Command::Status { tables, output }) = &arguments.command {
-        return show_status(&app, tables, *output).await;
+    match &arguments.command {
+        Some(Command::Status { tables, output }) => {
+            return show_status(&app, tables, *output).await;
+        }
+        Some(Command::Accept(arguments)) => return accept_logs(&app, arguments).await,
+        None => {}
     }
     let kafka = app.kafka()?;
     let typed = app.typed().await?;
@@ -100,6 +135,46 @@ pub fn say_totals(reports: &BTreeMap<TableName, WorkerReport>) {
             report.commits
         ));
     }
+}
+
+async fn accept_logs(app: &App, arguments: &Accept) -> Result<()> {
+    let (kafka, typed) = (app.kafka()?, app.typed().await?);
+    let names = app.bronze(std::slice::from_ref(&arguments.table))?;
+    let pipeline = app.untouched_pipeline(&names[0], &typed, &kafka, Uuid::now_v7())?;
+    let request = Request {
+        partitions: arguments.partitions.clone(),
+        from: arguments.from,
+        dry_run: arguments.dry_run,
+    };
+    let found = accept(&pipeline, &request).await?;
+    if arguments.output == Output::Json {
+        return output::write_json(
+            &serde_json::json!({"dry_run": arguments.dry_run, "accepted": found}),
+        );
+    }
+    if found.is_empty() {
+        output::say("nothing to accept: ingestion refuses no partition");
+        return Ok(());
+    }
+    for accepted in &found {
+        output::say(&format!(
+            "{} partition {}: {}",
+            accepted.topic, accepted.partition, accepted.reason
+        ));
+    }
+    let rows: Vec<Vec<String>> = found
+        .iter()
+        .map(|accepted| {
+            let numbers = [i64::from(accepted.partition), accepted.end, accepted.start];
+            let numbers = numbers.map(|number| number.to_string());
+            [vec![accepted.topic.clone()], numbers.to_vec()].concat()
+        })
+        .collect();
+    output::write_text(&output::columns(&["topic", "partition", "lake until", "go on at"], &rows))?;
+    if arguments.dry_run {
+        output::say("nothing was changed; without --dry-run this is decided");
+    }
+    Ok(())
 }
 
 async fn show_status(app: &App, tables: &[TableName], form: Output) -> Result<()> {

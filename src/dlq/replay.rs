@@ -241,7 +241,7 @@ impl<'a> Moving<'a> {
         let mut ledger = Ledger::new(pipeline.spec.name.to_string(), pipeline.run);
         ledger.rows = staged.rows;
         ledger.touched = range_pairs(&self.touched);
-        ledger.replayed = self.tally.replayed.ranges(&pipeline.topic);
+        ledger.replayed = self.tally.replayed.ranges(&pipeline.topic, &self.tally.values);
         let rows = staged.rows;
         let advance = Advance {
             app_id: replay_id(&pipeline.spec.name),
@@ -267,7 +267,7 @@ impl<'a> Moving<'a> {
         let kept = std::mem::take(&mut self.kept);
         let paths = kept.paths().map(str::to_owned).collect();
         let mut ledger = Ledger::new(spec.name.to_string(), pipeline.run);
-        ledger.replayed = self.tally.gone.ranges(&pipeline.topic);
+        ledger.replayed = self.tally.gone.ranges(&pipeline.topic, &BTreeMap::new());
         let mut deletion = Commit {
             spec: &spec,
             staged: kept,

@@ -3,9 +3,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{Int32Type, Int64Type};
 use datafusion::logical_expr::Expr;
 use datafusion::prelude::{DataFrame, col, lit};
 use futures::StreamExt;
@@ -18,26 +17,28 @@ use crate::ingest::Pipeline;
 use crate::ingest::batch::dead_letters_spec;
 use crate::ingest::decode::{Decoder, Message};
 use crate::ingest::letters::{Letters, all_columns};
+use crate::ingest::values::sums_by;
 use crate::interval::RangeSet;
 use crate::lake::Snapshot;
 use crate::lake::commit::offsets_id;
-use crate::lake::ledger::OffsetRange;
+use crate::lake::ledger::{OffsetRange, Sum};
+use crate::lake::logs::Logs;
 use crate::lake::replace::{DataFile, rows_of_files};
 use crate::lake::stage::{Staged, Stager};
 
 /// Decoded rows are handed to the writer at this size.
 const DECODED_BYTES_MAX: usize = 16 << 20;
 
-/// Partition and offset.
-pub type Key = (i32, i64);
+/// A place in a topic: partition, log and offset.
+type Key = (i32, u32, i64);
 
-/// Offsets by partition: the hull of each, and how many.
+/// Places by partition and log: the hull of each, and how many.
 #[derive(Debug, Default)]
-pub struct Spans(BTreeMap<i32, (i64, i64, u64)>);
+pub struct Spans(BTreeMap<(i32, u32), (i64, i64, u64)>);
 
 impl Spans {
-    fn note(&mut self, (partition, offset): Key) {
-        let (start, end, count) = self.0.entry(partition).or_insert((offset, offset + 1, 0));
+    fn note(&mut self, (partition, log, offset): Key) {
+        let (start, end, count) = self.0.entry((partition, log)).or_insert((offset, offset + 1, 0));
         *start = (*start).min(offset);
         *end = (*end).max(offset + 1);
         *count += 1;
@@ -47,17 +48,22 @@ impl Spans {
         self.0.values().map(|(_, _, count)| count).sum()
     }
 
-    pub fn ranges(&self, topic: &str) -> Vec<OffsetRange> {
-        let range = |(partition, (start, end, count)): (&i32, &(i64, i64, u64))| OffsetRange {
+    /// `values` are the sums of the rows, where they were written.
+    pub fn ranges(&self, topic: &str, values: &BTreeMap<(i32, u32), Sum>) -> Vec<OffsetRange> {
+        let ranges = self.0.iter().map(|(place, (start, end, count))| OffsetRange {
             topic: topic.to_owned(),
-            partition: *partition,
+            partition: place.0,
+            log: place.1,
             start: *start,
             end: *end,
             rows: *count,
             rejects: 0,
             holes: Vec::new(),
-        };
-        self.0.iter().map(range).collect()
+            leader_epoch: None,
+            messages: None,
+            values: values.get(place).copied(),
+        });
+        ranges.collect()
     }
 }
 
@@ -66,6 +72,8 @@ impl Spans {
 pub struct Tally {
     /// Letters that became rows.
     pub replayed: Spans,
+    /// The sums of those rows by partition and log, as far as they were staged.
+    pub values: BTreeMap<(i32, u32), Sum>,
     /// Those and letters that were rows already: all that leave the dead letters.
     pub gone: Spans,
     pub held_back: u64,
@@ -77,7 +85,7 @@ pub struct Tally {
 pub struct Failing {
     pub count: u64,
     /// Partition and offset of the first of them, and its error.
-    pub first: Key,
+    pub first: (i32, i64),
     pub error: String,
 }
 
@@ -123,9 +131,10 @@ pub struct Sifting<'a> {
 impl Sifting<'_> {
     /// `None` if `stop` came first. Nothing is staged unless `stages`, or if no letter leaves.
     pub async fn run(&self, stages: bool, stop: &CancellationToken) -> Result<Option<Sifted>> {
-        let candidates = self.candidates().await?;
+        let logs = Logs::of(self.bronze, &self.pipeline.topic)?;
+        let candidates = self.candidates(&logs).await?;
         let next_offsets = self.next_offsets(&candidates).await?;
-        let in_bronze = self.in_bronze(&candidates).await?;
+        let in_bronze = self.in_bronze(&logs, &candidates).await?;
         let pipeline = self.pipeline;
         let mut sieve = Sieve {
             pipeline,
@@ -137,6 +146,7 @@ impl Sifting<'_> {
                 pipeline.unknown_fields,
                 usize::try_from(pipeline.limits.message_bytes_max).unwrap_or(usize::MAX),
             )?,
+            logs,
             next_offsets,
             in_bronze,
             touched: RangeSet::default(),
@@ -205,15 +215,15 @@ impl Sifting<'_> {
     }
 
     /// The sorted offsets of the files' letters that are this table's.
-    async fn candidates(&self) -> Result<Vec<Key>> {
+    async fn candidates(&self, logs: &Logs) -> Result<Vec<Key>> {
         let own = own_letters(self.pipeline).condition().expect("it names a table");
-        keys(self.letters().await?, own, |_| true).await
+        keys(self.letters().await?, own, logs, |_| true).await
     }
 
     async fn next_offsets(&self, candidates: &[Key]) -> Result<BTreeMap<i32, i64>> {
         let mut next_offsets = BTreeMap::new();
         let Some(bronze) = self.bronze else { return Ok(next_offsets) };
-        for group in candidates.chunk_by(|(a, _), (b, _)| a == b) {
+        for group in candidates.chunk_by(|a, b| a.0 == b.0) {
             let partition = group[0].0;
             let id = offsets_id(&self.pipeline.name, &self.pipeline.topic, partition);
             if let Some(next) = bronze.transaction(&id).await? {
@@ -224,21 +234,22 @@ impl Sifting<'_> {
     }
 
     /// Which of the candidates bronze holds.
-    async fn in_bronze(&self, candidates: &[Key]) -> Result<HashSet<Key>> {
+    async fn in_bronze(&self, logs: &Logs, candidates: &[Key]) -> Result<HashSet<Key>> {
         let hull = |group: &[Key]| {
-            let (partition, first) = group[0];
-            let (_, last) = group[group.len() - 1];
+            let (partition, _, first) = group[0];
+            let (.., last) = group[group.len() - 1];
             let of_partition = col("_partition").eq(lit(partition));
             of_partition.and(col("_offset").between(lit(first), lit(last)))
         };
-        let hulls = candidates.chunk_by(|(a, _), (b, _)| a == b).map(hull);
+        let hulls = candidates.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)).map(hull);
         let (Some(bronze), Some(hulls)) = (self.bronze, hulls.reduce(Expr::or)) else {
             return Ok(HashSet::new());
         };
         let frame = self.pipeline.engine.session().read_table(bronze.provider().await?);
         let frame = frame.map_err(|error| engine_error(DOING, error))?;
         let condition = col("_topic").eq(lit(self.pipeline.topic.as_str())).and(hulls);
-        let found = keys(frame, condition, |key| candidates.binary_search(key).is_ok()).await?;
+        let found =
+            keys(frame, condition, logs, |key| candidates.binary_search(key).is_ok()).await?;
         Ok(found.into_iter().collect())
     }
 }
@@ -251,16 +262,17 @@ fn own_letters(pipeline: &Pipeline) -> Filter {
     }
 }
 
-/// The sorted offsets that `condition` and `wanted` let through.
+/// The sorted places that `condition` and `wanted` let through.
 async fn keys(
     frame: DataFrame,
     condition: Expr,
+    logs: &Logs,
     wanted: impl Fn(&Key) -> bool,
 ) -> Result<Vec<Key>> {
     let failed = |error| engine_error("cannot read offsets", error);
     let mut batches = frame
         .filter(condition)
-        .and_then(|frame| frame.select_columns(&["_partition", "_offset"]))
+        .and_then(|frame| frame.select_columns(&PLACE))
         .map_err(failed)?
         .execute_stream()
         .await
@@ -268,12 +280,19 @@ async fn keys(
     let mut keys = Vec::new();
     while let Some(batch) = batches.next().await {
         let batch = batch.map_err(failed)?;
-        let partitions = batch.column(0).as_primitive::<Int32Type>().values().iter().copied();
-        let offsets = batch.column(1).as_primitive::<Int64Type>().values().iter().copied();
-        keys.extend(partitions.zip(offsets).filter(&wanted));
+        let letters = Letters::new(&batch, &PLACE)?;
+        keys.extend((0..letters.rows()).map(|row| place(&letters, row, logs)).filter(&wanted));
     }
     keys.sort_unstable();
     Ok(keys)
+}
+
+/// The columns that say where a row came from.
+const PLACE: [&str; 3] = ["_partition", "_offset", "_ingested_at"];
+
+fn place(letters: &Letters, row: usize, logs: &Logs) -> Key {
+    let partition = letters.partition(row);
+    (partition, logs.number(partition, letters.ingested_at(row).0), letters.offset(row))
 }
 
 fn arrow_failed(source: arrow::error::ArrowError) -> crate::error::Error {
@@ -289,6 +308,7 @@ struct Sieve<'a> {
     pipeline: &'a Pipeline,
     table: String,
     decoder: Decoder,
+    logs: Logs,
     next_offsets: BTreeMap<i32, i64>,
     /// Grows by what becomes a row, so that a letter that is there twice becomes one.
     in_bronze: HashSet<Key>,
@@ -304,8 +324,10 @@ impl Sieve<'_> {
         if !is_own {
             return true;
         }
-        let key = (letters.partition(row), letters.offset(row));
-        if self.next_offsets.get(&key.0).is_none_or(|next| *next <= key.1) {
+        let key = place(letters, row, &self.logs);
+        let (partition, log, offset) = key;
+        let is_newest = log == self.logs.newest(partition);
+        if is_newest && self.next_offsets.get(&partition).is_none_or(|next| *next <= offset) {
             self.tally.held_back += 1;
             return true;
         }
@@ -315,14 +337,22 @@ impl Sieve<'_> {
         }
         let headers = letters.headers(row);
         let message = Message {
-            partition: key.0,
-            offset: key.1,
+            partition,
+            offset,
+            leader_epoch: None,
             timestamp_ms: letters.timestamp(row).map(|instant| instant.0.div_euclid(1_000)),
             key: letters.bytes("_key", row),
             headers: &headers,
             payload: letters.bytes("payload", row),
         };
-        match self.decoder.push(&message, self.pipeline.clock.micros()) {
+        let ingested_at = if is_newest {
+            let begin = self.logs.begin(partition).map_or(i64::MIN, |begin| begin + 1);
+            self.pipeline.clock.micros().max(begin)
+        } else {
+            // Later, and it would be one of the newest log.
+            letters.ingested_at(row).0
+        };
+        match self.decoder.push(&message, ingested_at) {
             Ok(()) => {
                 self.in_bronze.insert(key);
                 self.tally.replayed.note(key);
@@ -330,7 +360,7 @@ impl Sieve<'_> {
                 false
             }
             Err(reject) => {
-                let failing = Failing { count: 1, first: key, error: reject.error };
+                let failing = Failing { count: 1, first: (partition, offset), error: reject.error };
                 add_failing(&mut self.tally.failing, reject.reason.as_str(), failing);
                 true
             }
@@ -342,10 +372,12 @@ impl Sieve<'_> {
         let touched = self.decoder.touched();
         self.touched = self.touched.iter().chain(touched.iter()).copied().collect();
         let rows: RecordBatch = self.decoder.finish()?;
-        match sinks {
-            Some(sinks) => sinks.rows.write(&rows).await,
-            None => Ok(()),
+        let Some(sinks) = sinks else { return Ok(()) };
+        let place = |partition, at| (partition, self.logs.number(partition, at));
+        for (place, sum) in sums_by(&rows, place)? {
+            self.tally.values.entry(place).or_default().add(sum.0);
         }
+        sinks.rows.write(&rows).await
     }
 }
 
@@ -356,19 +388,24 @@ mod tests {
     #[test]
     fn spans_are_hulls_with_counts() {
         let mut spans = Spans::default();
-        for key in [(1, 7), (0, 3), (1, 2)] {
+        for key in [(1, 0, 7), (0, 0, 3), (1, 0, 2), (1, 1, 2)] {
             spans.note(key);
         }
-        let range = |partition, start, end, rows| OffsetRange {
+        let range = |partition, log, start, end, rows| OffsetRange {
             topic: "t".into(),
             partition,
+            log,
             start,
             end,
             rows,
             rejects: 0,
             holes: Vec::new(),
+            leader_epoch: None,
+            messages: None,
+            values: None,
         };
-        assert_eq!(spans.count(), 3);
-        assert_eq!(spans.ranges("t"), [range(0, 3, 4, 1), range(1, 2, 8, 2)]);
+        assert_eq!(spans.count(), 4);
+        let expected = [range(0, 0, 3, 4, 1), range(1, 0, 2, 8, 2), range(1, 1, 2, 3, 1)];
+        assert_eq!(spans.ranges("t", &BTreeMap::new()), expected);
     }
 }

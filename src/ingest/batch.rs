@@ -6,18 +6,22 @@ use std::time::Instant as Clock;
 
 use arrow::array::{Int64Array, RecordBatch};
 use chrono_tz::Tz;
+use datafusion::logical_expr::Expr;
 use datafusion::prelude::{col, lit};
+use datafusion::scalar::ScalarValue;
 
 use super::Pipeline;
 use super::decode::DeadLetters;
 use super::letters::{Letters, all_columns};
-use super::open::{Batch, Progress};
+use super::open::{Batch, Progress, Taken};
+use super::values::sums_by;
 use crate::engine::fault::engine_error;
 use crate::error::{Error, Result};
 use crate::kafka::{Producer, Record};
 use crate::lake::Snapshot;
-use crate::lake::commit::{Advance, Commit, Outcome, commit, ensure_table, offsets_id};
+use crate::lake::commit::{Advance, Commit, Outcome, commit, ensure_table, mark_id, offsets_id};
 use crate::lake::ledger::{Ledger, OffsetRange, range_pairs};
+use crate::lake::logs::Logs;
 use crate::lake::spec::TableSpec;
 use crate::lake::stage::{Staged, Stager};
 use crate::model::dead_letters;
@@ -58,7 +62,7 @@ fn dead_id(pipeline: &Pipeline, partition: i32) -> String {
     offsets_id(&format!("{}/dead", pipeline.name), &pipeline.topic, partition)
 }
 
-fn epoch_id(pipeline: &Pipeline, partition: i32) -> String {
+pub fn epoch_id(pipeline: &Pipeline, partition: i32) -> String {
     offsets_id(&format!("{}/epoch", pipeline.name), &pipeline.topic, partition)
 }
 
@@ -96,7 +100,14 @@ pub async fn write(pipeline: &Pipeline, batch: Batch) -> Result<Written> {
     let mut ledger = Ledger::new(pipeline.spec.name.to_string(), pipeline.run);
     ledger.rows = staged.rows;
     ledger.touched = range_pairs(&batch.touched);
-    ledger.offsets = moved.iter().map(|(id, progress)| range_of(pipeline, *id, progress)).collect();
+    let values = sums_by(&batch.rows, |partition, _| partition)?;
+    ledger.offsets = moved
+        .iter()
+        .map(|(id, progress)| OffsetRange {
+            values: Some(values.get(id).copied().unwrap_or_default()),
+            ..range_of(pipeline, *id, progress)
+        })
+        .collect();
     let elapsed_ms = || u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     ledger.write_ms = Some(elapsed_ms());
     let mut advances = Vec::new();
@@ -106,6 +117,12 @@ pub async fn write(pipeline: &Pipeline, batch: Batch) -> Result<Written> {
             app_id: offsets_id(&pipeline.name, &pipeline.topic, *partition),
             expected: progress.committed,
             next: progress.next(),
+        });
+        let (expected, next) = progress.mark();
+        advances.push(Advance {
+            app_id: mark_id(&pipeline.name, &pipeline.topic, *partition),
+            expected,
+            next,
         });
     }
     let commit_of_rows = Commit { spec: &pipeline.spec, staged, removal: None, advances, ledger };
@@ -130,11 +147,15 @@ fn range_of(pipeline: &Pipeline, partition: i32, progress: &Progress) -> OffsetR
     OffsetRange {
         topic: pipeline.topic.clone(),
         partition,
+        log: progress.log(),
         start: progress.start(),
         end: progress.next(),
         rows: progress.rows(),
         rejects: progress.rejects(),
         holes: progress.holes().to_vec(),
+        leader_epoch: progress.leader_epoch(),
+        messages: Some(progress.messages()),
+        values: None,
     }
 }
 
@@ -154,11 +175,13 @@ async fn write_dead(
     stager.write(dead).await?;
     let mut ledger = Ledger::new(spec.name.to_string(), pipeline.run);
     ledger.rows = dead.num_rows() as u64;
+    let values = sums_by(dead, |partition, _| partition)?;
     let mut advances = Vec::new();
     for (partition, progress) in moved {
         advances.push(still_owned(pipeline, *partition, progress));
         if progress.rejects() > 0 {
-            ledger.offsets.push(range_of(pipeline, *partition, progress));
+            let values = values.get(partition).copied();
+            ledger.offsets.push(OffsetRange { values, ..range_of(pipeline, *partition, progress) });
             advances.push(Advance {
                 app_id: dead_id(pipeline, *partition),
                 expected: progress.dead_committed,
@@ -230,28 +253,29 @@ pub async fn take_over(
     // next offset of bronze, which a late commit of the former owner may still raise.
     let dead = pipeline.lake.snapshot(&dead_letters()).await?;
     let bronze = pipeline.lake.snapshot(&pipeline.spec.name).await?;
+    let logs = Logs::of(bronze.as_ref(), &pipeline.topic)?;
     let mut taken = Vec::with_capacity(partitions.len());
     for (partition, epoch) in partitions.iter().zip(epochs) {
-        let committed = match &bronze {
-            Some(table) => {
-                let id = offsets_id(&pipeline.name, &pipeline.topic, *partition);
-                table.transaction(&id).await?
-            }
-            None => None,
-        };
+        let (mut committed, mut mark) = (None, None);
+        if let Some(table) = &bronze {
+            let id = offsets_id(&pipeline.name, &pipeline.topic, *partition);
+            committed = table.transaction(&id).await?;
+            mark = table.transaction(&mark_id(&pipeline.name, &pipeline.topic, *partition)).await?;
+        }
         let dead_committed = match &dead {
             Some(table) => table.transaction(&dead_id(pipeline, *partition)).await?,
             None => None,
         };
         let start = committed.unwrap_or_else(|| beginning(*partition));
+        let (log, log_begin) = (logs.newest(*partition), logs.begin(*partition));
         let known_rejects = match (&dead, dead_committed) {
             (Some(table), Some(dead_next)) if dead_next > start => {
-                rejected_offsets(pipeline, table, *partition, start).await?
+                rejected_offsets(pipeline, table, *partition, start, log_begin).await?
             }
             _ => HashSet::new(),
         };
-        let progress = Progress::at(start, committed, dead_committed, epoch, known_rejects);
-        taken.push((*partition, progress));
+        let state = Taken { committed, dead_committed, epoch, known_rejects, log, log_begin, mark };
+        taken.push((*partition, Progress::at(start, state)));
     }
     Ok(taken)
 }
@@ -263,7 +287,7 @@ const FENCE_ATTEMPTS_MAX: u32 = 20;
 /// once, only one gets its number into the first, and a lower one is refused by the second. Without
 /// the second fence, a former owner whose settings take a message that the new ones reject could
 /// add its row after the reject.
-async fn fence(pipeline: &Pipeline, partitions: &[i32]) -> Result<Vec<i64>> {
+pub async fn fence(pipeline: &Pipeline, partitions: &[i32]) -> Result<Vec<i64>> {
     let letters = dead_letters_spec();
     for _ in 0..FENCE_ATTEMPTS_MAX {
         let ledger = Ledger::new(letters.name.to_string(), pipeline.run);
@@ -304,12 +328,21 @@ async fn raise(
     Ok(matches!(commit(&pipeline.lake, &fencing).await?, Outcome::Committed { .. }))
 }
 
-/// Offsets from `start` on that the dead letters already hold.
+/// Rows that were ingested after `begin`; all of them without one.
+pub fn later_than(begin: Option<i64>) -> Expr {
+    begin.map_or(lit(true), |begin| {
+        let begin = ScalarValue::TimestampMicrosecond(Some(begin), Some("UTC".into()));
+        col("_ingested_at").gt(lit(begin))
+    })
+}
+
+/// Offsets from `start` on that the dead letters already hold of the log that is ingested now.
 async fn rejected_offsets(
     pipeline: &Pipeline,
     table: &Snapshot,
     partition: i32,
     start: i64,
+    log_begin: Option<i64>,
 ) -> Result<HashSet<i64>> {
     let failed = |error| engine_error("cannot read `bronze.dead_letters`", error);
     let session = pipeline.engine.session();
@@ -321,7 +354,8 @@ async fn rejected_offsets(
                     .eq(lit(pipeline.topic.as_str()))
                     .and(col("pipeline").eq(lit(pipeline.spec.name.to_string())))
                     .and(col("_partition").eq(lit(partition)))
-                    .and(col("_offset").gt_eq(lit(start))),
+                    .and(col("_offset").gt_eq(lit(start)))
+                    .and(later_than(log_begin)),
             )
         })
         .and_then(|frame| frame.select_columns(&["_offset"]))

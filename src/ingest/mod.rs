@@ -1,11 +1,17 @@
-//! Kafka topics become bronze tables, exactly once. `decode` is pure; `open` is the batch that is being filled, `batch` holds the protocol, `worker`
-//! runs it.
+//! Kafka topics become bronze tables, exactly once. `decode` is pure; `open` is the batch that is
+//! being filled, `batch` holds the protocol, `worker` runs it. `mark` and `values` are what messages
+//! and rows are known by, `refusal` is why a log cannot be the one that the lake holds, and `accept`
+//! goes on with it all the same.
 
+pub mod accept;
 pub mod batch;
 pub mod decode;
 pub mod letters;
+pub mod mark;
 pub mod open;
+pub mod refusal;
 pub mod status;
+pub mod values;
 pub mod worker;
 
 use std::time::Duration;

@@ -8,8 +8,11 @@ use arrow::array::RecordBatch;
 
 use super::Pipeline;
 use super::decode::{DeadLetters, Decoder, Message, RejectReason, UnknownFields};
+use super::mark::{Mark, message_hash};
+use super::refusal;
 use crate::error::{Error, Result};
 use crate::interval::RangeSet;
+use crate::lake::ledger::Sum;
 
 /// Where one partition stands: what the lake holds, and what the open batch adds.
 #[derive(Debug, Clone)]
@@ -21,11 +24,38 @@ pub struct Progress {
     /// The owner's number in both tables; an earlier owner's late commits fail on it.
     pub epoch: i64,
     known_rejects: HashSet<i64>,
+    /// See [`Taken`]; so is the next one.
+    log: u32,
+    log_begin: Option<i64>,
+    /// The value of the mark's transaction.
+    committed_mark: Option<i64>,
+    /// The last message before `start`, which the log must still hold; `None` once it was seen.
+    unseen: Option<Mark>,
     start: i64,
     next: i64,
+    /// Offset and hash of the last message before `next`.
+    last: Option<(i64, u64)>,
+    leader_epoch: Option<i32>,
+    messages: Sum,
     rows: u64,
     rejects: u64,
     holes: Vec<[i64; 2]>,
+}
+
+/// What the lake holds of a partition that is taken over.
+#[derive(Debug, Clone, Default)]
+pub struct Taken {
+    /// See [`Progress`]; so are the next three.
+    pub committed: Option<i64>,
+    pub dead_committed: Option<i64>,
+    pub epoch: i64,
+    pub known_rejects: HashSet<i64>,
+    /// Which log of the topic is ingested, and what all of its rows are ingested later than, as
+    /// [`Logs`](crate::lake::logs::Logs) has it.
+    pub log: u32,
+    pub log_begin: Option<i64>,
+    /// See [`Mark`].
+    pub mark: Option<i64>,
 }
 
 /// Where the message of a passed offset is.
@@ -39,24 +69,64 @@ enum Place {
 
 impl Progress {
     /// A partition that was just taken over, to be read from `start` on.
-    pub fn at(
-        start: i64,
-        committed: Option<i64>,
-        dead_committed: Option<i64>,
-        epoch: i64,
-        known_rejects: HashSet<i64>,
-    ) -> Self {
+    pub fn at(start: i64, taken: Taken) -> Self {
+        let mark = taken.mark.and_then(Mark::unpack);
         Self {
-            committed,
-            dead_committed,
-            epoch,
-            known_rejects,
+            committed: taken.committed,
+            dead_committed: taken.dead_committed,
+            epoch: taken.epoch,
+            known_rejects: taken.known_rejects,
+            log: taken.log,
+            log_begin: taken.log_begin,
+            committed_mark: taken.mark,
+            unseen: mark,
             start,
             next: start,
+            last: mark.map(|mark| (mark.offset(start), mark.hash())),
+            leader_epoch: None,
+            messages: Sum::default(),
             rows: 0,
             rejects: 0,
             holes: Vec::new(),
         }
+    }
+
+    /// Where to read from, in a log that begins at `low`: the last message that the lake holds comes
+    /// first, to be known again, unless the log has dropped it.
+    pub fn first_read(&mut self, low: i64) -> i64 {
+        self.unseen = self.unseen.filter(|mark| mark.offset(self.start) >= low);
+        self.unseen.map_or(self.start, |mark| mark.offset(self.start))
+    }
+
+    /// Whether the last message that the lake holds is still to be read.
+    pub fn is_unknown(&self) -> bool {
+        self.unseen.is_some()
+    }
+
+    /// The value of the mark's transaction before and after the open batch.
+    pub fn mark(&self) -> (Option<i64>, i64) {
+        let mark = self.last.and_then(|(offset, hash)| Mark::new(self.next, offset, hash));
+        (self.committed_mark, Mark::pack(mark))
+    }
+
+    pub fn log(&self) -> u32 {
+        self.log
+    }
+
+    /// Of the last message of the open batch.
+    pub fn leader_epoch(&self) -> Option<i32> {
+        self.leader_epoch
+    }
+
+    /// Over the messages of the open batch.
+    pub fn messages(&self) -> Sum {
+        self.messages
+    }
+
+    /// False if the message stands where the lake holds another one.
+    fn knows(&mut self, message: &Message<'_>) -> bool {
+        let is_marked = |mark: &mut Mark| mark.offset(self.start) == message.offset;
+        self.unseen.take_if(is_marked).is_none_or(|mark| mark.is_of(message_hash(message)))
     }
 
     /// Offsets that a dead-letter commit already holds but the bronze commit beside it did not
@@ -99,9 +169,14 @@ impl Progress {
         self.dead_committed.map_or(self.next, |committed| committed.max(self.next))
     }
 
-    fn pass(&mut self, offset: i64, place: &Place) {
-        self.skip_to(offset);
-        self.next = offset + 1;
+    fn pass(&mut self, message: &Message<'_>, place: &Place) {
+        self.skip_to(message.offset);
+        self.unseen = None;
+        self.next = message.offset + 1;
+        let hash = message_hash(message);
+        self.messages.add(hash);
+        self.last = Some((message.offset, hash));
+        self.leader_epoch = message.leader_epoch;
         match place {
             Place::Rows => self.rows += 1,
             Place::Rejects => self.rejects += 1,
@@ -121,11 +196,14 @@ impl Progress {
     fn begin_next(&mut self) {
         if self.has_moved() {
             self.committed = Some(self.next);
+            self.committed_mark = Some(self.mark().1);
             if self.rejects > 0 {
                 self.dead_committed = Some(self.dead_next());
             }
         }
         self.start = self.next;
+        self.unseen = None;
+        self.messages = Sum::default();
         self.rows = 0;
         self.rejects = 0;
         self.holes.clear();
@@ -207,10 +285,16 @@ impl OpenBatch {
         let (partition, offset) = (message.partition, message.offset);
         let Some(progress) = self.partitions.get_mut(&partition) else { return Ok(false) };
         if offset < progress.next {
-            return Ok(false);
+            if progress.knows(message) {
+                return Ok(false);
+            }
+            let why = refusal::changed(offset);
+            return Err(refusal::error(&self.topic, partition, &self.table, &why));
         }
+        let ingested_at =
+            progress.log_begin.map_or(ingested_at, |begin| ingested_at.max(begin + 1));
         if progress.known_rejects.contains(&offset) {
-            progress.pass(offset, &Place::Lake);
+            progress.pass(message, &Place::Lake);
             return Ok(true);
         }
         let place = match self.decoder.push(message, ingested_at) {
@@ -233,7 +317,7 @@ impl OpenBatch {
                 Place::Rejects
             }
         };
-        progress.pass(offset, &place);
+        progress.pass(message, &place);
         self.payload_bytes += message.payload.map_or(0, <[u8]>::len) as u64;
         Ok(true)
     }
@@ -242,6 +326,7 @@ impl OpenBatch {
     /// start holds no messages: control records of transactions, or compacted ones.
     pub fn reach_end(&mut self, partition: i32, end: i64) {
         if let Some(progress) = self.partitions.get_mut(&partition) {
+            progress.unseen = None;
             progress.skip_to(end);
         }
     }

@@ -12,11 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Pipeline;
 use super::batch::{BatchReport, Written, take_over, write};
-use super::decode::Message;
+use super::mark::{Mark, message_of};
 use super::open::{OpenBatch, Progress};
-use crate::error::{Error, ErrorKind, Result};
-use crate::kafka::{Assignments, Consumer, Received};
-use crate::lake::commit::{claim_property, offsets_id, topic_id_key};
+use super::refusal;
+use crate::error::{Error, Result};
+use crate::kafka::{Assignments, Consumer, Probe, Received};
+use crate::lake::commit::{claim_property, mark_id, offsets_id, topic_id_key};
 use crate::lake::ledger::Ledger;
 
 /// Between two looks at limits and signals.
@@ -65,6 +66,7 @@ pub fn run(
     let shared = Arc::new(Shared {
         pipeline: Arc::clone(pipeline),
         runtime: runtime.clone(),
+        probe: pipeline.kafka.probe()?,
         lows: Mutex::default(),
         state: Mutex::new(State::new(pipeline)?),
         on_commit,
@@ -189,7 +191,11 @@ impl Worker {
         let others: Vec<i32> = {
             let state = self.shared.state();
             let own = |id: &i32| state.open.partitions().get(id);
-            if self.ends.iter().any(|(id, end)| own(id).is_some_and(|p| p.next() < *end)) {
+            if self
+                .ends
+                .iter()
+                .any(|(id, end)| own(id).is_some_and(|p| p.next() < *end || p.is_unknown()))
+            {
                 return Ok(false);
             }
             let lows = lock(&self.shared.lows);
@@ -207,22 +213,46 @@ impl Worker {
         // The others may be waiting for what is buffered here.
         self.flush()?;
         self.others_checked = Clock::now();
-        let pipeline = Arc::clone(&self.shared.pipeline);
-        let ends = &self.ends;
-        self.shared.runtime.block_on(async {
-            let Some(table) = pipeline.lake.snapshot(&pipeline.spec.name).await? else {
+        self.are_ingested(&others)
+    }
+
+    /// Whether the lake holds partitions that are not this worker's up to their ends; then it also
+    /// looks whether their logs are the ones that it holds, as their owner would have.
+    fn are_ingested(&self, partitions: &[i32]) -> Result<bool> {
+        let (shared, pipeline) = (&self.shared, &self.shared.pipeline);
+        let topic = &pipeline.topic;
+        let Some(table) = shared.runtime.block_on(pipeline.lake.snapshot(&pipeline.spec.name))?
+        else {
+            return Ok(false);
+        };
+        let transaction = |id: &str| shared.runtime.block_on(table.transaction(id));
+        let mut held = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            let (low, _) = lock(&shared.lows).get(partition).copied().unwrap_or_default();
+            let next = transaction(&offsets_id(&pipeline.name, topic, *partition))?;
+            if next.unwrap_or(low) < self.ends[partition] {
                 return Ok(false);
-            };
-            for partition in others {
-                let id = offsets_id(&pipeline.name, &pipeline.topic, partition);
-                let low = lock(&self.shared.lows).get(&partition).map_or(0, |(low, _)| *low);
-                let next = table.transaction(&id).await?.unwrap_or(low);
-                if next < ends[&partition] {
-                    return Ok(false);
-                }
             }
-            Ok(true)
-        })
+            let mark = transaction(&mark_id(&pipeline.name, topic, *partition))?;
+            held.extend(next.map(|next| (*partition, next, mark.and_then(Mark::unpack))));
+        }
+        if let Some(id) = shared.probe.topic_id(topic) {
+            shared.runtime.block_on(check_topic(pipeline, &id))?;
+        }
+        let bounds = shared.probe.watermarks(topic)?;
+        for (partition, next, mark) in held {
+            let Some(bounds) = bounds.get(&partition).copied() else { continue };
+            let mut why = refusal::bounds(next, bounds);
+            if let (None, Some(mark)) = (&why, mark) {
+                let place = (topic.as_str(), partition);
+                why = refusal::of_mark(&shared.probe, place, (mark, next), bounds.0)?;
+            }
+            if let Some(why) = why {
+                let table = pipeline.spec.name.to_string();
+                return Err(refusal::error(topic, partition, &table, &why));
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -236,6 +266,8 @@ enum Collected {
 struct Shared {
     pipeline: Arc<Pipeline>,
     runtime: Handle,
+    /// Asks about the topic; the consumer belongs to the thread that polls.
+    probe: Probe,
     /// Low and high watermarks as last seen.
     lows: Mutex<BTreeMap<i32, (i64, i64)>>,
     state: Mutex<State>,
@@ -290,14 +322,7 @@ impl State {
 
     fn take(&mut self, received: &Received<'_>, ingested_at: i64) -> Result<()> {
         let headers = received.headers();
-        let message = Message {
-            partition: received.partition(),
-            offset: received.offset(),
-            timestamp_ms: received.timestamp_ms(),
-            key: received.key(),
-            headers: &headers,
-            payload: received.payload(),
-        };
+        let message = message_of(received, &headers);
         if self.open.take(&message, ingested_at)? {
             self.opened.get_or_insert_with(Clock::now);
         }
@@ -329,7 +354,7 @@ impl Shared {
     fn check_topic_stays(&self) -> Result<()> {
         let pipeline = &self.pipeline;
         let Some(known) = self.state().topic_id.clone() else { return Ok(()) };
-        match pipeline.kafka.topic_id(&pipeline.topic)? {
+        match self.probe.topic_id(&pipeline.topic) {
             Some(id) if id != known => Err(recreated(pipeline, &known, &id)),
             // The next commit asks again.
             Some(_) | None => Ok(()),
@@ -406,25 +431,30 @@ impl Shared {
 
     fn start_partitions(&self, partitions: &[i32]) -> Result<Vec<(i32, Option<i64>)>> {
         let pipeline = &self.pipeline;
-        let mut bounds = pipeline.kafka.watermarks(&pipeline.topic)?;
-        let topic_id = pipeline.kafka.topic_id(&pipeline.topic)?;
+        let mut bounds = self.probe.watermarks(&pipeline.topic)?;
+        let topic_id = self.probe.topic_id(&pipeline.topic);
         if let Some(id) = &topic_id {
             self.runtime.block_on(check_topic(pipeline, id))?;
         }
         let low = |partition: i32| bounds.get(&partition).map_or(0, |(low, _)| *low);
-        let taken = self.runtime.block_on(take_over(pipeline, partitions, low))?;
+        let mut taken = self.runtime.block_on(take_over(pipeline, partitions, low))?;
         let ends_behind = taken.iter().any(|(partition, progress)| {
             bounds.get(partition).is_some_and(|(_, high)| progress.start() > *high)
         });
         if ends_behind {
             // The former owner may have committed what came after the broker was asked.
-            bounds = pipeline.kafka.watermarks(&pipeline.topic)?;
+            bounds = self.probe.watermarks(&pipeline.topic)?;
         }
-        for (partition, progress) in &taken {
-            let Some((low, high)) = bounds.get(partition) else { continue };
-            check_bounds(pipeline, *partition, progress.start(), *low, *high)?;
+        let mut starts = Vec::with_capacity(taken.len());
+        for (partition, progress) in &mut taken {
+            let bounds = bounds.get(partition).copied();
+            if let Some(why) = bounds.and_then(|found| refusal::bounds(progress.start(), found)) {
+                let table = pipeline.spec.name.to_string();
+                return Err(refusal::error(&pipeline.topic, *partition, &table, &why));
+            }
+            let low = bounds.map_or(0, |(low, _)| low);
+            starts.push((*partition, Some(progress.first_read(low))));
         }
-        let starts = taken.iter().map(|(id, progress)| (*id, Some(progress.start()))).collect();
         let state = &mut *self.state();
         state.restart(taken)?;
         state.topic_id = topic_id;
@@ -432,9 +462,6 @@ impl Shared {
         Ok(starts)
     }
 }
-
-const RECREATED_HINT: &str =
-    "give the new topic a table of its own (a model with another name), or restore the old one";
 
 /// The first ingestion of a topic notes its id with the table; under another id, the offsets in
 /// the lake are those of another topic.
@@ -445,39 +472,9 @@ async fn check_topic(pipeline: &Pipeline, id: &str) -> Result<()> {
     if known == id { Ok(()) } else { Err(recreated(pipeline, &known, id)) }
 }
 
-fn recreated(pipeline: &Pipeline, known: &str, id: &str) -> Error {
-    let message = format!(
-        "`{}` was recreated: its id is {id}, and `{}` was ingested from {known}",
-        pipeline.topic, pipeline.spec.name
-    );
-    Error::new(ErrorKind::DataLoss, message).hint(RECREATED_HINT)
-}
-
-/// The lake's next offset must lie within the log, or messages are lost or other ones are there.
-fn check_bounds(pipeline: &Pipeline, partition: i32, next: i64, low: i64, high: i64) -> Result<()> {
-    let topic = &pipeline.topic;
-    if next > high {
-        return Err(Error::new(
-            ErrorKind::DataLoss,
-            format!(
-                "`{topic}` partition {partition} ends at offset {high}, but the lake holds it up \
-                 to {next}: the topic was recreated or lost its tail"
-            ),
-        )
-        .hint(RECREATED_HINT));
-    }
-    if next < low {
-        return Err(Error::new(
-            ErrorKind::DataLoss,
-            format!(
-                "`{topic}` partition {partition} begins at offset {low}, but the lake ends at \
-                 {next}: offsets {next} to {} were deleted before they were ingested",
-                low - 1
-            ),
-        )
-        .hint("raise the topic's retention; `flowguard audit` lists what is missing"));
-    }
-    Ok(())
+fn recreated(pipeline: &Pipeline, known: &str, found: &str) -> Error {
+    let why = refusal::recreated(known, found);
+    refusal::error(&pipeline.topic, None, &pipeline.spec.name.to_string(), &why)
 }
 
 impl Assignments for Shared {

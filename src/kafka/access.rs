@@ -5,18 +5,13 @@ use std::time::Duration;
 
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message as _;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::topic_id;
+use super::probe::Probe;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long a broker may take to answer a question about a topic.
-const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long to look for a message behind an offset before saying there is none.
-const READ_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 /// New partitions are noticed within this time.
 const METADATA_REFRESH_MS: u32 = 10_000;
 /// How long librdkafka does not fetch after its queue was full. Its default of a second leaves a
@@ -66,51 +61,9 @@ impl KafkaAccess {
         config
     }
 
-    /// Low and high watermark of every partition of `topic`; the high one is the last stable
-    /// offset, behind which no open transaction hides.
-    pub fn watermarks(&self, topic: &str) -> Result<BTreeMap<i32, (i64, i64)>> {
-        let consumer: BaseConsumer<Quiet> = self
-            .consumer_config("flowguard-watermarks")
-            .create_with_context(Quiet)
-            .map_err(|error| kafka_error("cannot use Kafka", error))?;
-        watermarks_of(consumer.client(), topic)
-    }
-
-    /// The id that the broker gave `topic` when it was created; `None` when it does not tell.
-    pub fn topic_id(&self, topic: &str) -> Result<Option<String>> {
-        if self.has_no_topic_ids {
-            return Ok(None);
-        }
-        let consumer: BaseConsumer<Quiet> = self
-            .consumer_config("flowguard-watermarks")
-            .create_with_context(Quiet)
-            .map_err(|error| kafka_error("cannot use Kafka", error))?;
-        Ok(topic_id::topic_id(consumer.client().native_ptr(), topic, METADATA_TIMEOUT))
-    }
-
-    /// The offset of the first message at or after `offset` that a read_committed consumer sees,
-    /// or `None` when there is none before the end of the partition.
-    pub fn next_offset(&self, topic: &str, partition: i32, offset: i64) -> Result<Option<i64>> {
-        let failed =
-            |error| kafka_error(&format!("cannot read `{topic}` partition {partition}"), error);
-        let consumer: BaseConsumer<Quiet> =
-            self.consumer_config("flowguard-audit").create_with_context(Quiet).map_err(failed)?;
-        let mut start = TopicPartitionList::new();
-        start.add_partition_offset(topic, partition, Offset::Offset(offset)).map_err(failed)?;
-        consumer.assign(&start).map_err(failed)?;
-        let deadline = std::time::Instant::now() + READ_TIMEOUT;
-        while std::time::Instant::now() < deadline {
-            match consumer.poll(Duration::from_millis(200)) {
-                Some(Ok(message)) => return Ok(Some(message.offset())),
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
-                Some(Err(error)) if is_fatal(&error) => return Err(failed(error)),
-                Some(Err(_)) | None => {}
-            }
-        }
-        Err(Error::new(
-            ErrorKind::Unavailable,
-            format!("`{topic}` partition {partition} did not answer at offset {offset}"),
-        ))
+    /// A client that asks and reads without a group. Each opens connections of its own.
+    pub fn probe(&self) -> Result<Probe> {
+        Probe::new(self)
     }
 }
 
@@ -195,21 +148,6 @@ pub(super) fn is_fatal(error: &KafkaError) -> bool {
             )
         )
 }
-
-/// Logs in our words and leaves metrics alone.
-struct Quiet;
-
-impl ClientContext for Quiet {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log_line(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "kafka client error");
-    }
-}
-
-impl ConsumerContext for Quiet {}
 
 pub(super) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {

@@ -225,6 +225,10 @@ fn check(topic: &str, code: RDKafkaErrorCode) -> Result<()> {
 pub struct Received<'a>(RawMessage<'a>);
 
 impl<'a> Received<'a> {
+    pub(super) fn new(message: RawMessage<'a>) -> Self {
+        Self(message)
+    }
+
     pub fn partition(&self) -> i32 {
         self.0.partition()
     }
@@ -233,6 +237,12 @@ impl<'a> Received<'a> {
         self.0.offset()
     }
 
+    /// That of the leader which appended the message; `None` where the broker does not tell.
+    pub fn leader_epoch(&self) -> Option<i32> {
+        self.0.leader_epoch()
+    }
+
+    /// In milliseconds since 1970 UTC.
     pub fn timestamp_ms(&self) -> Option<i64> {
         self.0.timestamp_ms()
     }

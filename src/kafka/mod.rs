@@ -6,10 +6,12 @@ mod access;
 mod consumer;
 mod mock;
 mod native;
+mod probe;
 mod producer;
 mod topic_id;
 
 pub use self::access::{HeaderList, KafkaAccess};
 pub use self::consumer::{Assignments, Consumer, Polled, Received};
 pub use self::mock::MockBroker;
+pub use self::probe::Probe;
 pub use self::producer::{Producer, Record};

@@ -13,6 +13,7 @@ use rdkafka::bindings as c;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaType;
 
@@ -144,6 +145,12 @@ impl Drop for Batch<'_> {
 pub struct RawMessage<'a>(&'a c::rd_kafka_message_t);
 
 impl<'a> RawMessage<'a> {
+    /// One that the wrapper handed out.
+    pub fn of(message: &'a BorrowedMessage<'_>) -> Self {
+        // SAFETY: the pointer is the wrapper's own, which keeps the message for as long as it lives.
+        Self(unsafe { &*message.ptr() })
+    }
+
     /// `None` for a message.
     pub fn error(&self) -> Option<c::rd_kafka_resp_err_t> {
         (self.0.err != NO_ERROR).then_some(self.0.err)
@@ -155,6 +162,13 @@ impl<'a> RawMessage<'a> {
 
     pub fn offset(&self) -> i64 {
         self.0.offset
+    }
+
+    /// That of the leader which appended the message; `None` where the broker does not tell.
+    pub fn leader_epoch(&self) -> Option<i32> {
+        // SAFETY: the message is live.
+        let epoch = unsafe { c::rd_kafka_message_leader_epoch(self.0) };
+        (epoch >= 0).then_some(epoch)
     }
 
     pub fn key(&self) -> Option<&'a [u8]> {

@@ -21,6 +21,7 @@ use deltalake::protocol::{DeltaOperation, SaveMode};
 use serde_json::json;
 
 use super::ledger::{LEDGER_KEY, Ledger};
+use super::logs::{ACCEPTED_KEY, accepted};
 use super::replace::Removal;
 use super::spec::{SchemaChange, TARGET_FILE_BYTES, TableSpec, check_shape, schema_change};
 use super::stage::Staged;
@@ -47,6 +48,11 @@ pub struct Advance {
 /// Holds the next Kafka offset of one partition.
 pub fn offsets_id(pipeline: &str, topic: &str, partition: i32) -> String {
     format!("flowguard/{pipeline}/{topic}/{partition}")
+}
+
+/// Holds what the last message before that offset is known by.
+pub fn mark_id(pipeline: &str, topic: &str, partition: i32) -> String {
+    offsets_id(&format!("{pipeline}/mark"), topic, partition)
 }
 
 /// Key of the property that holds the broker's id of a topic, as of its first ingestion.
@@ -213,6 +219,7 @@ async fn attempt_commit(
     let transactions =
         commit.advances.iter().map(|a| Action::Txn(Transaction::new(&a.app_id, a.next)));
     let mut actions = schema_actions(snapshot, commit)?;
+    actions.extend(acceptance(snapshot, &commit.ledger)?);
     actions.extend(transactions);
     actions
         .extend(commit.removal.iter().flat_map(|r| r.removes.iter().cloned()).map(Action::Remove));
@@ -269,6 +276,23 @@ fn schema_actions(snapshot: Option<&Snapshot>, commit: &Commit<'_>) -> Result<Ve
         }
         Err(error) => Err(error),
     }
+}
+
+/// The table's list of accepted logs, where the ledger has more of them.
+fn acceptance(snapshot: Option<&Snapshot>, ledger: &Ledger) -> Result<Option<Action>> {
+    let (Some(snapshot), false) = (snapshot, ledger.accepted.is_empty()) else { return Ok(None) };
+    let mut all = accepted(Some(snapshot))?;
+    all.extend(ledger.accepted.iter().cloned());
+    let list = serde_json::to_string(&all).expect("acceptances are plain data");
+    let mut metadata = snapshot.eager().metadata().clone();
+    let ids = ledger
+        .accepted
+        .iter()
+        .filter_map(|accepted| Some((topic_id_key(&accepted.topic), accepted.topic_id.clone()?)));
+    for (key, value) in ids.chain([(ACCEPTED_KEY.to_owned(), list)]) {
+        metadata = metadata.add_config_key(key, value).map_err(metadata_error)?;
+    }
+    Ok(Some(Action::Metadata(metadata)))
 }
 
 /// Key of the property that says how the rows are laid out.

@@ -37,6 +37,9 @@ pub struct Ledger {
     /// Kafka offsets accounted for by this commit.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub offsets: Vec<OffsetRange>,
+    /// Decisions of people about topics whose log is another than the one that was ingested.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accepted: Vec<Acceptance>,
     /// What a replay moved from the dead letters into bronze: `rows` messages within the range,
     /// which an earlier commit counted among its rejects.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -61,12 +64,72 @@ pub struct InputVersion {
 pub struct OffsetRange {
     pub topic: String,
     pub partition: i32,
+    /// Which log of the topic; see [`Acceptance`]. The first one is 0.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub log: u32,
     pub start: i64,
     pub end: i64,
     pub rows: u64,
     pub rejects: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holes: Vec<[i64; 2]>,
+    /// Kafka's leader epoch of the last message, where the broker tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader_epoch: Option<i32>,
+    /// Over the messages as the broker had them, rows and rejects alike; absent for replays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages: Option<Sum>,
+    /// Over the rows, or in the dead letters the letters, as this commit wrote them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub values: Option<Sum>,
+}
+
+fn is_first(log: &u32) -> bool {
+    *log == 0
+}
+
+/// A sum of hashes, whatever the order: 16 hexadecimal digits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Sum(pub u64);
+
+impl Sum {
+    pub fn add(&mut self, hash: u64) {
+        self.0 = self.0.wrapping_add(hash);
+    }
+}
+
+impl From<Sum> for String {
+    fn from(sum: Sum) -> Self {
+        format!("{:016x}", sum.0)
+    }
+}
+
+impl TryFrom<String> for Sum {
+    type Error = std::num::ParseIntError;
+
+    fn try_from(digits: String) -> Result<Self, Self::Error> {
+        u64::from_str_radix(&digits, 16).map(Self)
+    }
+}
+
+/// A person's decision that another log follows the one that was ingested: offsets name a message
+/// within one log only. Noted with the table and in the ledger of the commit that brought it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acceptance {
+    pub topic: String,
+    pub partition: i32,
+    /// Rows of the new log were ingested after this, in microseconds since 1970 UTC.
+    pub at: i64,
+    /// The offset after the last of the old log in the lake.
+    pub end: i64,
+    /// The first offset of the new log that is ingested.
+    pub start: i64,
+    /// The broker's id of the topic, where it tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_id: Option<String>,
+    /// Why ingestion refused.
+    pub reason: String,
 }
 
 impl Ledger {
@@ -83,6 +146,7 @@ impl Ledger {
             inputs: Vec::new(),
             output_hash: None,
             offsets: Vec::new(),
+            accepted: Vec::new(),
             replayed: Vec::new(),
             rows: 0,
             write_ms: None,

@@ -7,6 +7,7 @@ pub mod details;
 mod durable;
 pub mod ledger;
 mod loaded;
+pub mod logs;
 pub mod objects;
 pub mod replace;
 mod scan;
@@ -292,7 +293,11 @@ impl Snapshot {
 
     /// A property of the table, such as `delta.targetFileSize`.
     pub fn property(&self, key: &str) -> Option<String> {
-        self.eager().metadata().configuration().get(key).cloned()
+        self.properties().get(key).cloned()
+    }
+
+    pub fn properties(&self) -> &HashMap<String, String> {
+        self.eager().metadata().configuration()
     }
 
     pub fn schema(&self) -> SchemaRef {

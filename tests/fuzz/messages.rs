@@ -47,7 +47,15 @@ fn decoder(policy: UnknownFields) -> Decoder {
 
 fn message(payload: &[u8]) -> Message<'_> {
     let payload = Some(payload);
-    Message { partition: 0, offset: 0, timestamp_ms: None, key: None, headers: &[], payload }
+    Message {
+        partition: 0,
+        offset: 0,
+        leader_epoch: None,
+        timestamp_ms: None,
+        key: None,
+        headers: &[],
+        payload,
+    }
 }
 
 /// The first byte chooses the policy, the rest are messages.

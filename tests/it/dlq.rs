@@ -117,7 +117,8 @@ impl Project {
     async fn audit(&self) -> Vec<PartitionAudit> {
         let (app, access) = (self.app(&[]), self.broker.access());
         let kafka: Option<&KafkaAccess> = Some(&access);
-        let auditor = Auditor { lake: &app.lake, engine: &app.engine, pipeline: "default", kafka };
+        let (lake, engine) = (&app.lake, &app.engine);
+        let auditor = Auditor { lake, engine, pipeline: "default", kafka, payloads: true };
         audit(&auditor, app.models.find(&orders()).unwrap()).await.unwrap()
     }
 
@@ -481,6 +482,7 @@ async fn commit_letter(pipeline: &Pipeline, partition: i32, offset: i64) {
     let message = Message {
         partition,
         offset,
+        leader_epoch: None,
         timestamp_ms: Some(TEN_O_CLOCK_MS),
         key: None,
         headers: &[],

@@ -2,7 +2,7 @@
 //! once. Says nothing about Kafka, which a list stands in for; the last test runs the worker itself
 //! on a mock broker.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use flowguard::error::Result;
 use flowguard::ingest::Pipeline;
 use flowguard::ingest::batch::{BatchReport, Written, take_over, write};
 use flowguard::ingest::decode::UnknownFields;
-use flowguard::ingest::open::{Batch, Progress};
+use flowguard::ingest::open::{Batch, Progress, Taken};
 use flowguard::ingest::worker::{self, Until, WorkerReport};
 use flowguard::kafka::{Assignments, Consumer, KafkaAccess, MockBroker, Producer, Record};
 use futures::future::join_all;
@@ -246,8 +246,14 @@ async fn the_checker_sees_a_batch_committed_twice() {
     // A transaction that was skipped: the batch expects what is found, whatever that is.
     let mut repeated = world.take_over(&worker).await.unwrap();
     let found = repeated.0.partitions()[&0].clone();
-    let (rows, dead) = (found.committed, found.dead_committed);
-    repeated.0.restart([(0, Progress::at(0, rows, dead, found.epoch, HashSet::new()))]).unwrap();
+    let taken = Taken {
+        committed: found.committed,
+        dead_committed: found.dead_committed,
+        epoch: found.epoch,
+        mark: found.mark().0,
+        ..Taken::default()
+    };
+    repeated.0.restart([(0, Progress::at(0, taken))]).unwrap();
     write(&worker, batch(&mut repeated)).await.unwrap();
     let wrong = world.verify().await.unwrap_err();
     let first = "(0, 0) Good: found [\"messages 0-0,0,\", \"messages 0-0,0,\"]";
@@ -261,14 +267,16 @@ async fn the_checker_sees_a_batch_that_was_skipped() {
     let world = World::new(slots(&["ggmgg"])).await;
     let worker = world.worker(world.store(NO_FAULT), Header::Wide);
     let mut reader = world.take_over(&worker).await.unwrap();
+    let mut mark = None;
     for is_lost in [false, true, false] {
         let batch = reader.next_batch(&world, 2).unwrap().unwrap();
         if is_lost {
             // The transaction goes on as if the rows had been committed.
             let lost = reader.0.partitions()[&0].clone();
-            let after = Progress::at(lost.next(), Some(2), None, lost.epoch, HashSet::new());
-            reader.0.restart([(0, after)]).unwrap();
+            let taken = Taken { committed: Some(2), epoch: lost.epoch, mark, ..Taken::default() };
+            reader.0.restart([(0, Progress::at(lost.next(), taken))]).unwrap();
         } else {
+            mark = Some(batch.partitions[0].1.mark().1);
             write(&worker, batch).await.unwrap();
         }
     }

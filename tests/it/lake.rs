@@ -13,7 +13,7 @@ use flowguard::error::{ErrorKind, Result};
 use flowguard::interval::{Instant, Range};
 use flowguard::lake::Lake;
 use flowguard::lake::commit::{Advance, Commit, Outcome, commit, ensure_table};
-use flowguard::lake::ledger::{InputVersion, Ledger, OffsetRange};
+use flowguard::lake::ledger::{InputVersion, Ledger, OffsetRange, Sum};
 use flowguard::lake::replace::{Removal, replace_range};
 use flowguard::lake::spec::TableSpec;
 use flowguard::lake::stage::{Staged, Stager};
@@ -321,11 +321,15 @@ async fn every_commit_carries_its_ledger() {
         offsets: vec![OffsetRange {
             topic: "t".into(),
             partition: 1,
+            log: 1,
             start: 2,
             end: 9,
             rows: 5,
             rejects: 1,
             holes: vec![[7, 8]],
+            leader_epoch: Some(3),
+            messages: Some(Sum(u64::MAX)),
+            values: Some(Sum(1)),
         }],
         rows: 1,
         write_ms: Some(3),

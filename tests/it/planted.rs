@@ -2,12 +2,27 @@
 //! checker and by `flowguard audit`, each for itself.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use arrow::array::{ArrayRef, AsArray, BinaryArray, Decimal128Array, RecordBatch, StringArray};
+use arrow::datatypes::{Decimal128Type, Schema};
+use chrono_tz::Tz;
 use flowguard::demo::events::{Event, Options, history};
+use flowguard::engine::storable::conform;
+use flowguard::lake::Lake;
+use flowguard::lake::commit::{Commit, commit};
+use flowguard::lake::ledger::Ledger;
+use flowguard::lake::replace::{files_holding, replace_files, rows_of_files};
+use flowguard::lake::spec::TableSpec;
+use flowguard::lake::stage::Stager;
+use flowguard::lake::store::S3Access;
 use serde_json::{Value, json};
+use url::Url;
+use uuid::Uuid;
 
 use crate::checker::{Verdict, check};
 use crate::program::Project;
+use crate::topic_in_memory::engine;
 use crate::traffic::{Delivered, as_delivered};
 
 /// The program's default.
@@ -39,6 +54,44 @@ impl Planted {
     fn audit(&self) -> (Option<i32>, String) {
         let audit = self.project.run(&["audit", "--offline"]);
         (audit.code, audit.stderr)
+    }
+
+    /// The same with a second look at every value.
+    fn audit_values(&self) -> (Option<i32>, String) {
+        let audit = self.project.run(&["audit", "--offline", "--payloads"]);
+        (audit.code, audit.stderr)
+    }
+
+    /// Rewrites the first file of a table that holds rows of the topic, as another engine might;
+    /// with `adds`, beside the file.
+    async fn rewrite(&self, table: &str, adds: bool, change: impl Fn(RecordBatch) -> RecordBatch) {
+        let root = Url::from_directory_path(self.project.lake()).unwrap();
+        let lake = Lake::open(&root, &S3Access::default()).unwrap();
+        let name = table.parse().unwrap();
+        let snapshot = lake.snapshot(&name).await.unwrap().unwrap();
+        let files = &files_holding(&snapshot, "_topic", "raw.orders.v1")[..1];
+        let rows = engine().session().read_table(rows_of_files(&snapshot, files).await.unwrap());
+        let batches = rows.unwrap().collect().await.unwrap();
+        let spec = TableSpec {
+            name,
+            columns: Arc::new(Schema::new(snapshot.schema().fields().clone())),
+            time: None,
+            partition_by_day: false,
+            timezone: Tz::UTC,
+            key: Vec::new(),
+            doc: None,
+            shape: snapshot.shape().unwrap(),
+        };
+        let mut stager = Stager::new(&lake, &spec).unwrap();
+        for (number, batch) in batches.into_iter().enumerate() {
+            let batch = conform(&batch, &spec.columns).unwrap();
+            let batch = if number == 0 { change(batch) } else { batch };
+            stager.write(&batch).await.unwrap();
+        }
+        let staged = stager.finish().await.unwrap();
+        let removal = (!adds).then(|| replace_files(&snapshot, files).unwrap());
+        let (advances, ledger) = (Vec::new(), Ledger::new("another engine", Uuid::nil()));
+        commit(&lake, &Commit { spec: &spec, staged, removal, advances, ledger }).await.unwrap();
     }
 }
 
@@ -157,7 +210,7 @@ fn a_transaction_ahead_of_its_rows_is_found() {
     assert_eq!((code, said), (Some(1), expected));
 }
 
-/// The tests' checker alone can see this: the audit has no second look at the values.
+/// The audit sees it only where a row was replaced: it has no payloads to read again.
 #[test]
 fn another_value_than_was_delivered_is_found() {
     let mut planted = made();
@@ -175,4 +228,101 @@ fn another_value_than_was_delivered_is_found() {
     let verdict = planted.verdict();
     let counts = (verdict.doubled, verdict.missing, verdict.strange, verdict.changed);
     assert_eq!(counts, (0, 0, 0, 1), "{verdict:#?}");
+}
+
+/// `batch` with one column made anew.
+fn with_column(
+    batch: &RecordBatch,
+    name: &str,
+    change: impl Fn(&ArrayRef) -> ArrayRef,
+) -> RecordBatch {
+    let (at, _) = batch.schema_ref().column_with_name(name).unwrap();
+    let mut columns = batch.columns().to_vec();
+    columns[at] = change(&columns[at]);
+    RecordBatch::try_new(batch.schema(), columns).unwrap()
+}
+
+/// Another engine may compact a table; that alters nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rewritten_files_are_not_altered_ones() {
+    let planted = made();
+    planted.rewrite("bronze.orders_raw", false, |batch| batch).await;
+    planted.rewrite("bronze.dead_letters", false, |batch| batch).await;
+    let audited = "every offset of 9 partitions is accounted for\n".to_owned();
+    assert_eq!(planted.audit_values(), (Some(0), audited));
+}
+
+/// The audit saw offsets alone, and was clean.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_value_is_found() {
+    let planted = made();
+    planted
+        .rewrite("bronze.orders_raw", false, |batch| {
+            with_column(&batch, "price", |prices| {
+                let prices = prices.as_primitive::<Decimal128Type>();
+                let (precision, scale) = (prices.precision(), prices.scale());
+                let others = prices.iter().enumerate();
+                let others = others.map(|(row, price)| Some(price? + i128::from(row == 0)));
+                let others: Decimal128Array = others.collect();
+                Arc::new(others.with_precision_and_scale(precision, scale).unwrap())
+            })
+        })
+        .await;
+    assert_eq!(planted.audit().0, Some(0));
+    let (code, said) = planted.audit_values();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(": 0 doubled, 0 unaccounted, altered "), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_dead_letter_is_found() {
+    let planted = made();
+    planted
+        .rewrite("bronze.dead_letters", false, |batch| {
+            with_column(&batch, "payload", |payloads| {
+                let payloads = payloads.as_binary::<i32>().iter().enumerate();
+                let other =
+                    payloads.map(|(row, bytes)| if row == 0 { Some(&b"{}"[..]) } else { bytes });
+                Arc::new(other.collect::<BinaryArray>())
+            })
+        })
+        .await;
+    assert_eq!(planted.audit().0, Some(0));
+    let (code, said) = planted.audit_values();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("altered"), "{said}");
+}
+
+/// Rows of a topic that was never ingested were not looked at.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_of_another_topic_is_found() {
+    let planted = made();
+    planted
+        .rewrite("bronze.orders_raw", true, |batch| {
+            let batch = batch.slice(0, 1);
+            with_column(&batch, "_topic", |_| Arc::new(StringArray::from(vec!["raw.other.v1"])))
+        })
+        .await;
+    let (code, said) = planted.audit();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("raw.other.v1[") && said.contains(" rows of no message"), "{said}");
+}
+
+/// A row at an offset at which ingestion saw no message, as that of an aborted transaction.
+#[test]
+fn a_row_where_no_message_was_is_found() {
+    let planted = made();
+    let table = planted.table();
+    let version = last_data_version(&table);
+    let mut actions = read_entry(&table, version);
+    let range = actions
+        .iter_mut()
+        .find_map(|action| action.pointer_mut("/commitInfo/flowguard/offsets/0"))
+        .unwrap();
+    let start = range["start"].as_i64().unwrap();
+    range["holes"] = json!([[start, start + 1]]);
+    write_entry(&table, version, &actions);
+    let (code, said) = planted.audit();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("1 rows of no message"), "{said}");
 }

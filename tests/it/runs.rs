@@ -73,6 +73,7 @@ pub async fn add(project: &Project, events: &[(&str, &str, &str)]) {
         let message = Message {
             partition: 0,
             offset: offset as i64,
+            leader_epoch: None,
             timestamp_ms: None,
             key: None,
             headers: &[],

@@ -92,11 +92,7 @@ impl User {
 impl Services {
     /// Client settings of the tests' own producers and consumers.
     pub fn client(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", &self.kafka)
-            .set("topic.metadata.refresh.interval.ms", "500");
-        config
+        client(&self.kafka)
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {
@@ -178,6 +174,18 @@ impl Services {
     }
 }
 
+pub fn client(broker: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", broker).set("topic.metadata.refresh.interval.ms", "500");
+    config
+}
+
+/// Copies a folder's content, which may be large and sparse.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    finish(Command::new("cp").arg("-a").arg(from.join(".")).arg(to)).succeeded();
+}
+
 impl Broker {
     pub fn start() -> Self {
         let folder = TempDir::new().expect("a temporary folder").keep();
@@ -191,6 +199,22 @@ impl Broker {
         let mut command = Command::new(script);
         command.arg(what).arg(folder);
         command
+    }
+
+    /// Stops the broker and copies what it has, to be put back by [`Broker::rolled_back`].
+    pub fn saved(&self) -> TempDir {
+        finish(&mut Self::asked("stop", &self.folder)).succeeded();
+        let saved = TempDir::new().expect("a temporary folder");
+        copy(&self.folder.join("kafka"), saved.path());
+        saved
+    }
+
+    /// Stops the broker and gives it back what it had, as a machine from a backup.
+    pub fn rolled_back(&self, saved: &TempDir) {
+        finish(&mut Self::asked("stop", &self.folder)).succeeded();
+        std::fs::remove_dir_all(self.folder.join("kafka")).expect("the broker's folder");
+        copy(saved.path(), &self.folder.join("kafka"));
+        finish(&mut self.restart()).succeeded();
     }
 
     /// A command that stops the broker and starts it again, where it was and with what it had.

@@ -279,7 +279,8 @@ impl World {
 
     pub async fn audit(&self) -> Vec<PartitionAudit> {
         let (lake, engine) = (self.lake(), engine());
-        let auditor = Auditor { lake: &lake, engine: &engine, pipeline: "test", kafka: None };
+        let auditor =
+            Auditor { lake: &lake, engine: &engine, pipeline: "test", kafka: None, payloads: true };
         audit(&auditor, self.models.get(&table()).unwrap()).await.unwrap()
     }
 
@@ -354,6 +355,7 @@ impl Reader {
                 let message = Received {
                     partition,
                     offset: (next + ahead) as i64,
+                    leader_epoch: None,
                     timestamp_ms: Some(0),
                     key: None,
                     headers: &[],

@@ -20,10 +20,19 @@ pub const METADATA_COLUMNS: [&str; 7] =
 pub struct Message<'a> {
     pub partition: i32,
     pub offset: i64,
+    /// That of the leader which appended it; `None` where the broker does not tell.
+    pub leader_epoch: Option<i32>,
     pub timestamp_ms: Option<i64>,
     pub key: Option<&'a [u8]>,
     pub headers: &'a [(String, Option<Vec<u8>>)],
     pub payload: Option<&'a [u8]>,
+}
+
+/// What a broker's milliseconds are as `_timestamp`. A producer may write anything, nanoseconds for
+/// instance; what no calendar holds is no time.
+pub fn timestamp_of(millis: i64) -> Option<Instant> {
+    let micros = Instant(millis.checked_mul(1_000)?);
+    CALENDAR.contains(micros).then_some(micros)
 }
 
 pub(super) struct Envelope {
@@ -54,9 +63,7 @@ impl Envelope {
     pub(super) fn push(&mut self, message: &Message<'_>, ingested_at_micros: i64) {
         self.partitions.push(message.partition);
         self.offsets.push(message.offset);
-        // A producer may write anything, nanoseconds for instance; what no calendar holds is no time.
-        let micros = message.timestamp_ms.and_then(|millis| millis.checked_mul(1_000));
-        let micros = micros.filter(|micros| CALENDAR.contains(Instant(*micros)));
+        let micros = message.timestamp_ms.and_then(timestamp_of).map(|at| at.0);
         self.timestamps_micros.push(micros.unwrap_or(0));
         self.timestamp_nulls.append(micros.is_some());
         self.keys.push_bytes_or_null(message.key);

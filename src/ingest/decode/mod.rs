@@ -49,7 +49,7 @@ use crate::table::{Column, ColumnType};
 
 pub use self::columns::arrow_type;
 pub use self::dead_letters::DeadLetters;
-pub use self::envelope::{METADATA_COLUMNS, Message};
+pub use self::envelope::{METADATA_COLUMNS, Message, timestamp_of};
 pub use self::reject::{QUOTED_CHARS_MAX, Reject, RejectReason};
 pub use crate::model::UnknownFields;
 

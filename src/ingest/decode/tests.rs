@@ -34,7 +34,15 @@ fn decoder(text: &str, unknown: UnknownFields) -> Decoder {
 
 fn message(payload: &[u8]) -> Message<'_> {
     let payload = Some(payload);
-    Message { partition: 2, offset: 7, timestamp_ms: None, key: None, headers: &[], payload }
+    Message {
+        partition: 2,
+        offset: 7,
+        leader_epoch: None,
+        timestamp_ms: None,
+        key: None,
+        headers: &[],
+        payload,
+    }
 }
 
 /// Every row as `name=value …`, without those columns whose name starts with an underscore.
@@ -436,6 +444,7 @@ fn metadata_says_where_a_message_came_from() {
     let mut decoder = decoder("a int", UnknownFields::Ignore);
     let headers = [("trace".to_owned(), Some(b"\x01".to_vec())), ("none".to_owned(), None)];
     let full = Message {
+        leader_epoch: None,
         timestamp_ms: Some(1_500),
         key: Some(b"k"),
         headers: &headers,

@@ -1,0 +1,380 @@
+//! Proves from the tables alone that every offset is accounted for exactly once, in bronze or in
+//! the dead letters; with a broker at hand, also that nothing below its watermarks is missing, that
+//! its log is the one that was ingested, and that it has no message where the commits say so. With
+//! payloads, also that rows and messages are those that were ingested. Changes nothing.
+//!
+//! `recorded` is what the commits say, `offsets` what the tables hold, `values` their rows, `broker`
+//! what the log has.
+
+mod broker;
+mod offsets;
+mod recorded;
+mod values;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use self::broker::Log;
+use self::offsets::{Letters, Offsets, foreign_rows, read_offsets};
+use self::recorded::{Place, Recorded, recorded, subtract};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::ingest::mark::Mark;
+use crate::ingest::refusal;
+use crate::kafka::{KafkaAccess, Probe};
+use crate::lake::commit::{mark_id, offsets_id, topic_id_key};
+use crate::lake::logs::Logs;
+use crate::lake::{Lake, Snapshot};
+use crate::model::{Model, dead_letters};
+
+/// Ranges listed per partition; the counts cover all of them.
+const RANGES_SHOWN_MAX: usize = 20;
+
+/// One log of one partition of one topic. Ranges are `[first, after the last)`.
+#[derive(Debug, Clone, Default, Serialize, PartialEq, Eq)]
+pub struct PartitionAudit {
+    pub table: String,
+    pub topic: String,
+    pub partition: i32,
+    /// Counts up with each log that `flowguard ingest accept` went on with.
+    pub log: u32,
+    /// First and last offset found in bronze or the dead letters.
+    pub first: Option<i64>,
+    pub last: Option<i64>,
+    pub rows: u64,
+    pub rejects: u64,
+    /// Rejects at or after `next`: the rows beside them have not landed yet, and whoever reads those
+    /// offsets passes over these.
+    pub early: u64,
+    /// Dead letters that a replay put into bronze and has not deleted yet; the next one does.
+    pub moving: u64,
+    /// Offsets found more than once, counted for each time too many.
+    pub duplicates: u64,
+    /// Rows that no message can have become: at an offset without one, or of a topic that was never
+    /// ingested into the table.
+    pub foreign: u64,
+    /// Offsets between the first and the next at which there is nothing.
+    pub gaps: u64,
+    /// Those of them that the broker had no message at: control records, or compacted ones.
+    pub explained: u64,
+    /// Those of them that nothing explains, and offsets that the broker holds below the first.
+    pub unaccounted: u64,
+    pub unaccounted_ranges: Vec<[i64; 2]>,
+    /// With payloads: ranges whose rows, letters or messages are not those that were ingested.
+    pub altered_ranges: Vec<[i64; 2]>,
+    /// With payloads: rows and letters that no sum covers, since older versions wrote them or their
+    /// commits are gone from the log.
+    pub unchecked_rows: u64,
+    /// With payloads and a broker: offsets of which it no longer has what was ingested.
+    pub unchecked_offsets: u64,
+    /// The next offset that the table's transaction names.
+    pub next: Option<i64>,
+    /// The broker's watermarks, when it was asked.
+    pub low: Option<i64>,
+    pub high: Option<i64>,
+    /// Offsets up to the high watermark that are still to be ingested.
+    pub lag: Option<i64>,
+    /// Why the broker's log is not the one that was ingested; ingestion refuses it too.
+    pub other_log: Option<String>,
+}
+
+impl PartitionAudit {
+    pub fn is_clean(&self) -> bool {
+        self.duplicates == 0
+            && self.unaccounted == 0
+            && self.foreign == 0
+            && self.altered_ranges.is_empty()
+            && self.other_log.is_none()
+    }
+}
+
+/// What the audit works on.
+pub struct Auditor<'a> {
+    pub lake: &'a Lake,
+    pub engine: &'a Engine,
+    /// Whose transactions count.
+    pub pipeline: &'a str,
+    /// Asked for watermarks and about gaps, when given.
+    pub kafka: Option<&'a KafkaAccess>,
+    /// Whether every row, and with a broker every message, is read again.
+    pub payloads: bool,
+}
+
+/// Every partition of the model's topic that the lake or the broker knows, and of the topics that
+/// were ingested into its table before.
+pub async fn audit(auditor: &Auditor<'_>, model: &Model) -> Result<Vec<PartitionAudit>> {
+    let Some(source) = model.topic() else { return Ok(Vec::new()) };
+    // Letters are committed before the rows of their batch, and deleted after their own row: seen
+    // before and after the table, none is missed whatever ends in between.
+    let dead_before = auditor.lake.snapshot(&dead_letters()).await?;
+    let bronze = auditor.lake.snapshot(&model.name).await?;
+    let dead =
+        Letters { before: dead_before, after: auditor.lake.snapshot(&dead_letters()).await? };
+    // After the table: a log that goes on growing ends at least where the table does.
+    let broker = match auditor.kafka {
+        Some(kafka) => Some(Broker::ask(kafka, &source.topic).await?),
+        None => None,
+    };
+    let recorded = match &bronze {
+        Some(bronze) => recorded(bronze).await?,
+        None => BTreeMap::new(),
+    };
+    let mut topics: BTreeSet<String> = recorded.keys().cloned().collect();
+    topics.extend(bronze.iter().flat_map(ingested_topics));
+    topics.insert(source.topic.clone());
+    let mut audits = Vec::new();
+    for topic in &topics {
+        let none = BTreeMap::new();
+        let subject = Subject {
+            auditor,
+            model,
+            topic,
+            bronze: bronze.as_ref(),
+            dead: &dead,
+            broker: broker.as_ref().filter(|_| *topic == source.topic),
+            logs: Logs::of(bronze.as_ref(), topic)?,
+            recorded: recorded.get(topic).unwrap_or(&none),
+        };
+        audits.extend(subject.audit().await?);
+    }
+    if let Some(bronze) = &bronze {
+        audits.extend(foreign_rows(auditor, model, bronze, &topics).await?);
+    }
+    Ok(audits)
+}
+
+/// Topics whose id is noted with the table.
+fn ingested_topics(bronze: &Snapshot) -> Vec<String> {
+    let prefix = topic_id_key("");
+    let topics = bronze.properties().keys().filter_map(|key| key.strip_prefix(&prefix));
+    topics.map(str::to_owned).collect()
+}
+
+/// What the broker says of a topic, and the way to ask for more.
+struct Broker {
+    probe: Arc<Probe>,
+    watermarks: BTreeMap<i32, (i64, i64)>,
+    topic_id: Option<String>,
+}
+
+impl Broker {
+    async fn ask(kafka: &KafkaAccess, topic: &str) -> Result<Self> {
+        let (kafka, topic) = (kafka.clone(), topic.to_owned());
+        blocking(move || {
+            let probe = Arc::new(kafka.probe()?);
+            let watermarks = probe.watermarks(&topic)?;
+            let topic_id = probe.topic_id(&topic);
+            Ok(Self { probe, watermarks, topic_id })
+        })
+        .await
+    }
+}
+
+/// One topic of one table.
+struct Subject<'a> {
+    auditor: &'a Auditor<'a>,
+    model: &'a Model,
+    topic: &'a str,
+    bronze: Option<&'a Snapshot>,
+    dead: &'a Letters,
+    broker: Option<&'a Broker>,
+    logs: Logs,
+    recorded: &'a BTreeMap<Place, Recorded>,
+}
+
+impl Subject<'_> {
+    async fn audit(&self) -> Result<Vec<PartitionAudit>> {
+        let mut found = read_offsets(self).await?;
+        let partitions = self.broker.iter().flat_map(|broker| broker.watermarks.keys());
+        for partition in partitions {
+            found.entry((*partition, self.logs.newest(*partition))).or_default();
+        }
+        // A partition of which nothing is left must not pass for one that was never read.
+        for place in self.recorded.keys() {
+            found.entry(*place).or_default();
+        }
+        let mut sums = match self.auditor.payloads {
+            true => Some(values::read(self).await?),
+            false => None,
+        };
+        let mut audits = Vec::new();
+        for (place, offsets) in found {
+            let mut audit = self.partition(place, offsets).await?;
+            if let Some((altered, unchecked)) = sums.as_mut().and_then(|sums| sums.remove(&place)) {
+                audit.altered_ranges.extend(altered);
+                audit.unchecked_rows = unchecked;
+            }
+            for ranges in [&mut audit.unaccounted_ranges, &mut audit.altered_ranges] {
+                ranges.sort_unstable();
+                ranges.dedup();
+                ranges.truncate(RANGES_SHOWN_MAX);
+            }
+            audits.push(audit);
+        }
+        Ok(audits)
+    }
+
+    async fn partition(&self, place: Place, offsets: Offsets) -> Result<PartitionAudit> {
+        let (partition, log) = place;
+        let is_newest = log == self.logs.newest(partition);
+        let broker = self.broker.filter(|_| is_newest);
+        let bounds = broker.and_then(|broker| broker.watermarks.get(&partition).copied());
+        let mut audit = PartitionAudit {
+            table: self.model.name.to_string(),
+            topic: self.topic.to_owned(),
+            partition,
+            log,
+            first: offsets.first,
+            last: offsets.last,
+            rows: offsets.rows,
+            rejects: offsets.rejects,
+            early: offsets.early,
+            moving: offsets.moving,
+            duplicates: offsets.duplicates,
+            foreign: offsets.foreign,
+            next: self.next(place).await?,
+            low: bounds.map(|(low, _)| low),
+            high: bounds.map(|(_, high)| high),
+            ..PartitionAudit::default()
+        };
+        let (Some(broker), Some(bounds)) = (broker, bounds) else {
+            account(&mut audit, offsets.gaps, self.recorded.get(&place), None).await?;
+            return Ok(audit);
+        };
+        audit.other_log = self.other_log(broker, partition, audit.next, bounds).await?;
+        // What another log has at these offsets says nothing about the one that was ingested.
+        let log = Log { probe: &broker.probe, topic: self.topic, partition, bounds };
+        let log = Some(log).filter(|_| audit.other_log.is_none());
+        account(&mut audit, offsets.gaps, self.recorded.get(&place), log.as_ref()).await?;
+        if let (Some(log), Some(recorded)) = (log, self.recorded.get(&place)) {
+            log.compare(&mut audit, recorded, self.auditor.payloads).await?;
+        }
+        Ok(audit)
+    }
+
+    /// The offset after the last of a log.
+    async fn next(&self, (partition, log): Place) -> Result<Option<i64>> {
+        let ended = self.logs.of_partition(partition).nth(log as usize);
+        match (ended, self.bronze) {
+            (Some(accepted), _) => Ok(Some(accepted.end)),
+            (None, Some(bronze)) => {
+                let id = offsets_id(self.auditor.pipeline, self.topic, partition);
+                bronze.transaction(&id).await
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Why the broker's log is not the one that was ingested.
+    async fn other_log(
+        &self,
+        broker: &Broker,
+        partition: i32,
+        next: Option<i64>,
+        bounds: (i64, i64),
+    ) -> Result<Option<String>> {
+        let (Some(bronze), Some(next)) = (self.bronze, next) else { return Ok(None) };
+        let known = bronze.property(&topic_id_key(self.topic));
+        if let (Some(known), Some(found)) = (&known, &broker.topic_id)
+            && known != found
+        {
+            return Ok(Some(refusal::recreated(known, found)));
+        }
+        if next > bounds.1 {
+            return Ok(refusal::bounds(next, bounds));
+        }
+        let id = mark_id(self.auditor.pipeline, self.topic, partition);
+        let Some(mark) = bronze.transaction(&id).await?.and_then(Mark::unpack) else {
+            return Ok(None);
+        };
+        let (probe, topic) = (Arc::clone(&broker.probe), self.topic.to_owned());
+        blocking(move || refusal::of_mark(&probe, (&topic, partition), (mark, next), bounds.0))
+            .await
+    }
+}
+
+/// Decides about every gap: inside, at the tail up to the recorded next offset, and before the
+/// first offset down to where ingestion began and to the broker's low watermark.
+async fn account(
+    audit: &mut PartitionAudit,
+    mut gaps: Vec<[i64; 2]>,
+    recorded: Option<&Recorded>,
+    log: Option<&Log<'_>>,
+) -> Result<()> {
+    let after_last = audit.last.map(|last| last + 1);
+    match (after_last, audit.next) {
+        (Some(after), Some(next)) if next > after => gaps.push([after, next]),
+        // Rows beyond the recorded offset would be ingested again.
+        (Some(after), next) if next.unwrap_or(0) < after => {
+            audit.unaccounted_ranges.push([next.unwrap_or(0), after]);
+            audit.unaccounted += (after - next.unwrap_or(0)).unsigned_abs();
+        }
+        _ => {}
+    }
+    let begin = recorded.and_then(|recorded| recorded.begin());
+    // Of a log that was accepted, ingestion began where a person said.
+    let low = audit.low.filter(|_| audit.log == 0);
+    if let (Some(begin), Some(first)) =
+        ([low, begin].into_iter().flatten().min(), audit.first.or(audit.next))
+        && begin < first
+    {
+        gaps.push([begin, first]);
+    }
+    // What the broker deleted before it was ingested.
+    if let (Some(low), Some(next)) = (audit.low, audit.next)
+        && next < low
+    {
+        gaps.push([next, low]);
+    }
+    audit.gaps = gaps.iter().map(|[start, end]| (end - start).unsigned_abs()).sum();
+    let holes = recorded.map_or(&[] as &[[i64; 2]], Recorded::holes);
+    let mut unexplained = 0;
+    for gap in gaps {
+        for open in subtract(gap, holes) {
+            let is_empty = match log {
+                Some(log) => log.is_empty(open).await?,
+                None => false,
+            };
+            if !is_empty {
+                unexplained += (open[1] - open[0]).unsigned_abs();
+                audit.unaccounted_ranges.push(open);
+            }
+        }
+    }
+    audit.unaccounted += unexplained;
+    audit.explained = audit.gaps - unexplained;
+    audit.lag = audit.high.map(|high| {
+        let next = audit.next.or(audit.low).unwrap_or(0);
+        (high - next).max(0)
+    });
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|source| Error::internal("asking Kafka stopped").source(source))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn messages_deleted_before_they_were_ingested_passed_the_audit() {
+        let mut audit = PartitionAudit {
+            first: Some(0),
+            last: Some(4),
+            next: Some(5),
+            low: Some(7),
+            high: Some(8),
+            ..PartitionAudit::default()
+        };
+        account(&mut audit, Vec::new(), None, None).await.unwrap();
+        assert_eq!((audit.unaccounted_ranges, audit.unaccounted), (vec![[5, 7]], 2));
+    }
+}

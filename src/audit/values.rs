@@ -1,0 +1,100 @@
+//! Whether rows and letters are still those that were written: their sums against those of the
+//! commits.
+
+use std::collections::BTreeMap;
+
+use arrow::array::AsArray;
+use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
+use datafusion::prelude::col;
+use futures::StreamExt;
+
+use super::Subject;
+use super::offsets::rows_of;
+use super::recorded::{OffsetSpan, Place, Recorded, recorded};
+use crate::engine::fault::engine_error;
+use crate::error::Result;
+use crate::ingest::values::row_hashes;
+use crate::lake::Snapshot;
+use crate::lake::ledger::Sum;
+use crate::lake::spec::DAY_COLUMN;
+
+/// Of one log of a partition: ranges whose rows are others, and how many rows no sum covers.
+pub type Verdict = (Vec<OffsetSpan>, u64);
+
+/// Reads all rows and letters of the topic.
+pub async fn read(subject: &Subject<'_>) -> Result<BTreeMap<Place, Verdict>> {
+    let mut verdicts = BTreeMap::new();
+    if let Some(bronze) = subject.bronze {
+        compare(subject, bronze, subject.recorded, &mut verdicts).await?;
+    }
+    if let Some(dead) = &subject.dead.after {
+        let mut letters = recorded(dead).await?.remove(subject.topic).unwrap_or_default();
+        // Which letters are left of those batches is not noted.
+        for recorded in letters.values_mut() {
+            let replayed = std::mem::take(&mut recorded.replayed);
+            let is_left = |start: i64, end: i64| {
+                replayed.iter().any(|range| range.start < end && start < range.end)
+            };
+            for batch in &mut recorded.batches {
+                if is_left(batch.start, batch.end) {
+                    batch.values = None;
+                }
+            }
+        }
+        compare(subject, dead, &letters, &mut verdicts).await?;
+    }
+    Ok(verdicts)
+}
+
+async fn compare(
+    subject: &Subject<'_>,
+    table: &Snapshot,
+    recorded: &BTreeMap<Place, Recorded>,
+    verdicts: &mut BTreeMap<Place, Verdict>,
+) -> Result<()> {
+    let doing = format!("cannot audit `{}`", table.name());
+    let failed = |error| engine_error(&doing, error);
+    let expected: BTreeMap<Place, Vec<(OffsetSpan, Option<Sum>)>> =
+        recorded.iter().map(|(place, recorded)| (*place, recorded.sums())).collect();
+    let mut found: BTreeMap<Place, Vec<Sum>> =
+        expected.iter().map(|(place, spans)| (*place, vec![Sum::default(); spans.len()])).collect();
+    let session = subject.auditor.engine.session();
+    let schema = table.schema();
+    let names = schema.fields().iter().map(|field| field.name().as_str());
+    let columns: Vec<_> = names
+        .filter(|name| *name != DAY_COLUMN)
+        .map(|name| col(datafusion::common::Column::from_name(name)))
+        .collect();
+    let rows = rows_of(&session, table, subject.topic).await.map_err(failed)?;
+    let mut rows = rows.select(columns).map_err(failed)?.execute_stream().await.map_err(failed)?;
+    while let Some(batch) = rows.next().await {
+        let batch = batch.map_err(failed)?;
+        let hashes = row_hashes(&batch)?;
+        let column = |name| batch.column_by_name(name).expect("every table of messages has it");
+        let partitions = column("_partition").as_primitive::<Int32Type>().values();
+        let offsets = column("_offset").as_primitive::<Int64Type>().values();
+        let ingested = column("_ingested_at").as_primitive::<TimestampMicrosecondType>().values();
+        for (row, hash) in hashes.into_iter().enumerate() {
+            let partition = partitions[row];
+            let place = (partition, subject.logs.number(partition, ingested[row]));
+            let spans = expected.get(&place).map_or(&[] as &[_], Vec::as_slice);
+            let at = spans.partition_point(|(span, _)| span[0] <= offsets[row]);
+            match at.checked_sub(1).filter(|at| offsets[row] < spans[*at].0[1]) {
+                Some(at) if spans[at].1.is_some() => {
+                    if let Some(sums) = found.get_mut(&place) {
+                        sums[at].add(hash);
+                    }
+                }
+                _ => verdicts.entry(place).or_default().1 += 1,
+            }
+        }
+    }
+    for (place, spans) in expected {
+        let differs = |((span, sum), found): ((OffsetSpan, Option<Sum>), &Sum)| {
+            sum.is_some_and(|sum| sum != *found).then_some(span)
+        };
+        let altered = spans.into_iter().zip(&found[&place]).filter_map(differs);
+        verdicts.entry(place).or_default().0.extend(altered);
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! How a message is known again: a log that lost its tail and grew anew has other messages at the
+//! offsets that the lake holds, which no offset and no watermark can tell.
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::decode::Message;
+use crate::kafka::{HeaderList, Received};
+
+/// What librdkafka handed over, with its headers.
+pub fn message_of<'a>(received: &Received<'a>, headers: &'a HeaderList) -> Message<'a> {
+    Message {
+        partition: received.partition(),
+        offset: received.offset(),
+        leader_epoch: received.leader_epoch(),
+        timestamp_ms: received.timestamp_ms(),
+        key: received.key(),
+        headers,
+        payload: received.payload(),
+    }
+}
+
+/// Everything of a message that its log keeps: where it is, who appended it and when, its bytes.
+pub fn message_hash(message: &Message<'_>) -> u64 {
+    let place = mix(message.partition as u64, message.offset as u64);
+    let epoch = message.leader_epoch.map_or(u64::MAX, |epoch| epoch as u64);
+    let time = message.timestamp_ms.map_or(u64::MAX, |millis| millis as u64);
+    let mut hash = mix(place, mix(epoch, time));
+    let headers = message.headers.iter();
+    let headers = headers.flat_map(|(name, value)| [Some(name.as_bytes()), value.as_deref()]);
+    for bytes in [message.key, message.payload].into_iter().chain(headers) {
+        hash = match bytes {
+            Some(bytes) => xxh3_64_with_seed(bytes, hash),
+            None => mix(hash, 1),
+        };
+    }
+    hash
+}
+
+/// One number of two, by a multiplication whose halves are folded (as in wyhash, public domain).
+pub fn mix(a: u64, b: u64) -> u64 {
+    let product = u128::from(a ^ 0xA076_1D64_78BD_642F) * u128::from(b ^ 0xE703_7ED1_A0B4_28DB);
+    (product as u64) ^ ((product >> 64) as u64)
+}
+
+/// The last message before an offset: how far before, and its hash without the low bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    distance: u8,
+    hash: u64,
+}
+
+const DISTANCE_BITS: u64 = 0xff;
+
+impl Mark {
+    /// `None` if the message is too far before `next`, behind more offsets without messages than a
+    /// mark can say.
+    pub fn new(next: i64, offset: i64, hash: u64) -> Option<Self> {
+        let distance = u8::try_from(next - offset).ok().filter(|distance| *distance > 0)?;
+        Some(Self { distance, hash: hash & !DISTANCE_BITS })
+    }
+
+    /// As the value of a transaction; no mark is 0.
+    pub fn pack(mark: Option<Self>) -> i64 {
+        mark.map_or(0, |mark| (mark.hash | u64::from(mark.distance)) as i64)
+    }
+
+    /// The inverse of [`Mark::pack`].
+    pub fn unpack(value: i64) -> Option<Self> {
+        let value = value as u64;
+        let distance = (value & DISTANCE_BITS) as u8;
+        (distance > 0).then_some(Self { distance, hash: value & !DISTANCE_BITS })
+    }
+
+    /// Where the message is that `next` follows.
+    pub fn offset(self, next: i64) -> i64 {
+        next - i64::from(self.distance)
+    }
+
+    /// Without the low bits, as [`Mark::new`] takes it.
+    pub fn hash(self) -> u64 {
+        self.hash
+    }
+
+    /// Whether a message of this hash can be the one.
+    pub fn is_of(self, hash: u64) -> bool {
+        self.hash == hash & !DISTANCE_BITS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_survives_the_lake() {
+        for (next, offset) in [(1, 0), (300, 299), (300, 45)] {
+            let mark = Mark::new(next, offset, 0x0123_4567_89ab_cdef);
+            assert_eq!(Mark::unpack(Mark::pack(mark)), mark);
+            assert_eq!(mark.unwrap().offset(next), offset);
+            assert!(mark.unwrap().is_of(0x0123_4567_89ab_cdef));
+            assert!(!mark.unwrap().is_of(0x1123_4567_89ab_cdef));
+        }
+        assert_eq!(Mark::unpack(Mark::pack(None)), None);
+        assert_eq!(Mark::new(300, 44, 1), None);
+    }
+
+    #[test]
+    fn whatever_a_log_keeps_of_a_message_is_in_its_hash() {
+        let headers = [("a".to_owned(), None)];
+        let message = Message {
+            partition: 1,
+            offset: 7,
+            leader_epoch: Some(2),
+            timestamp_ms: Some(5),
+            key: Some(b"k"),
+            headers: &headers,
+            payload: Some(b"p"),
+        };
+        let others = [
+            Message { partition: 2, ..message },
+            Message { offset: 8, ..message },
+            Message { leader_epoch: Some(3), ..message },
+            Message { leader_epoch: None, ..message },
+            Message { timestamp_ms: Some(6), ..message },
+            Message { key: None, ..message },
+            Message { key: Some(b""), ..message },
+            Message { headers: &[], ..message },
+            Message { payload: None, ..message },
+            Message { payload: Some(b""), ..message },
+        ];
+        let mut hashes: Vec<u64> = others.iter().chain([&message]).map(message_hash).collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), others.len() + 1);
+    }
+}

@@ -1,0 +1,103 @@
+//! A client that asks a cluster about a topic and reads stretches of it, outside of any group.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::access::{
+    KafkaAccess, METADATA_TIMEOUT, is_fatal, kafka_error, log_line, watermarks_of,
+};
+use super::consumer::Received;
+use super::native::RawMessage;
+use super::topic_id;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Silence of a broker that should have a message, or the end of the log, to hand out.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+const POLL_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// One client; each method may be called from any thread, [`Probe::read`] by one at a time.
+pub struct Probe {
+    client: BaseConsumer<Quiet>,
+    has_no_topic_ids: bool,
+}
+
+impl Probe {
+    pub(super) fn new(access: &KafkaAccess) -> Result<Self> {
+        let client = access
+            .consumer_config("flowguard-probe")
+            .create_with_context(Quiet)
+            .map_err(|error| kafka_error("cannot use Kafka", error))?;
+        Ok(Self { client, has_no_topic_ids: access.has_no_topic_ids })
+    }
+
+    /// Low and high watermark of every partition of `topic`; the high one is the last stable
+    /// offset, behind which no open transaction hides.
+    pub fn watermarks(&self, topic: &str) -> Result<BTreeMap<i32, (i64, i64)>> {
+        watermarks_of(self.client.client(), topic)
+    }
+
+    /// The id that the broker gave `topic` when it was created; `None` when it does not tell.
+    pub fn topic_id(&self, topic: &str) -> Option<String> {
+        if self.has_no_topic_ids {
+            return None;
+        }
+        topic_id::topic_id(self.client.client().native_ptr(), topic, METADATA_TIMEOUT)
+    }
+
+    /// Hands the messages of `[start, end)` that a read_committed consumer sees to `take`, in order,
+    /// until it breaks or none is left. `start` must be within the log.
+    pub fn read(
+        &self,
+        (topic, partition): (&str, i32),
+        [start, end]: [i64; 2],
+        mut take: impl FnMut(&Received<'_>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        if start >= end {
+            return Ok(());
+        }
+        let failed =
+            |error| kafka_error(&format!("cannot read `{topic}` partition {partition}"), error);
+        let mut from = TopicPartitionList::new();
+        from.add_partition_offset(topic, partition, Offset::Offset(start)).map_err(failed)?;
+        self.client.assign(&from).map_err(failed)?;
+        let mut heard = Instant::now();
+        while heard.elapsed() < SILENCE_MAX {
+            match self.client.poll(POLL_TIMEOUT) {
+                Some(Ok(message)) => {
+                    let received = Received::new(RawMessage::of(&message));
+                    if received.offset() >= end || take(&received).is_break() {
+                        return Ok(());
+                    }
+                    heard = Instant::now();
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+                Some(Err(error)) if is_fatal(&error) => return Err(failed(error)),
+                Some(Err(_)) | None => {}
+            }
+        }
+        let message = format!("`{topic}` partition {partition} did not answer from {start} on");
+        Err(Error::new(ErrorKind::Unavailable, message))
+    }
+}
+
+/// Logs in our words and leaves metrics alone.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka client error");
+    }
+}
+
+impl ConsumerContext for Quiet {}
