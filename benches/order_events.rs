@@ -77,6 +77,7 @@ pub fn columns() -> Vec<Column> {
         column_type: column_type.parse().expect("the type is spelled right"),
         not_null,
         doc: None,
+        was: None,
     })
     .to_vec()
 }

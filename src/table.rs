@@ -182,6 +182,8 @@ pub struct Column {
     pub column_type: ColumnType,
     pub not_null: bool,
     pub doc: Option<String>,
+    /// The name that the column had before.
+    pub was: Option<String>,
 }
 
 #[cfg(test)]

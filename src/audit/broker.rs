@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::recorded::{OffsetSpan, Recorded};
-use super::{PartitionAudit, blocking};
+use super::report::PartitionAudit;
+use super::subject::blocking;
 use crate::error::Result;
 use crate::ingest::mark::{message_hash, message_of};
 use crate::kafka::Probe;

@@ -3,104 +3,32 @@
 //! its log is the one that was ingested, and that it has no message where the commits say so. With
 //! payloads, also that rows and messages are those that were ingested. Changes nothing.
 //!
-//! `recorded` is what the commits say, `offsets` what the tables hold, `values` their rows, `broker`
+//! `subject` is what is looked at, `recorded` is what the commits say, `offsets` what the tables hold, `values` their rows, `broker`
 //! what the log has.
 
 mod broker;
 mod offsets;
 mod recorded;
+mod report;
+mod subject;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-
-use serde::Serialize;
 
 use self::broker::Log;
-use self::offsets::{Letters, Offsets, foreign_rows, read_offsets};
+use self::offsets::{Offsets, foreign_rows, read_offsets};
 use self::recorded::{Place, Recorded, recorded, subtract};
-use crate::engine::Engine;
-use crate::error::{Error, Result};
-use crate::ingest::mark::Mark;
-use crate::ingest::refusal;
-use crate::kafka::{KafkaAccess, Probe};
-use crate::lake::commit::{mark_id, offsets_id, topic_id_key};
+pub use self::report::PartitionAudit;
+pub use self::subject::Auditor;
+use self::subject::{Broker, Letters, Subject};
+use crate::error::Result;
+use crate::lake::Snapshot;
+use crate::lake::commit::topic_id_key;
 use crate::lake::logs::Logs;
-use crate::lake::{Lake, Snapshot};
 use crate::model::{Model, dead_letters};
 
 /// Ranges listed per partition; the counts cover all of them.
 const RANGES_SHOWN_MAX: usize = 20;
-
-/// One log of one partition of one topic. Ranges are `[first, after the last)`.
-#[derive(Debug, Clone, Default, Serialize, PartialEq, Eq)]
-pub struct PartitionAudit {
-    pub table: String,
-    pub topic: String,
-    pub partition: i32,
-    /// Counts up with each log that `flowguard ingest accept` went on with.
-    pub log: u32,
-    /// First and last offset found in bronze or the dead letters.
-    pub first: Option<i64>,
-    pub last: Option<i64>,
-    pub rows: u64,
-    pub rejects: u64,
-    /// Rejects at or after `next`: the rows beside them have not landed yet, and whoever reads those
-    /// offsets passes over these.
-    pub early: u64,
-    /// Dead letters that a replay put into bronze and has not deleted yet; the next one does.
-    pub moving: u64,
-    /// Offsets found more than once, counted for each time too many.
-    pub duplicates: u64,
-    /// Rows that no message can have become: at an offset without one, or of a topic that was never
-    /// ingested into the table.
-    pub foreign: u64,
-    /// Offsets between the first and the next at which there is nothing.
-    pub gaps: u64,
-    /// Those of them that the broker had no message at: control records, or compacted ones.
-    pub explained: u64,
-    /// Those of them that nothing explains, and offsets that the broker holds below the first.
-    pub unaccounted: u64,
-    pub unaccounted_ranges: Vec<[i64; 2]>,
-    /// With payloads: ranges whose rows, letters or messages are not those that were ingested.
-    pub altered_ranges: Vec<[i64; 2]>,
-    /// With payloads: rows and letters that no sum covers, since older versions wrote them or their
-    /// commits are gone from the log.
-    pub unchecked_rows: u64,
-    /// With payloads and a broker: offsets of which it no longer has what was ingested.
-    pub unchecked_offsets: u64,
-    /// The next offset that the table's transaction names.
-    pub next: Option<i64>,
-    /// The broker's watermarks, when it was asked.
-    pub low: Option<i64>,
-    pub high: Option<i64>,
-    /// Offsets up to the high watermark that are still to be ingested.
-    pub lag: Option<i64>,
-    /// Why the broker's log is not the one that was ingested; ingestion refuses it too.
-    pub other_log: Option<String>,
-}
-
-impl PartitionAudit {
-    pub fn is_clean(&self) -> bool {
-        self.duplicates == 0
-            && self.unaccounted == 0
-            && self.foreign == 0
-            && self.altered_ranges.is_empty()
-            && self.other_log.is_none()
-    }
-}
-
-/// What the audit works on.
-pub struct Auditor<'a> {
-    pub lake: &'a Lake,
-    pub engine: &'a Engine,
-    /// Whose transactions count.
-    pub pipeline: &'a str,
-    /// Asked for watermarks and about gaps, when given.
-    pub kafka: Option<&'a KafkaAccess>,
-    /// Whether every row, and with a broker every message, is read again.
-    pub payloads: bool,
-}
 
 /// Every partition of the model's topic that the lake or the broker knows, and of the topics that
 /// were ingested into its table before.
@@ -150,38 +78,6 @@ fn ingested_topics(bronze: &Snapshot) -> Vec<String> {
     let prefix = topic_id_key("");
     let topics = bronze.properties().keys().filter_map(|key| key.strip_prefix(&prefix));
     topics.map(str::to_owned).collect()
-}
-
-/// What the broker says of a topic, and the way to ask for more.
-struct Broker {
-    probe: Arc<Probe>,
-    watermarks: BTreeMap<i32, (i64, i64)>,
-    topic_id: Option<String>,
-}
-
-impl Broker {
-    async fn ask(kafka: &KafkaAccess, topic: &str) -> Result<Self> {
-        let (kafka, topic) = (kafka.clone(), topic.to_owned());
-        blocking(move || {
-            let probe = Arc::new(kafka.probe()?);
-            let watermarks = probe.watermarks(&topic)?;
-            let topic_id = probe.topic_id(&topic);
-            Ok(Self { probe, watermarks, topic_id })
-        })
-        .await
-    }
-}
-
-/// One topic of one table.
-struct Subject<'a> {
-    auditor: &'a Auditor<'a>,
-    model: &'a Model,
-    topic: &'a str,
-    bronze: Option<&'a Snapshot>,
-    dead: &'a Letters,
-    broker: Option<&'a Broker>,
-    logs: Logs,
-    recorded: &'a BTreeMap<Place, Recorded>,
 }
 
 impl Subject<'_> {
@@ -253,46 +149,6 @@ impl Subject<'_> {
         }
         Ok(audit)
     }
-
-    /// The offset after the last of a log.
-    async fn next(&self, (partition, log): Place) -> Result<Option<i64>> {
-        let ended = self.logs.of_partition(partition).nth(log as usize);
-        match (ended, self.bronze) {
-            (Some(accepted), _) => Ok(Some(accepted.end)),
-            (None, Some(bronze)) => {
-                let id = offsets_id(self.auditor.pipeline, self.topic, partition);
-                bronze.transaction(&id).await
-            }
-            (None, None) => Ok(None),
-        }
-    }
-
-    /// Why the broker's log is not the one that was ingested.
-    async fn other_log(
-        &self,
-        broker: &Broker,
-        partition: i32,
-        next: Option<i64>,
-        bounds: (i64, i64),
-    ) -> Result<Option<String>> {
-        let (Some(bronze), Some(next)) = (self.bronze, next) else { return Ok(None) };
-        let known = bronze.property(&topic_id_key(self.topic));
-        if let (Some(known), Some(found)) = (&known, &broker.topic_id)
-            && known != found
-        {
-            return Ok(Some(refusal::recreated(known, found)));
-        }
-        if next > bounds.1 {
-            return Ok(refusal::bounds(next, bounds));
-        }
-        let id = mark_id(self.auditor.pipeline, self.topic, partition);
-        let Some(mark) = bronze.transaction(&id).await?.and_then(Mark::unpack) else {
-            return Ok(None);
-        };
-        let (probe, topic) = (Arc::clone(&broker.probe), self.topic.to_owned());
-        blocking(move || refusal::of_mark(&probe, (&topic, partition), (mark, next), bounds.0))
-            .await
-    }
 }
 
 /// Decides about every gap: inside, at the tail up to the recorded next offset, and before the
@@ -350,14 +206,6 @@ async fn account(
         (high - next).max(0)
     });
     Ok(())
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|source| Error::internal("asking Kafka stopped").source(source))?
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use datafusion::prelude::{DataFrame, SessionContext, col, lit};
 use futures::StreamExt;
 
 use super::recorded::Place;
-use super::{Auditor, PartitionAudit, Subject};
+use super::report::PartitionAudit;
+use super::subject::{Auditor, Subject};
 use crate::engine::fault::engine_error;
 use crate::error::Result;
 use crate::ingest::batch::later_than;
@@ -95,8 +96,7 @@ pub async fn read_offsets(subject: &Subject<'_>) -> Result<BTreeMap<Place, Offse
         Some(bronze) => Some(rows_of(&session, bronze, subject.topic).await.map_err(failed)?),
         None => None,
     };
-    let letters =
-        subject.dead.rows(&session, subject.topic, subject.model).await.map_err(failed)?;
+    let letters = letters_of(&session, subject).await.map_err(failed)?;
     for (frame, is_reject) in [(rows, false), (letters, true)] {
         let Some(frame) = frame else { continue };
         let log = log_of(&subject.logs).map_err(failed)?.alias("log");
@@ -204,39 +204,28 @@ pub async fn foreign_rows(
     Ok(audits)
 }
 
-/// The dead letters at two moments.
-pub struct Letters {
-    pub before: Option<Snapshot>,
-    pub after: Option<Snapshot>,
-}
-
-impl Letters {
-    /// Those of one table that are there after, and those that were there only before, with the
-    /// columns that say where they came from.
-    async fn rows(
-        &self,
-        session: &SessionContext,
-        topic: &str,
-        model: &Model,
-    ) -> datafusion::common::Result<Option<DataFrame>> {
-        let columns = ["_partition", "_offset", "_ingested_at"];
-        let name = model.name.to_string();
-        let of = async |table: &Snapshot| {
-            let letters = rows_of(session, table, topic).await?;
-            letters.filter(col("pipeline").eq(lit(name.as_str())))?.select_columns(&columns)
-        };
-        let Some(after) = &self.after else { return Ok(None) };
-        let later = of(after).await?;
-        Ok(Some(match &self.before {
-            Some(before) if before.version() != after.version() => {
-                let gone = of(before).await?;
-                let gone =
-                    gone.join(later.clone(), JoinType::LeftAnti, &columns, &columns, None)?;
-                later.union(gone)?
-            }
-            _ => later,
-        }))
-    }
+/// The letters of one table that are there after, and those that were there only before, with the
+/// columns that say where they came from.
+async fn letters_of(
+    session: &SessionContext,
+    subject: &Subject<'_>,
+) -> datafusion::common::Result<Option<DataFrame>> {
+    let columns = ["_partition", "_offset", "_ingested_at"];
+    let name = subject.model.name.to_string();
+    let of = async |table: &Snapshot| {
+        let letters = rows_of(session, table, subject.topic).await?;
+        letters.filter(col("pipeline").eq(lit(name.as_str())))?.select_columns(&columns)
+    };
+    let Some(after) = &subject.dead.after else { return Ok(None) };
+    let later = of(after).await?;
+    Ok(Some(match &subject.dead.before {
+        Some(before) if before.version() != after.version() => {
+            let gone = of(before).await?;
+            let gone = gone.join(later.clone(), JoinType::LeftAnti, &columns, &columns, None)?;
+            later.union(gone)?
+        }
+        _ => later,
+    }))
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ pub struct Recorded {
     pub replayed: Vec<OffsetRange>,
     /// Offsets at which ingestion saw that the broker had no message; sorted.
     holes: Vec<[i64; 2]>,
+    /// All of them, or what a rewrite and those after it wrote: whose rows have which sum.
+    written: Vec<OffsetRange>,
 }
 
 impl Recorded {
@@ -30,6 +32,13 @@ impl Recorded {
         &self.holes
     }
 
+    /// Of the dead letters: which ones a replay left is not noted, so those batches have no sum.
+    pub fn forget_replayed(&mut self) {
+        self.written.retain(|range| {
+            !self.replayed.iter().any(|gone| gone.start < range.end && range.start < gone.end)
+        });
+    }
+
     pub fn has_replayed(&self, offset: i64) -> bool {
         self.replayed.iter().any(|range| (range.start..range.end).contains(&offset))
     }
@@ -40,9 +49,9 @@ impl Recorded {
     }
 
     /// Stretches of offsets whose rows are summed together, with the sum: batches, and together those
-    /// of which letters were replayed. `None` where a commit of an older version has no sum.
+    /// of which letters were replayed or that were written anew. `None` where a commit of an older version has no sum.
     pub fn sums(&self) -> Vec<(OffsetSpan, Option<Sum>)> {
-        let mut ranges: Vec<&OffsetRange> = self.batches.iter().chain(&self.replayed).collect();
+        let mut ranges: Vec<&OffsetRange> = self.written.iter().collect();
         ranges.sort_by_key(|range| range.start);
         let mut sums: Vec<(OffsetSpan, Option<Sum>)> = Vec::new();
         for range in ranges {
@@ -61,17 +70,31 @@ impl Recorded {
 /// `[first, after the last)`.
 pub type OffsetSpan = [i64; 2];
 
+enum Noted {
+    Rewritten,
+    Batch,
+    Replayed,
+}
+
 /// By topic.
 pub async fn recorded(table: &Snapshot) -> Result<BTreeMap<String, BTreeMap<Place, Recorded>>> {
     let mut topics: BTreeMap<String, BTreeMap<Place, Recorded>> = BTreeMap::new();
     for ledger in table.ledgers(0).await?.into_values() {
-        for (ranges, is_replay) in [(ledger.offsets, false), (ledger.replayed, true)] {
-            for mut range in ranges {
-                let places = topics.entry(std::mem::take(&mut range.topic)).or_default();
-                let recorded = places.entry((range.partition, range.log)).or_default();
-                if is_replay {
-                    recorded.replayed.push(range);
-                } else {
+        if !ledger.rewritten.is_empty() {
+            let all = topics.values_mut().flat_map(BTreeMap::values_mut);
+            all.for_each(|recorded| recorded.written.clear());
+        }
+        let of_rewrite = ledger.rewritten.into_iter().map(|range| (range, Noted::Rewritten));
+        let of_batch = ledger.offsets.into_iter().map(|range| (range, Noted::Batch));
+        let of_replay = ledger.replayed.into_iter().map(|range| (range, Noted::Replayed));
+        for (range, noted) in of_rewrite.chain(of_batch).chain(of_replay) {
+            let places = topics.entry(range.topic.clone()).or_default();
+            let recorded = places.entry((range.partition, range.log)).or_default();
+            recorded.written.push(range.clone());
+            match noted {
+                Noted::Rewritten => {}
+                Noted::Replayed => recorded.replayed.push(range),
+                Noted::Batch => {
                     recorded.holes.extend(&range.holes);
                     recorded.batches.push(range);
                 }
@@ -131,13 +154,10 @@ mod tests {
             messages: None,
             values: Some(Sum(values)),
         };
-        let mut recorded = Recorded {
-            batches: vec![range(0, 5, 1), range(5, 9, 2), range(9, 12, 4)],
-            replayed: vec![range(3, 6, u64::MAX)],
-            holes: Vec::new(),
-        };
+        let written = vec![range(0, 5, 1), range(5, 9, 2), range(9, 12, 4), range(3, 6, u64::MAX)];
+        let mut recorded = Recorded { written, ..Recorded::default() };
         assert_eq!(recorded.sums(), [([0, 9], Some(Sum(2))), ([9, 12], Some(Sum(4)))]);
-        recorded.batches[1].values = None;
+        recorded.written[1].values = None;
         assert_eq!(recorded.sums(), [([0, 9], None), ([9, 12], Some(Sum(4)))]);
     }
 }

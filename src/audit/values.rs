@@ -8,9 +8,9 @@ use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use datafusion::prelude::col;
 use futures::StreamExt;
 
-use super::Subject;
 use super::offsets::rows_of;
 use super::recorded::{OffsetSpan, Place, Recorded, recorded};
+use super::subject::Subject;
 use crate::engine::fault::engine_error;
 use crate::error::Result;
 use crate::ingest::values::row_hashes;
@@ -29,18 +29,7 @@ pub async fn read(subject: &Subject<'_>) -> Result<BTreeMap<Place, Verdict>> {
     }
     if let Some(dead) = &subject.dead.after {
         let mut letters = recorded(dead).await?.remove(subject.topic).unwrap_or_default();
-        // Which letters are left of those batches is not noted.
-        for recorded in letters.values_mut() {
-            let replayed = std::mem::take(&mut recorded.replayed);
-            let is_left = |start: i64, end: i64| {
-                replayed.iter().any(|range| range.start < end && start < range.end)
-            };
-            for batch in &mut recorded.batches {
-                if is_left(batch.start, batch.end) {
-                    batch.values = None;
-                }
-            }
-        }
+        letters.values_mut().for_each(Recorded::forget_replayed);
         compare(subject, dead, &letters, &mut verdicts).await?;
     }
     Ok(verdicts)

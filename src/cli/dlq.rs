@@ -4,7 +4,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -173,7 +172,7 @@ async fn replay_tables(
             Mode::Move => app.pipeline(&name, &typed, &nowhere, run).await?,
             Mode::DryRun => app.untouched_pipeline(&name, &typed, &nowhere, run)?.into(),
         };
-        let bar = bar(&name);
+        let bar = output::rows_bar(&format!("{name}: dead letters"));
         let report = replay(&pipeline, mode, stop, |progress| {
             bar.set_length(progress.total);
             bar.set_position(progress.done);
@@ -197,17 +196,6 @@ async fn replay_tables(
         true => Err(interrupted("what moved has moved").hint("run it again for the rest")),
         false => Ok(()),
     }
-}
-
-fn bar(name: &TableName) -> ProgressBar {
-    if !output::is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template(
-        "{msg} {bar:30} {human_pos} of {human_len} dead letters read  {elapsed}",
-    )
-    .unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(0).with_style(style).with_message(name.to_string())
 }
 
 fn report_text(reports: &[(TableName, String, Report)], mode: Mode) -> String {

@@ -9,7 +9,9 @@ use uuid::Uuid;
 use super::{Output, Session, interrupted, output};
 use crate::app::{self, App};
 use crate::error::Result;
+use crate::ingest::Pipeline;
 use crate::ingest::accept::{Request, accept};
+use crate::ingest::rewrite::rewrite;
 use crate::ingest::status::{PartitionStatus, status};
 use crate::ingest::worker::{Until, WorkerReport};
 use crate::table::TableName;
@@ -24,6 +26,7 @@ use crate::table::TableName;
     after_help = "Examples:
   flowguard ingest
   flowguard ingest bronze.orders_raw --once
+  flowguard ingest bronze.orders_raw --full-refresh --once
   flowguard ingest status --output json
   flowguard ingest accept bronze.orders_raw --dry-run"
 )]
@@ -36,6 +39,9 @@ pub struct Arguments {
     /// Stop at the end offsets seen at the start
     #[arg(long)]
     once: bool,
+    /// First write the named tables anew, where a changed header asks for that; their rows stay
+    #[arg(long, requires = "tables")]
+    full_refresh: bool,
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
 }
@@ -94,6 +100,9 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     let run = Uuid::now_v7();
     let mut pipelines = Vec::new();
     for name in app.bronze(&arguments.tables)? {
+        if arguments.full_refresh {
+            refresh(session, &app.untouched_pipeline(&name, &typed, &kafka, run)?).await?;
+        }
         pipelines.push(app.pipeline(&name, &typed, &kafka, run).await?);
     }
     let until = if arguments.once { Until::Drained } else { Until::Stopped };
@@ -103,6 +112,22 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     if arguments.once && session.process.stop.is_cancelled() {
         return Err(interrupted("what was read is committed; run again for the rest"));
     }
+    Ok(())
+}
+
+async fn refresh(session: &Session, pipeline: &Pipeline) -> Result<()> {
+    let name = &pipeline.spec.name;
+    let bar = output::rows_bar(&format!("{name} is written anew"));
+    let rewritten = rewrite(pipeline, &session.process.stop, |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    })
+    .await;
+    bar.finish_and_clear();
+    output::say(&match rewritten? {
+        Some(rows) => format!("{name}: {} rows were written anew", output::thousands(rows)),
+        None => format!("{name} is as its header says"),
+    });
     Ok(())
 }
 

@@ -2,6 +2,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use indicatif::{ProgressBar, ProgressStyle};
+
 use crate::error::{Error, ErrorKind, Result};
 
 /// Data, as it is.
@@ -22,6 +24,17 @@ pub fn say(text: &str) {
 
 pub fn is_terminal() -> bool {
     io::stderr().is_terminal()
+}
+
+/// Rows done of how many, on a terminal.
+pub fn rows_bar(what: &str) -> ProgressBar {
+    if !is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style =
+        ProgressStyle::with_template("{msg} {bar:30} {human_pos} of {human_len} rows  {elapsed}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(0).with_style(style).with_message(what.to_owned())
 }
 
 /// A reader that went away (`| head`) is no error.

@@ -90,7 +90,7 @@ async fn decide(pipeline: &Pipeline, request: &Request) -> Result<Vec<Acceptance
     let dead = pipeline.lake.snapshot(&dead_letters()).await?;
     let (kafka, topic) = (pipeline.kafka.clone(), pipeline.topic.clone());
     let (probe, bounds, found_id) = blocking(move || {
-        let probe = Arc::new(kafka.probe()?);
+        let probe = Arc::new(Probe::open(&kafka)?);
         let bounds = probe.watermarks(&topic)?;
         let id = probe.topic_id(&topic);
         Ok((probe, bounds, id))

@@ -1,7 +1,7 @@
 //! Kafka topics become bronze tables, exactly once. `decode` is pure; `open` is the batch that is
 //! being filled, `batch` holds the protocol, `worker` runs it. `mark` and `values` are what messages
 //! and rows are known by, `refusal` is why a log cannot be the one that the lake holds, and `accept`
-//! goes on with it all the same.
+//! goes on with it all the same. `rewrite` gives a table the columns and layout of a changed header.
 
 pub mod accept;
 pub mod batch;
@@ -10,6 +10,7 @@ pub mod letters;
 pub mod mark;
 pub mod open;
 pub mod refusal;
+pub mod rewrite;
 pub mod status;
 pub mod values;
 pub mod worker;

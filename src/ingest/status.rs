@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::kafka::KafkaAccess;
+use crate::kafka::{KafkaAccess, Probe};
 use crate::lake::commit::offsets_id;
 use crate::lake::ledger::OffsetRange;
 use crate::lake::{Lake, Snapshot};
@@ -90,7 +90,7 @@ async fn look(
 ) -> Result<(Vec<Position>, Option<Snapshot>)> {
     let Some(source) = model.topic() else { return Ok((Vec::new(), None)) };
     let (access, topic) = (kafka.clone(), source.topic.clone());
-    let watermarks = tokio::task::spawn_blocking(move || access.probe()?.watermarks(&topic))
+    let watermarks = tokio::task::spawn_blocking(move || Probe::open(&access)?.watermarks(&topic))
         .await
         .map_err(|source| Error::internal("asking Kafka stopped").source(source))??;
     let snapshot = lake.snapshot(&model.name).await?;

@@ -66,7 +66,7 @@ pub fn run(
     let shared = Arc::new(Shared {
         pipeline: Arc::clone(pipeline),
         runtime: runtime.clone(),
-        probe: pipeline.kafka.probe()?,
+        probe: Probe::open(&pipeline.kafka)?,
         lows: Mutex::default(),
         state: Mutex::new(State::new(pipeline)?),
         on_commit,

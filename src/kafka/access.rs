@@ -7,7 +7,6 @@ use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::probe::Probe;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long a broker may take to answer a question about a topic.
@@ -59,11 +58,6 @@ impl KafkaAccess {
             // An offset that the log no longer holds must stop ingestion, never skip.
             .set("auto.offset.reset", "error");
         config
-    }
-
-    /// A client that asks and reads without a group. Each opens connections of its own.
-    pub fn probe(&self) -> Result<Probe> {
-        Probe::new(self)
     }
 }
 

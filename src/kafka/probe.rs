@@ -29,7 +29,8 @@ pub struct Probe {
 }
 
 impl Probe {
-    pub(super) fn new(access: &KafkaAccess) -> Result<Self> {
+    /// Opens connections of its own.
+    pub fn open(access: &KafkaAccess) -> Result<Self> {
         let client = access
             .consumer_config("flowguard-probe")
             .create_with_context(Quiet)

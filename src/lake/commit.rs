@@ -20,7 +20,7 @@ use deltalake::kernel::{
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use serde_json::json;
 
-use super::ledger::{LEDGER_KEY, Ledger};
+use super::ledger::{ACTIONS_KEY, LEDGER_KEY, Ledger};
 use super::logs::{ACCEPTED_KEY, accepted};
 use super::replace::Removal;
 use super::spec::{SchemaChange, TARGET_FILE_BYTES, TableSpec, check_shape, schema_change};
@@ -242,7 +242,8 @@ async fn put_entry(
     operation: DeltaOperation,
     ledger: &Ledger,
 ) -> std::result::Result<(), DeltaTableError> {
-    let ledger = serde_json::to_value(ledger).expect("a ledger is plain data");
+    let mut ledger = serde_json::to_value(ledger).expect("a ledger is plain data");
+    ledger[ACTIONS_KEY] = actions.len().into();
     let log_store =
         lake.log_store(name).map_err(|error| DeltaTableError::generic(error.to_string()))?;
     let table = snapshot.map(|s| s.eager() as &dyn TableReference);
@@ -269,7 +270,7 @@ fn schema_actions(snapshot: Option<&Snapshot>, commit: &Commit<'_>) -> Result<Ve
             false => vec![Action::Metadata(renewed(snapshot, spec)?)],
         });
     }
-    match schema_change(&spec.name, &snapshot.schema(), &spec.columns) {
+    match evolvable(snapshot, spec) {
         Ok(SchemaChange::None) => Ok(Vec::new()),
         Ok(SchemaChange::Widen { .. }) => {
             Err(Error::internal(format!("`{}` was not evolved before the commit", spec.name)))

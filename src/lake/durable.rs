@@ -2,6 +2,7 @@
 //! synced before the write is reported done. object_store 0.13 syncs neither.
 
 use std::fmt;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -12,9 +13,11 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
+    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions,
+    Result, UploadPart,
 };
 
+const STORE: &str = "LocalFileSystem";
 /// Folders above a new file that may be new themselves: partition, table or log, layer, lake.
 const FOLDERS_SYNCED_MAX: usize = 4;
 
@@ -39,16 +42,49 @@ impl fmt::Display for Durable {
 async fn sync(file: PathBuf) -> Result<()> {
     let synced = tokio::task::spawn_blocking(move || {
         std::fs::File::open(&file)?.sync_all()?;
-        for folder in file.ancestors().skip(1).take(FOLDERS_SYNCED_MAX) {
-            std::fs::File::open(folder)?.sync_all()?;
-        }
-        std::io::Result::Ok(())
+        sync_folders(&file)
     })
     .await?;
-    synced.map_err(|source| object_store::Error::Generic {
-        store: "LocalFileSystem",
-        source: source.into(),
-    })
+    synced.map_err(|source| object_store::Error::Generic { store: STORE, source: source.into() })
+}
+
+/// One object on its way to its name.
+struct Put {
+    file: PathBuf,
+    staged: PathBuf,
+    /// Fails where there is one already, instead of replacing it.
+    is_new: bool,
+}
+
+impl Put {
+    fn write(self, payload: &PutPayload) -> io::Result<()> {
+        let named = self.name(payload);
+        if self.is_new || named.is_err() {
+            let _ = std::fs::remove_file(&self.staged);
+        }
+        named?;
+        sync_folders(&self.file)
+    }
+
+    fn name(&self, payload: &PutPayload) -> io::Result<()> {
+        if let Some(folder) = self.file.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let mut staged = std::fs::File::create_new(&self.staged)?;
+        payload.iter().try_for_each(|part| staged.write_all(part))?;
+        staged.sync_all()?;
+        match self.is_new {
+            true => std::fs::hard_link(&self.staged, &self.file),
+            false => std::fs::rename(&self.staged, &self.file),
+        }
+    }
+}
+
+fn sync_folders(file: &std::path::Path) -> io::Result<()> {
+    for folder in file.ancestors().skip(1).take(FOLDERS_SYNCED_MAX) {
+        std::fs::File::open(folder)?.sync_all()?;
+    }
+    Ok(())
 }
 
 #[async_trait]
@@ -59,9 +95,31 @@ impl ObjectStore for Durable {
         payload: PutPayload,
         options: PutOptions,
     ) -> Result<PutResult> {
-        let result = self.inner.put_opts(location, payload, options).await?;
-        sync(self.inner.path_to_filesystem(location)?).await?;
-        Ok(result)
+        // Under its own name only when it is whole: after a power cut, a log entry that was there
+        // before its bytes would be read as one of fewer lines.
+        let file = self.inner.path_to_filesystem(location)?;
+        let mut staged = file.clone().into_os_string();
+        // As object_store names what is under way, which it does not list.
+        staged.push(format!("#{}", uuid::Uuid::new_v4().as_u64_pair().0));
+        let put = Put { file, staged: staged.into(), is_new: options.mode == PutMode::Create };
+        if !matches!(options.mode, PutMode::Create | PutMode::Overwrite) {
+            return self.inner.put_opts(location, payload, options).await;
+        }
+        let put = tokio::task::spawn_blocking(move || put.write(&payload)).await?;
+        put.map_err(|source| {
+            let (path, kind) = (location.to_string(), source.kind());
+            match kind {
+                io::ErrorKind::AlreadyExists => {
+                    object_store::Error::AlreadyExists { path, source: source.into() }
+                }
+                io::ErrorKind::PermissionDenied => {
+                    object_store::Error::PermissionDenied { path, source: source.into() }
+                }
+                _ => object_store::Error::Generic { store: STORE, source: source.into() },
+            }
+        })?;
+        let meta = self.inner.head(location).await?;
+        Ok(PutResult { e_tag: meta.e_tag, version: meta.version })
     }
 
     async fn put_multipart_opts(

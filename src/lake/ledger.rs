@@ -8,6 +8,9 @@ use crate::interval::{Instant, Range, RangeSet};
 
 /// Key of the record inside `commitInfo`.
 pub const LEDGER_KEY: &str = "flowguard";
+/// Key within it of the number of actions beside `commitInfo`: a log entry that was cut between two
+/// lines reads as a whole one.
+pub const ACTIONS_KEY: &str = "actions";
 /// Version of this record's form; a reader refuses none, and ignores fields it does not know.
 pub const LEDGER_FORMAT: u32 = 1;
 
@@ -44,6 +47,9 @@ pub struct Ledger {
     /// which an earlier commit counted among its rejects.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replayed: Vec<OffsetRange>,
+    /// What a table that was written anew holds, instead of the values that earlier commits noted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rewritten: Vec<OffsetRange>,
     pub rows: u64,
     /// From the start of the write to this commit, encoding included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -148,6 +154,7 @@ impl Ledger {
             offsets: Vec::new(),
             accepted: Vec::new(),
             replayed: Vec::new(),
+            rewritten: Vec::new(),
             rows: 0,
             write_ms: None,
         }

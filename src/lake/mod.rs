@@ -31,7 +31,7 @@ use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
-use self::ledger::{LEDGER_KEY, Ledger};
+use self::ledger::{ACTIONS_KEY, LEDGER_KEY, Ledger};
 use self::loaded::Loaded;
 use self::store::{S3Access, store_error};
 use self::transactions::{At, Transactions};
@@ -97,6 +97,7 @@ impl Lake {
         let mut is_first_look = true;
         loop {
             let cached = self.cache().get(name).cloned();
+            let is_new = cached.is_none();
             let mut table = match cached {
                 Some(loaded) if loaded.is_newest(&self.store, &self.log_of(name)?).await => {
                     return self.snapshot_of(name, loaded.table).map(Some);
@@ -106,8 +107,13 @@ impl Lake {
             };
             let source = match table.update_state().await {
                 Ok(()) => {
-                    self.cache().insert(name.clone(), Loaded::new(table.clone()));
-                    return self.snapshot_of(name, table).map(Some);
+                    let snapshot = self.snapshot_of(name, table.clone())?;
+                    if is_new && self.root.scheme() == "file" {
+                        // A disk that lost power may have kept the newest entry in part.
+                        snapshot.changes(snapshot.version).await?;
+                    }
+                    self.cache().insert(name.clone(), Loaded::new(table));
+                    return Ok(Some(snapshot));
                 }
                 Err(source) => source,
             };
@@ -360,7 +366,10 @@ impl Snapshot {
             let entry = entry.map_err(|source| {
                 store_error(&format!("cannot read the log of `{}`", self.name), source)
             })?;
-            changes.extend(entry.map(|entry| (version, change_of(&entry))));
+            if let Some(entry) = entry {
+                let change = change_of(&entry).map_err(|error| cut(&self.name, version, &error))?;
+                changes.insert(version, change);
+            }
         }
         Ok(changes)
     }
@@ -375,22 +384,41 @@ pub struct Change {
     pub moves_rows: bool,
 }
 
+/// Names the log entry that was cut.
+fn cut(name: &TableName, version: u64, error: &Error) -> Error {
+    let message = format!("log entry {version:020}.json of `{name}` is not whole: {error}");
+    Error::new(ErrorKind::DataLoss, message).hint(
+        "its last lines are lost, by a power cut for instance: restore it, or delete it if it is \
+         the newest one; then ingest, or run again, what it brought",
+    )
+}
+
 /// Logs, or entries of one, read at once.
 const LOGS_READ_MAX: usize = 16;
 
-fn change_of(entry: &[u8]) -> Change {
-    let lines = entry.split(|byte| *byte == b'\n');
+/// Fails if the log entry is not as long as its ledger says.
+fn change_of(entry: &[u8]) -> Result<Change> {
+    let lines = entry.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let mut change = Change::default();
-    for action in lines.filter_map(|line| serde_json::from_slice::<Action>(line).ok()) {
-        match action {
-            Action::Add(add) => change.moves_rows |= add.data_change,
-            Action::Remove(remove) => change.moves_rows |= remove.data_change,
-            Action::CommitInfo(info) => {
+    let (mut found, mut written) = (0, None);
+    for line in lines {
+        found += 1;
+        match serde_json::from_slice::<Action>(line) {
+            Ok(Action::Add(add)) => change.moves_rows |= add.data_change,
+            Ok(Action::Remove(remove)) => change.moves_rows |= remove.data_change,
+            Ok(Action::CommitInfo(info)) => {
                 let ledger = info.info.get(LEDGER_KEY).cloned();
+                written = ledger.as_ref().and_then(|ledger| ledger[ACTIONS_KEY].as_u64());
                 change.ledger = ledger.and_then(|value| serde_json::from_value(value).ok());
             }
             _ => {}
         }
     }
-    change
+    match written.map(|written| written + 1) {
+        Some(written) if found < written => Err(Error::new(
+            ErrorKind::DataLoss,
+            format!("it was cut: {found} of {written} lines are left"),
+        )),
+        _ => Ok(change),
+    }
 }

@@ -81,22 +81,31 @@ pub struct DataFile {
     pub bytes: u64,
 }
 
+/// All files of the table, oldest first.
+pub fn all_files(snapshot: &Snapshot) -> Vec<DataFile> {
+    files_if(snapshot, |_| true)
+}
+
 /// The files that may hold a row whose text `column` is `value`, oldest first.
 pub fn files_holding(snapshot: &Snapshot, column: &str, value: &str) -> Vec<DataFile> {
-    let mut found: Vec<(i64, DataFile)> = Vec::new();
-    for file in snapshot.eager().log_data().iter() {
+    files_if(snapshot, |file| {
         let stats = file.stats().and_then(|stats| serde_json::from_str::<Value>(&stats).ok());
         let bound = |which: &str| stats.as_ref().and_then(|stats| stats[which][column].as_str());
         let excluded = bound("minValues").is_some_and(|min| value < min)
             || bound("maxValues").is_some_and(|max| max < value);
-        if !excluded {
-            let data_file = DataFile {
-                path: file.path().into_owned(),
-                rows: file.num_records().map_or(0, |rows| rows as u64),
-                bytes: u64::try_from(file.size()).unwrap_or(0),
-            };
-            found.push((file.modification_time(), data_file));
-        }
+        !excluded
+    })
+}
+
+fn files_if(snapshot: &Snapshot, wanted: impl Fn(&LogicalFileView) -> bool) -> Vec<DataFile> {
+    let mut found: Vec<(i64, DataFile)> = Vec::new();
+    for file in snapshot.eager().log_data().iter().filter(wanted) {
+        let data_file = DataFile {
+            path: file.path().into_owned(),
+            rows: file.num_records().map_or(0, |rows| rows as u64),
+            bytes: u64::try_from(file.size()).unwrap_or(0),
+        };
+        found.push((file.modification_time(), data_file));
     }
     found.sort_by(|(a_time, a), (b_time, b)| (a_time, &a.path).cmp(&(b_time, &b.path)));
     found.into_iter().map(|(_, file)| file).collect()

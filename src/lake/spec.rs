@@ -186,7 +186,10 @@ pub fn schema_change(
 /// What to do about a table that a model no longer fits.
 fn anew(name: &TableName, why: &str) -> String {
     match name.layer {
-        Layer::Bronze => format!("{why}; otherwise give the model a new name"),
+        Layer::Bronze => format!(
+            "{why}; `flowguard ingest {name} --full-refresh` writes the table anew by its header, \
+             and keeps its rows"
+        ),
         Layer::Silver | Layer::Gold => {
             format!("{why}; `flowguard run {name} --full-refresh` makes the table anew")
         }

@@ -142,6 +142,14 @@ fn read_mapping(
         map.optional("columns")
     };
     let columns = declared.map(|value| read_columns(value, problems)).unwrap_or_default();
+    if word != Some(KindWord::Append)
+        && let Some((column, position)) = columns.iter().find(|(column, _)| column.was.is_some())
+    {
+        let message = format!("column `{}` says what it was, which is for bronze", column.name);
+        let hint =
+            "remove `was`: `flowguard run --full-refresh` makes this table anew by its query";
+        problems.report_hint(*position, message, hint);
+    }
     if declared.is_some() && !columns.is_empty() {
         check_declared(&time, &key, &columns, word, problems);
     }
@@ -292,10 +300,20 @@ fn read_columns(value: Value<'_>, problems: &Problems<'_>) -> Vec<(Column, Posit
         let column_type = inner.required("type").and_then(|value| read_type(value, problems));
         let not_null = inner.optional("not_null").and_then(|value| value.bool()).unwrap_or(false);
         let doc = inner.optional("doc").and_then(|value| value.string()).map(|text| text.value);
+        let was = inner.optional("was").and_then(|value| column_name(value, problems));
+        let is_kept = |was: &&Spanned<String>| map.entries().any(|e| e.key.value == was.value);
+        if let Some(was) = was.as_ref().filter(is_kept) {
+            problems.report_hint(
+                was.position,
+                format!("`{}` is a column of this model", was.value),
+                "`was` names the column as it is in the table, which no other column may keep",
+            );
+        }
+        let was = was.map(|was| was.value);
         inner.finish();
         if let Some(column_type) = column_type {
             let column =
-                Column { name: name.clone(), column_type: column_type.value, not_null, doc };
+                Column { name: name.clone(), column_type: column_type.value, not_null, doc, was };
             columns.push((column, *position));
         }
     }
@@ -320,6 +338,9 @@ fn read_type(value: Value<'_>, problems: &Problems<'_>) -> Option<Spanned<Column
     value.parse()
 }
 
+/// Metadata columns that can place a message in time.
+const TIMES: [&str; 2] = ["_timestamp", "_ingested_at"];
+
 /// `time` and `key` must be among declared columns.
 fn check_declared(
     time: &Option<Spanned<String>>,
@@ -336,12 +357,25 @@ fn check_declared(
             problems.report_hint(named.position, format!("unknown column `{}`", named.value), hint);
         }
     }
-    if let Some(time) = time
-        && let Some((column, _)) = columns.iter().find(|(column, _)| column.name == time.value)
-        && !matches!(column.column_type, ColumnType::Timestamp | ColumnType::Date)
-    {
-        let message = format!("time column `{}` is a {}", column.name, column.column_type);
-        problems.report_hint(time.position, message, "it must be a timestamp or a date");
+    let Some(time) = time else { return };
+    let is_append = word == Some(KindWord::Append);
+    if let Some((column, _)) = columns.iter().find(|(column, _)| column.name == time.value) {
+        let is_time = match column.column_type {
+            ColumnType::Timestamp => true,
+            ColumnType::Date => !is_append,
+            _ => false,
+        };
+        if !is_time {
+            let message = format!("time column `{}` is a {}", column.name, column.column_type);
+            let hint = match is_append {
+                true => "a message is placed in time by a timestamp, `_timestamp` for instance",
+                false => "it must be a timestamp or a date",
+            };
+            problems.report_hint(time.position, message, hint);
+        }
+    } else if is_append && time.value.starts_with('_') && !TIMES.contains(&time.value.as_str()) {
+        let hint = choice_hint(&time.value, TIMES, "times of a message are");
+        problems.report_hint(time.position, format!("`{}` is no time", time.value), hint);
     }
 }
 
@@ -358,6 +392,36 @@ mod tests {
             read(&fenced, &table, &problems);
         }
         assert_eq!(printed(&problems.into_diagnostics()), expect.trim_matches('\n'));
+    }
+
+    #[test]
+    fn a_message_is_placed_in_time_by_a_timestamp() {
+        let header = |time: &str| {
+            format!(
+                "-- /// flowguard\n-- kind: append\n-- source: {{topic: t, format: json}}\n\
+                 -- time: {time}\n-- columns: {{day: {{type: date}}, b: {{type: int, was: day}}}}\n-- ///\n"
+            )
+        };
+        let was = "\nsql/bronze/a.sql:5:53: `day` is a column of this model";
+        for (time, expected) in [
+            ("day", "sql/bronze/a.sql:4:10: time column `day` is a date"),
+            ("_key", "sql/bronze/a.sql:4:10: `_key` is no time"),
+            ("_timestamp", ""),
+            ("_ingested_at", ""),
+        ] {
+            let table: TableName = "bronze.a".parse().unwrap();
+            let source = Source::new("sql/bronze/a.sql".to_owned(), header(time));
+            let problems = Problems::new(&source);
+            if let Some(fenced) = split(&source.text, &problems) {
+                read(&fenced, &table, &problems);
+            }
+            let found = printed(&problems.into_diagnostics());
+            let lines = found.lines().filter(|line| line.starts_with("sql/"));
+            let lines: Vec<&str> = lines.collect();
+            assert!(lines.join("\n").starts_with(expected), "{time}: {found}");
+            assert_eq!(lines.len(), if expected.is_empty() { 1 } else { 2 }, "{found}");
+            assert!(found.contains(was.trim()), "{found}");
+        }
     }
 
     #[test]
@@ -486,7 +550,7 @@ sql/gold/a.sql:3:28: `decimal(10` is half of a type
 sql/gold/a.sql:3:39: unknown key `2)` in column `price`
     -- columns: {price: {type: decimal(10,2)}}
                                           ^^
-    hint: keys are: `doc`, `not_null`, `type`"#,
+    hint: keys are: `doc`, `not_null`, `type`, `was`"#,
         );
     }
 

@@ -41,6 +41,7 @@ fn decoder(policy: UnknownFields) -> Decoder {
         column_type: column_type.parse().unwrap(),
         not_null,
         doc: None,
+        was: None,
     });
     Decoder::new("raw.fuzzed.v1", &columns, Some("t"), policy, MESSAGE_BYTES_MAX).unwrap()
 }

@@ -20,6 +20,9 @@ const COLUMNS_ADDED_MAX: usize = 4;
 /// Numbers with this remainder may be left out by a later form of the model.
 const LEFT_OUT_OF: u64 = 5;
 
+/// With what they are ahead of UTC in January.
+const ZONES: [(&str, &str); 3] =
+    [("UTC", "+00:00"), ("Europe/Rome", "+01:00"), ("America/St_Johns", "-03:30")];
 const DAILY: &str = "kind: interval\nevery: 1d\ntime: at";
 const BY_DAY: &str = "SELECT id, CAST(at AS DATE) AS day, sum(price) AS price, count(*) AS events \
                       FROM silver.clean GROUP BY id, CAST(at AS DATE)";
@@ -29,6 +32,7 @@ struct Changing<'a> {
     project: &'a Project,
     random: Random,
     is_partitioned: bool,
+    timezone: (&'static str, &'static str),
     left_out: u64,
     columns_added: usize,
     done: String,
@@ -42,6 +46,7 @@ impl<'a> Changing<'a> {
             project,
             is_partitioned: random.below(2) == 0,
             random,
+            timezone: ZONES[0],
             left_out: LEFT_OUT_OF,
             columns_added: 0,
             done: format!("FLOWGUARD_TEST_SEED={seed}"),
@@ -68,7 +73,8 @@ impl<'a> Changing<'a> {
         );
         // In files of one day each, or of several.
         let layout = if self.is_partitioned { "\npartition_by: day" } else { "" };
-        self.project.write("sql/silver/clean.sql", &model(&format!("{DAILY}{layout}"), &sql));
+        let header = format!("{DAILY}{layout}\ntimezone: {}", self.timezone.0);
+        self.project.write("sql/silver/clean.sql", &model(&header, &sql));
     }
 
     async fn add_events(&mut self) {
@@ -97,12 +103,13 @@ impl<'a> Changing<'a> {
     fn build_days(&mut self) {
         let start = 5 + self.random.below(DAYS);
         let end = start + 1 + self.random.below(DAYS);
-        let (start, end) = (format!("2026-01-{start:02}"), format!("2026-01-{end:02}"));
+        let midnight = |day: u64| format!("2026-01-{day:02}T00:00:00{}", self.timezone.1);
+        let (start, end) = (midnight(start), midnight(end));
         self.build(&["--start", &start, "--end", &end]);
     }
 
     async fn change(&mut self) {
-        match self.random.below(12) {
+        match self.random.below(14) {
             0..=3 => {
                 self.add_events().await;
                 self.build_days();
@@ -124,6 +131,18 @@ impl<'a> Changing<'a> {
                 self.done.push_str("\nadded a column");
                 self.write_model();
                 self.build_days();
+            }
+            10 | 11 => {
+                // Days begin elsewhere, and files may hold one day or several.
+                self.timezone = ZONES[self.random.below(3) as usize];
+                self.is_partitioned ^= self.random.below(2) == 0;
+                let _ = write!(self.done, "\n{:?} {}", self.timezone, self.is_partitioned);
+                self.write_model();
+                if self.random.below(2) == 0 {
+                    self.add_events().await;
+                }
+                self.build(&["silver.clean", "--full-refresh"]);
+                self.build(&[]);
             }
             _ => {
                 self.done.push_str("\nmade anew");

@@ -43,6 +43,7 @@ mod policies;
 mod program;
 mod query;
 mod remote;
+mod rewrites;
 mod runs;
 mod secrets;
 mod serve;

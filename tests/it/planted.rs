@@ -177,6 +177,13 @@ fn a_skipped_transaction_is_found() {
         false
     });
     assert!(actions.iter().any(|action| action.get("txn").is_some()), "{actions:?}");
+    // Cut between two lines, it would pass for a whole one.
+    write_entry(&table, version, &actions);
+    let cut = planted.project.run(&["audit", "--offline"]);
+    assert_eq!(cut.code, Some(4), "{}", cut.stderr);
+    assert!(cut.stderr.contains(" of `bronze.orders_raw` is not whole"), "{}", cut.stderr);
+    let others = actions.len() - 1;
+    *actions[0].pointer_mut("/commitInfo/flowguard/actions").unwrap() = json!(others);
     write_entry(&table, version, &actions);
 
     let verdict = planted.verdict();
@@ -325,4 +332,26 @@ fn a_row_where_no_message_was_is_found() {
     let (code, said) = planted.audit();
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("1 rows of no message"), "{said}");
+}
+
+/// After a power cut the newest entry had lost its last lines, and the table its newest rows: queries
+/// answered, and ingestion went on, as if nothing had been there.
+#[test]
+fn a_log_entry_that_was_cut_at_a_line_end_is_found_by_everybody() {
+    let planted = made();
+    let table = planted.table();
+    let version = last_data_version(&table);
+    for later in version + 1..=last_version(&table) {
+        std::fs::remove_file(entry(&table, later)).unwrap();
+    }
+    let text = std::fs::read_to_string(entry(&table, version)).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    std::fs::write(entry(&table, version), lines[..lines.len() - 1].join("\n")).unwrap();
+    let count = "SELECT count(*) FROM bronze.orders_raw";
+    for arguments in [&["query", count][..], &["run"], &["audit", "--offline"]] {
+        let told = planted.project.run(arguments);
+        let words = format!("{}{}", told.stdout, told.stderr);
+        assert_ne!(told.code, Some(0), "{arguments:?}: {words}");
+        assert!(words.contains(&format!("log entry {version:020}.json of")), "{words}");
+    }
 }

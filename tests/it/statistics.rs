@@ -26,7 +26,7 @@ use crate::topic_in_memory::engine;
 const FILES: u64 = 24;
 
 /// Values of a type as text, among them the ones that narrower types cannot hold.
-fn pools() -> Vec<(DataType, Vec<&'static str>)> {
+pub fn pools() -> Vec<(DataType, Vec<&'static str>)> {
     let at = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     let decimals = vec![
         "0",
@@ -130,6 +130,47 @@ fn array(text: &str, data_type: &DataType) -> ArrayRef {
         .unwrap_or_else(|error| panic!("{data_type}: {error}"))
 }
 
+/// A table of files of one to three values, each with bounds of its own, and its rows.
+pub async fn write_table(
+    lake: &Lake,
+    name: &str,
+    data_type: &DataType,
+    pool: &[&str],
+    random: &mut Random,
+) -> (TableSpec, Vec<RecordBatch>) {
+    let columns = Arc::new(Schema::new(vec![Field::new("k", data_type.clone(), true)]));
+    let spec = TableSpec {
+        name: name.parse().unwrap(),
+        columns: Arc::clone(&columns),
+        time: None,
+        partition_by_day: false,
+        timezone: Tz::UTC,
+        key: vec!["k".to_owned()],
+        doc: None,
+        shape: "`kind: full`".to_owned(),
+    };
+    let mut all: Vec<RecordBatch> = Vec::new();
+    for file in 0..FILES {
+        let mut values = vec![array(pool[(file % pool.len() as u64) as usize], data_type)];
+        for _ in 0..random.below(3) {
+            values.push(match random.below(6) {
+                0 => new_null_array(data_type, 1),
+                _ => array(pool[random.below(pool.len() as u64) as usize], data_type),
+            });
+        }
+        let values: Vec<&dyn arrow::array::Array> = values.iter().map(AsRef::as_ref).collect();
+        let rows = RecordBatch::try_new(columns.clone(), vec![concat(&values).unwrap()]).unwrap();
+        let mut stager = Stager::new(lake, &spec).unwrap();
+        stager.write(&rows).await.unwrap();
+        let staged = stager.finish().await.unwrap();
+        let (advances, ledger) = (Vec::new(), Ledger::new("test", Uuid::nil()));
+        let write = Commit { spec: &spec, staged, removal: None, advances, ledger };
+        commit(lake, &write).await.unwrap();
+        all.push(rows);
+    }
+    (spec, all)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_filtered_scan_gives_what_the_filter_gives_of_all_rows() {
     let seed = new_seed();
@@ -140,37 +181,8 @@ async fn a_filtered_scan_gives_what_the_filter_gives_of_all_rows() {
         let root =
             Url::parse(&format!("memory:///statistics-{number}-{}/", Uuid::now_v7())).unwrap();
         let lake = Lake::with_store(&root, Arc::new(object_store::memory::InMemory::new()));
-        let columns = Arc::new(Schema::new(vec![Field::new("k", data_type.clone(), true)]));
-        let spec = TableSpec {
-            name: "silver.t".parse().unwrap(),
-            columns: Arc::clone(&columns),
-            time: None,
-            partition_by_day: false,
-            timezone: Tz::UTC,
-            key: vec!["k".to_owned()],
-            doc: None,
-            shape: "`kind: full`".to_owned(),
-        };
-        let mut all: Vec<RecordBatch> = Vec::new();
-        for file in 0..FILES {
-            let mut values = vec![array(pool[(file % pool.len() as u64) as usize], &data_type)];
-            for _ in 0..random.below(3) {
-                values.push(match random.below(6) {
-                    0 => new_null_array(&data_type, 1),
-                    _ => array(pool[random.below(pool.len() as u64) as usize], &data_type),
-                });
-            }
-            let values: Vec<&dyn arrow::array::Array> = values.iter().map(AsRef::as_ref).collect();
-            let rows =
-                RecordBatch::try_new(columns.clone(), vec![concat(&values).unwrap()]).unwrap();
-            let mut stager = Stager::new(&lake, &spec).unwrap();
-            stager.write(&rows).await.unwrap();
-            let staged = stager.finish().await.unwrap();
-            let (advances, ledger) = (Vec::new(), Ledger::new("test", Uuid::nil()));
-            let write = Commit { spec: &spec, staged, removal: None, advances, ledger };
-            commit(&lake, &write).await.unwrap();
-            all.push(rows);
-        }
+        let (spec, all) = write_table(&lake, "silver.t", &data_type, &pool, &mut random).await;
+        let columns = &spec.columns;
         let session = engine().session();
         let table = lake.snapshot(&spec.name).await.unwrap().unwrap();
         let stored = table.provider().await.unwrap();

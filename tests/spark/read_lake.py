@@ -5,6 +5,8 @@ written. Each line is
     {"table": "silver.orders_cleaned", "rows": 3, "sums": {"price": "12.50"}}
 with the exact sum, as text, of each decimal and integer column (null if no value is
 there), sorted by table name. A table that cannot be read ends the script with an error.
+Of a table whose only column is `k`, the sums are instead counts of rows under filters on
+some of its values: by a scan that skips files by their bounds, and by one that cannot.
 
 Usage: read_lake.py JARS_DIR [LAYER…]      (layers: bronze silver gold)
 Environment: LAKE_S3_ENDPOINT, LAKE_S3_BUCKET, LAKE_S3_ACCESS_KEY_ID,
@@ -83,8 +85,25 @@ def sum_of(field):
     return functions.sum(column).cast("string").alias(field.name)
 
 
+def compare_filters(frame):
+    kind = frame.schema["k"].dataType.simpleString()
+    texts = frame.selectExpr("CAST(k AS STRING) AS t").where("t IS NOT NULL").distinct()
+    values = sorted(row[0] for row in texts.collect())
+    quoted = [value.replace("\\", "\\\\").replace("'", "\\'") for value in values]
+    filters = [f"k = CAST('{value}' AS {kind})" for value in quoted]
+    filters += [f"k >= CAST('{quoted[-1]}' AS {kind})", f"k < CAST('{quoted[0]}' AS {kind})"]
+    filtered = [frame.where(condition).count() for condition in filters]
+    counts = [functions.count_if(functions.expr(condition)) for condition in filters]
+    unfiltered = frame.agg(*counts).first()
+    join = lambda counts: ",".join(map(str, counts))
+    sums = {"filters": join(filters), "filtered": join(filtered), "unfiltered": join(unfiltered)}
+    return {"rows": frame.count(), "sums": sums}
+
+
 def describe(spark, uri):
     frame = spark.read.format("delta").load(uri)
+    if frame.columns == ["k"]:
+        return compare_filters(frame)
     summed = [f for f in frame.schema.fields if isinstance(f.dataType, INTEGERS + (DecimalType,))]
     row = frame.agg(functions.count(functions.lit(1)).alias("rows"), *map(sum_of, summed)).first()
     return {"rows": row[0], "sums": {field.name: row[i + 1] for i, field in enumerate(summed)}}

@@ -89,7 +89,7 @@ pub struct Decoder {
     rescued: Option<ColumnBuffer>,
     envelope: Envelope,
     /// Position of the event-time column.
-    time: Option<usize>,
+    time: Option<Time>,
     touched: TouchedHours,
     message_bytes_max: usize,
     /// The message that last filled each column, so that nothing is cleared between messages.
@@ -145,7 +145,12 @@ impl Decoder {
             return Err(if is_final { reject } else { syntax_error(payload).unwrap_or(reject) });
         }
         self.envelope.push(message, ingested_at_micros);
-        if let Some(micros) = self.time.and_then(|time| self.buffers[time].last_micros()) {
+        let micros = self.time.and_then(|time| match time {
+            Time::Declared(at) => self.buffers[at].last_micros(),
+            Time::Produced => message.timestamp_ms.and_then(timestamp_of).map(|at| at.0),
+            Time::Ingested => Some(ingested_at_micros),
+        });
+        if let Some(micros) = micros {
             self.touched.touch(micros);
         }
         Ok(())
@@ -271,13 +276,29 @@ fn check_names(columns: &[Column]) -> Result<()> {
     Ok(())
 }
 
-fn time_column(columns: &[Column], name: &str) -> Result<usize> {
+/// What places a row in time.
+#[derive(Debug, Clone, Copy)]
+enum Time {
+    /// The position of a declared timestamp.
+    Declared(usize),
+    /// `_timestamp`.
+    Produced,
+    /// `_ingested_at`.
+    Ingested,
+}
+
+fn time_column(columns: &[Column], name: &str) -> Result<Time> {
+    match name {
+        "_timestamp" => return Ok(Time::Produced),
+        "_ingested_at" => return Ok(Time::Ingested),
+        _ => {}
+    }
     let position = columns.iter().position(|column| column.name == name).ok_or_else(|| {
         Error::invalid(format!("time column `{name}` is not declared"))
             .hint("add it to `columns` with type `timestamp`")
     })?;
     match columns[position].column_type {
-        ColumnType::Timestamp => Ok(position),
+        ColumnType::Timestamp => Ok(Time::Declared(position)),
         other => Err(Error::invalid(format!("time column `{name}` is {other}, not timestamp"))),
     }
 }

@@ -23,6 +23,7 @@ fn columns(text: &str) -> Vec<Column> {
             column_type: words.next().unwrap().replace(';', ",").parse().unwrap(),
             not_null: words.next() == Some("not_null"),
             doc: None,
+            was: None,
         }
     };
     text.split(',').filter(|text| !text.is_empty()).map(column).collect()

@@ -1,0 +1,115 @@
+//! What an audit looks at: one topic of one table, in the lake and on the broker.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::recorded::{Place, Recorded};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::ingest::mark::Mark;
+use crate::ingest::refusal;
+use crate::kafka::{KafkaAccess, Probe};
+use crate::lake::commit::{mark_id, offsets_id, topic_id_key};
+use crate::lake::logs::Logs;
+use crate::lake::{Lake, Snapshot};
+use crate::model::Model;
+
+/// What the audit works on.
+pub struct Auditor<'a> {
+    pub lake: &'a Lake,
+    pub engine: &'a Engine,
+    /// Whose transactions count.
+    pub pipeline: &'a str,
+    /// Asked for watermarks and about gaps, when given.
+    pub kafka: Option<&'a KafkaAccess>,
+    /// Whether every row, and with a broker every message, is read again.
+    pub payloads: bool,
+}
+
+/// The dead letters at two moments.
+pub struct Letters {
+    pub before: Option<Snapshot>,
+    pub after: Option<Snapshot>,
+}
+
+/// What the broker says of a topic, and the way to ask for more.
+pub struct Broker {
+    pub probe: Arc<Probe>,
+    pub watermarks: BTreeMap<i32, (i64, i64)>,
+    pub topic_id: Option<String>,
+}
+
+impl Broker {
+    pub async fn ask(kafka: &KafkaAccess, topic: &str) -> Result<Self> {
+        let (kafka, topic) = (kafka.clone(), topic.to_owned());
+        blocking(move || {
+            let probe = Arc::new(Probe::open(&kafka)?);
+            let watermarks = probe.watermarks(&topic)?;
+            let topic_id = probe.topic_id(&topic);
+            Ok(Self { probe, watermarks, topic_id })
+        })
+        .await
+    }
+}
+
+/// One topic of one table.
+pub struct Subject<'a> {
+    pub auditor: &'a Auditor<'a>,
+    pub model: &'a Model,
+    pub topic: &'a str,
+    pub bronze: Option<&'a Snapshot>,
+    pub dead: &'a Letters,
+    pub broker: Option<&'a Broker>,
+    pub logs: Logs,
+    pub recorded: &'a BTreeMap<Place, Recorded>,
+}
+
+impl Subject<'_> {
+    /// The offset after the last of a log.
+    pub async fn next(&self, (partition, log): Place) -> Result<Option<i64>> {
+        let ended = self.logs.of_partition(partition).nth(log as usize);
+        match (ended, self.bronze) {
+            (Some(accepted), _) => Ok(Some(accepted.end)),
+            (None, Some(bronze)) => {
+                let id = offsets_id(self.auditor.pipeline, self.topic, partition);
+                bronze.transaction(&id).await
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Why the broker's log is not the one that was ingested.
+    pub async fn other_log(
+        &self,
+        broker: &Broker,
+        partition: i32,
+        next: Option<i64>,
+        bounds: (i64, i64),
+    ) -> Result<Option<String>> {
+        let (Some(bronze), Some(next)) = (self.bronze, next) else { return Ok(None) };
+        let known = bronze.property(&topic_id_key(self.topic));
+        if let (Some(known), Some(found)) = (&known, &broker.topic_id)
+            && known != found
+        {
+            return Ok(Some(refusal::recreated(known, found)));
+        }
+        if next > bounds.1 {
+            return Ok(refusal::bounds(next, bounds));
+        }
+        let id = mark_id(self.auditor.pipeline, self.topic, partition);
+        let Some(mark) = bronze.transaction(&id).await?.and_then(Mark::unpack) else {
+            return Ok(None);
+        };
+        let (probe, topic) = (Arc::clone(&broker.probe), self.topic.to_owned());
+        blocking(move || refusal::of_mark(&probe, (&topic, partition), (mark, next), bounds.0))
+            .await
+    }
+}
+
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|source| Error::internal("asking Kafka stopped").source(source))?
+}
