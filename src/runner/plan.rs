@@ -34,6 +34,8 @@ pub struct Plan<'a> {
     pub extent: Extent,
     /// Everything anew, by whatever shape and rows the table has.
     pub is_refresh: bool,
+    /// Whether what is built is all that the table is to hold.
+    pub covers_all: bool,
     /// What the query is executed for, one after the other: intervals, or ranges of several where the
     /// query provably gives the rows of each; once without a range if the model has no intervals.
     pub passes: Vec<Option<Range>>,
@@ -85,6 +87,7 @@ impl<'a> Plan<'a> {
             pins,
             extent: Extent::Whole,
             is_refresh,
+            covers_all: true,
             passes: vec![None],
         };
         if let Some(every) = model.every() {
@@ -101,11 +104,18 @@ impl<'a> Plan<'a> {
         before: Option<&Snapshot>,
     ) -> Result<()> {
         let (session, model) = (&self.session, self.model);
-        let inputs = range::Inputs::of(session, model, every).await?;
-        let covered = match asked {
-            Some(asked) => Some(range::whole(asked, model, every)?),
-            None => inputs.range().await?,
+        let is_together = self.typed.intervals == Intervals::Together;
+        // Which intervals they reach; nobody asks where the range is given and built at once.
+        let inputs = match asked.is_some() && is_together {
+            true => None,
+            false => Some(range::Inputs::of(session, model, every).await?),
         };
+        let covered = match (asked, &inputs) {
+            (Some(asked), _) => Some(range::whole(asked, model, every)?),
+            (None, Some(inputs)) => inputs.range().await?,
+            (None, None) => None,
+        };
+        self.covers_all = asked.is_none();
         let stored = match (before, &self.spec().time) {
             (Some(table), Some(time)) if asked.is_none() && !self.is_refresh => {
                 range::of_table(session, table, time, every, model.timezone).await?
@@ -118,13 +128,13 @@ impl<'a> Plan<'a> {
             (false, Some(range)) => Extent::Range(range),
             (false, None) => Extent::Nothing,
         };
-        self.passes = match (hull, &self.typed.intervals) {
+        self.passes = match (hull, &inputs) {
             (None, _) => Vec::new(),
-            (Some(range), Intervals::Together) => vec![Some(range)],
-            (Some(range), Intervals::OneByOne { .. }) => {
-                let one_by_one = one_by_one(&inputs, range, model, every).await?;
+            (Some(range), Some(inputs)) if !is_together => {
+                let one_by_one = one_by_one(inputs, range, model, every).await?;
                 one_by_one.into_iter().map(Some).collect()
             }
+            (Some(range), _) => vec![Some(range)],
         };
         Ok(())
     }

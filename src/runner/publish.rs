@@ -155,8 +155,10 @@ async fn is_unchanged(plan: &Plan<'_>, before: Option<&Snapshot>, ledger: &Ledge
     }
     let last = table.ledgers(table.version()).await?.into_values().next();
     Ok(last.is_some_and(|last| {
+        // What was made anew was made whole.
+        let is_of_all = plan.covers_all && last.intervals.is_empty();
         last.output_hash == ledger.output_hash
-            && last.intervals == ledger.intervals
+            && (is_of_all || last.intervals == ledger.intervals)
             && last.fingerprint == ledger.fingerprint
     }))
 }

@@ -622,6 +622,8 @@ async fn a_full_refresh_makes_the_table_of_today() {
     world.run("silver.m", Some(day("2026-03-04"))).await.unwrap();
     world.refresh("silver.m").await.unwrap();
     assert_eq!(world.rows("silver.m").await.len(), ROWS.len());
+    // The same rows, and no file of theirs is written again.
+    assert!(world.run("silver.m", None).await.unwrap().unchanged);
     let again = world.refresh("silver.m").await.unwrap();
     assert!(!again.unchanged && again.rows == ROWS.len() as u64, "{again:?}");
 }
