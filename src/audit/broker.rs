@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use super::recorded::{OffsetSpan, Recorded};
 use super::report::PartitionAudit;
-use super::subject::blocking;
 use crate::error::Result;
 use crate::ingest::mark::{message_hash, message_of};
-use crate::kafka::Probe;
+use crate::kafka::{Probe, waiting};
 use crate::lake::ledger::{OffsetRange, Sum};
 
 /// Offsets between two stretches that are read rather than sought over.
 const SEEK_MIN: i64 = 2_000;
+
+/// Offsets of a partition that are read without payloads.
+const HOLES_READ_MAX: i64 = 200_000;
 
 /// One partition's log, the one that was ingested.
 pub struct Log<'a> {
@@ -36,13 +38,13 @@ impl Log<'_> {
             return Ok(false);
         }
         let (probe, topic, partition) = self.place();
-        blocking(move || {
+        waiting(move || {
             let mut is_empty = true;
-            probe.read((&topic, partition), [start, end], |_| {
+            let is_whole = probe.read((&topic, partition), [start, end], |_| {
                 is_empty = false;
                 ControlFlow::Break(())
             })?;
-            Ok(is_empty)
+            Ok(is_empty && is_whole)
         })
         .await
     }
@@ -66,11 +68,11 @@ impl Log<'_> {
                 let batches = recorded.batches.iter().map(|batch| within([batch.start, batch.end]));
                 joined(batches)
             }
-            false => joined(recorded.holes().iter().map(|hole| within(*hole))),
+            false => newest(joined(recorded.holes().iter().map(|hole| within(*hole)))),
         };
         let (probe, topic, partition) = self.place();
         let (holes, batches) = (recorded.holes().to_vec(), recorded.batches.clone());
-        let (unexpected, found, low) = blocking(move || {
+        let (unexpected, found, low) = waiting(move || {
             let mut unexpected = Vec::new();
             let mut found = vec![Found::default(); batches.len()];
             for span in spans {
@@ -146,6 +148,19 @@ fn joined(spans: impl Iterator<Item = OffsetSpan>) -> Vec<OffsetSpan> {
     joined
 }
 
+/// The last of the stretches, as many as are read soon: a topic with transactions has holes
+/// everywhere, and would be read whole.
+fn newest(mut spans: Vec<OffsetSpan>) -> Vec<OffsetSpan> {
+    let mut left = HOLES_READ_MAX;
+    spans.reverse();
+    spans.retain_mut(|[start, end]| {
+        *start = (*start).max(*end - left);
+        left -= *end - *start;
+        start < end
+    });
+    spans
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,17 +168,11 @@ mod tests {
     #[test]
     fn a_compacted_batch_is_not_an_altered_one() {
         let batch = OffsetRange {
-            topic: String::new(),
-            partition: 0,
-            log: 0,
             start: 10,
             end: 20,
-            rows: 8,
-            rejects: 1,
             holes: vec![[12, 13]],
-            leader_epoch: None,
             messages: Some(Sum(7)),
-            values: None,
+            ..OffsetRange::default()
         };
         let verdict_of =
             |messages, sum, low| verdict(&batch, Found { messages, sum: Sum(sum) }, low);
@@ -179,5 +188,8 @@ mod tests {
         let far = 10 + SEEK_MIN;
         let spans = [[0, 5], [7, 9], [9, 10], [far, far + 1], [far + 3, far + 3]];
         assert_eq!(joined(spans.into_iter()), [[0, 10], [far, far + 1]]);
+        let half = HOLES_READ_MAX / 2;
+        let spans = vec![[0, 5], [10, 10 + 2 * half], [3 * half, 4 * half]];
+        assert_eq!(newest(spans), [[3 * half, 4 * half], [10 + half, 10 + 2 * half]]);
     }
 }

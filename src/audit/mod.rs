@@ -42,11 +42,14 @@ pub async fn audit(auditor: &Auditor<'_>, model: &Model) -> Result<Vec<Partition
         Letters { before: dead_before, after: auditor.lake.snapshot(&dead_letters()).await? };
     // After the table: a log that goes on growing ends at least where the table does.
     let broker = match auditor.kafka {
-        Some(kafka) => Some(Broker::ask(kafka, &source.topic).await?),
+        Some(kafka) => {
+            let id = bronze.as_ref().and_then(|t| t.property(&topic_id_key(&source.topic)));
+            Some(Broker::ask(kafka, &source.topic, id.is_some()).await?)
+        }
         None => None,
     };
     let recorded = match &bronze {
-        Some(bronze) => recorded(bronze).await?,
+        Some(bronze) => recorded(bronze, None).await?,
         None => BTreeMap::new(),
     };
     let mut topics: BTreeSet<String> = recorded.keys().cloned().collect();

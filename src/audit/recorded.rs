@@ -34,9 +34,18 @@ impl Recorded {
 
     /// Of the dead letters: which ones a replay left is not noted, so those batches have no sum.
     pub fn forget_replayed(&mut self) {
-        self.written.retain(|range| {
-            !self.replayed.iter().any(|gone| gone.start < range.end && range.start < gone.end)
-        });
+        let mut gone = std::mem::take(&mut self.replayed);
+        loop {
+            let is_gone = |range: &mut OffsetRange| {
+                gone.iter().any(|gone| gone.start < range.end && range.start < gone.end)
+            };
+            // Batches of two attempts overlap, and are summed together.
+            let more: Vec<OffsetRange> = self.written.extract_if(.., is_gone).collect();
+            if more.is_empty() {
+                return;
+            }
+            gone.extend(more);
+        }
     }
 
     pub fn has_replayed(&self, offset: i64) -> bool {
@@ -76,8 +85,11 @@ enum Noted {
     Replayed,
 }
 
-/// By topic.
-pub async fn recorded(table: &Snapshot) -> Result<BTreeMap<String, BTreeMap<Place, Recorded>>> {
+/// By topic. Of the dead letters, what `of` rejected; `None` in bronze.
+pub async fn recorded(
+    table: &Snapshot,
+    of: Option<&str>,
+) -> Result<BTreeMap<String, BTreeMap<Place, Recorded>>> {
     let mut topics: BTreeMap<String, BTreeMap<Place, Recorded>> = BTreeMap::new();
     for ledger in table.ledgers(0).await?.into_values() {
         if !ledger.rewritten.is_empty() {
@@ -88,6 +100,9 @@ pub async fn recorded(table: &Snapshot) -> Result<BTreeMap<String, BTreeMap<Plac
         let of_batch = ledger.offsets.into_iter().map(|range| (range, Noted::Batch));
         let of_replay = ledger.replayed.into_iter().map(|range| (range, Noted::Replayed));
         for (range, noted) in of_rewrite.chain(of_batch).chain(of_replay) {
+            if of.is_some() && range.table.as_deref() != of {
+                continue;
+            }
             let places = topics.entry(range.topic.clone()).or_default();
             let recorded = places.entry((range.partition, range.log)).or_default();
             recorded.written.push(range.clone());
@@ -142,17 +157,10 @@ mod tests {
     #[test]
     fn batches_of_which_letters_were_replayed_are_summed_together() {
         let range = |start, end, values: u64| OffsetRange {
-            topic: String::new(),
-            partition: 0,
-            log: 0,
             start,
             end,
-            rows: 0,
-            rejects: 0,
-            holes: Vec::new(),
-            leader_epoch: None,
-            messages: None,
             values: Some(Sum(values)),
+            ..OffsetRange::default()
         };
         let written = vec![range(0, 5, 1), range(5, 9, 2), range(9, 12, 4), range(3, 6, u64::MAX)];
         let mut recorded = Recorded { written, ..Recorded::default() };

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use super::recorded::{Place, Recorded};
 use crate::engine::Engine;
-use crate::error::{Error, Result};
-use crate::ingest::mark::Mark;
+use crate::error::Result;
 use crate::ingest::refusal;
-use crate::kafka::{KafkaAccess, Probe};
+use crate::kafka::{KafkaAccess, Probe, waiting};
 use crate::lake::commit::{mark_id, offsets_id, topic_id_key};
 use crate::lake::logs::Logs;
 use crate::lake::{Lake, Snapshot};
@@ -40,12 +39,13 @@ pub struct Broker {
 }
 
 impl Broker {
-    pub async fn ask(kafka: &KafkaAccess, topic: &str) -> Result<Self> {
+    /// `is_known` says whether the broker once told the topic's id.
+    pub async fn ask(kafka: &KafkaAccess, topic: &str, is_known: bool) -> Result<Self> {
         let (kafka, topic) = (kafka.clone(), topic.to_owned());
-        blocking(move || {
+        waiting(move || {
             let probe = Arc::new(Probe::open(&kafka)?);
             let watermarks = probe.watermarks(&topic)?;
-            let topic_id = probe.topic_id(&topic);
+            let topic_id = probe.topic_id(&topic, is_known)?;
             Ok(Self { probe, watermarks, topic_id })
         })
         .await
@@ -86,30 +86,21 @@ impl Subject<'_> {
         next: Option<i64>,
         bounds: (i64, i64),
     ) -> Result<Option<String>> {
-        let (Some(bronze), Some(next)) = (self.bronze, next) else { return Ok(None) };
+        let Some(bronze) = self.bronze else { return Ok(None) };
         let known = bronze.property(&topic_id_key(self.topic));
         if let (Some(known), Some(found)) = (&known, &broker.topic_id)
             && known != found
         {
             return Ok(Some(refusal::recreated(known, found)));
         }
-        if next > bounds.1 {
-            return Ok(refusal::bounds(next, bounds));
-        }
+        let Some(next) = next else { return Ok(None) };
         let id = mark_id(self.auditor.pipeline, self.topic, partition);
-        let Some(mark) = bronze.transaction(&id).await?.and_then(Mark::unpack) else {
+        let mark = bronze.transaction(&id).await?;
+        if next < bounds.0 {
+            // What is missing there is accounted for offset by offset.
             return Ok(None);
-        };
+        }
         let (probe, topic) = (Arc::clone(&broker.probe), self.topic.to_owned());
-        blocking(move || refusal::of_mark(&probe, (&topic, partition), (mark, next), bounds.0))
-            .await
+        waiting(move || refusal::of_log(&probe, (&topic, partition), (next, mark), bounds)).await
     }
-}
-
-pub async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|source| Error::internal("asking Kafka stopped").source(source))?
 }

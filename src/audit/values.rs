@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
-use datafusion::prelude::col;
+use datafusion::prelude::{DataFrame, col, lit};
 use futures::StreamExt;
 
 use super::offsets::rows_of;
@@ -23,14 +23,22 @@ pub type Verdict = (Vec<OffsetSpan>, u64);
 
 /// Reads all rows and letters of the topic.
 pub async fn read(subject: &Subject<'_>) -> Result<BTreeMap<Place, Verdict>> {
+    let doing = format!("cannot audit `{}`", subject.model.name);
+    let failed = |error| engine_error(&doing, error);
+    let session = subject.auditor.engine.session();
     let mut verdicts = BTreeMap::new();
     if let Some(bronze) = subject.bronze {
-        compare(subject, bronze, subject.recorded, &mut verdicts).await?;
+        let rows = rows_of(&session, bronze, subject.topic).await.map_err(failed)?;
+        compare(subject, bronze, rows, subject.recorded, &mut verdicts).await?;
     }
     if let Some(dead) = &subject.dead.after {
-        let mut letters = recorded(dead).await?.remove(subject.topic).unwrap_or_default();
+        let name = subject.model.name.to_string();
+        let mut letters =
+            recorded(dead, Some(&name)).await?.remove(subject.topic).unwrap_or_default();
         letters.values_mut().for_each(Recorded::forget_replayed);
-        compare(subject, dead, &letters, &mut verdicts).await?;
+        let rows = rows_of(&session, dead, subject.topic).await.map_err(failed)?;
+        let rows = rows.filter(col("pipeline").eq(lit(name))).map_err(failed)?;
+        compare(subject, dead, rows, &letters, &mut verdicts).await?;
     }
     Ok(verdicts)
 }
@@ -38,6 +46,7 @@ pub async fn read(subject: &Subject<'_>) -> Result<BTreeMap<Place, Verdict>> {
 async fn compare(
     subject: &Subject<'_>,
     table: &Snapshot,
+    rows: DataFrame,
     recorded: &BTreeMap<Place, Recorded>,
     verdicts: &mut BTreeMap<Place, Verdict>,
 ) -> Result<()> {
@@ -47,14 +56,12 @@ async fn compare(
         recorded.iter().map(|(place, recorded)| (*place, recorded.sums())).collect();
     let mut found: BTreeMap<Place, Vec<Sum>> =
         expected.iter().map(|(place, spans)| (*place, vec![Sum::default(); spans.len()])).collect();
-    let session = subject.auditor.engine.session();
     let schema = table.schema();
     let names = schema.fields().iter().map(|field| field.name().as_str());
     let columns: Vec<_> = names
         .filter(|name| *name != DAY_COLUMN)
         .map(|name| col(datafusion::common::Column::from_name(name)))
         .collect();
-    let rows = rows_of(&session, table, subject.topic).await.map_err(failed)?;
     let mut rows = rows.select(columns).map_err(failed)?.execute_stream().await.map_err(failed)?;
     while let Some(batch) = rows.next().await {
         let batch = batch.map_err(failed)?;

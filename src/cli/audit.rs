@@ -121,8 +121,8 @@ pub fn verdict(audits: &[PartitionAudit]) -> Result<()> {
         let (rows, offsets) = (sum(|a| a.unchecked_rows), sum(|a| a.unchecked_offsets));
         if rows + offsets > 0 {
             output::say(&format!(
-                "{rows} rows have no sum to compare with, and the broker no longer has {offsets} \
-                 of the offsets"
+                "not compared: {rows} rows without a sum, and {offsets} offsets without a sum or whose \
+                 messages the broker no longer has"
             ));
         }
         output::say(&format!("every offset of {} partitions is accounted for", audits.len()));
@@ -152,6 +152,11 @@ pub fn verdict(audits: &[PartitionAudit]) -> Result<()> {
             format!("{place}: {}", found.join(", "))
         })
         .collect();
-    Err(Error::new(ErrorKind::Invalid, format!("not every offset is accounted for: {}", places.join("; ")))
+    let is_offsets = dirty.iter().any(|audit| audit.duplicates + audit.unaccounted > 0);
+    let found = match is_offsets {
+        true => "not every offset is accounted for",
+        false => "not everything is as it was ingested",
+    };
+    Err(Error::new(ErrorKind::Invalid, format!("{found}: {}", places.join("; ")))
         .hint("offsets unaccounted for: with the broker reachable, gaps of transactions are told from losses"))
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Output, Session, interrupted, output};
 use crate::app::{self, App};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ingest::Pipeline;
 use crate::ingest::accept::{Request, accept};
 use crate::ingest::rewrite::rewrite;
@@ -77,7 +77,7 @@ struct Accept {
     partitions: Vec<i32>,
     /// The first offset to ingest of the log that is there [default: the first message that the lake
     /// does not hold]
-    #[arg(long, value_name = "OFFSET", value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, value_name = "OFFSET", requires = "partitions", value_parser = clap::value_parser!(i64).range(0..))]
     from: Option<i64>,
     /// Show what would be decided
     #[arg(long)]
@@ -163,6 +163,10 @@ pub fn say_totals(reports: &BTreeMap<TableName, WorkerReport>) {
 }
 
 async fn accept_logs(app: &App, arguments: &Accept) -> Result<()> {
+    if arguments.from.is_some() && arguments.partitions.len() > 1 {
+        return Err(Error::invalid("`--from` is an offset of one partition")
+            .hint("name one `--partition`, and run it once for each"));
+    }
     let (kafka, typed) = (app.kafka()?, app.typed().await?);
     let names = app.bronze(std::slice::from_ref(&arguments.table))?;
     let pipeline = app.untouched_pipeline(&names[0], &typed, &kafka, Uuid::now_v7())?;
@@ -212,9 +216,8 @@ async fn show_status(app: &App, tables: &[TableName], form: Output) -> Result<()
     }
     match form {
         Output::Json => {
-            let rows = serde_json::to_value(&found).map_err(|source| {
-                crate::error::Error::internal("cannot print JSON").source(source)
-            })?;
+            let rows = serde_json::to_value(&found)
+                .map_err(|source| Error::internal("cannot print JSON").source(source))?;
             output::write_json(&rows)
         }
         Output::Text => {

@@ -268,6 +268,9 @@ impl<'a> Moving<'a> {
         let paths = kept.paths().map(str::to_owned).collect();
         let mut ledger = Ledger::new(spec.name.to_string(), pipeline.run);
         ledger.replayed = self.tally.gone.ranges(&pipeline.topic, &BTreeMap::new());
+        for range in &mut ledger.replayed {
+            range.table = Some(pipeline.spec.name.to_string());
+        }
         let mut deletion = Commit {
             spec: &spec,
             staged: kept,

@@ -57,11 +57,8 @@ impl Spans {
             start: *start,
             end: *end,
             rows: *count,
-            rejects: 0,
-            holes: Vec::new(),
-            leader_epoch: None,
-            messages: None,
             values: values.get(place).copied(),
+            ..OffsetRange::default()
         });
         ranges.collect()
     }
@@ -327,7 +324,12 @@ impl Sieve<'_> {
         let key = place(letters, row, &self.logs);
         let (partition, log, offset) = key;
         let is_newest = log == self.logs.newest(partition);
-        if is_newest && self.next_offsets.get(&partition).is_none_or(|next| *next <= offset) {
+        // Of a log that ended, the rest of that batch never came.
+        let next = match is_newest {
+            true => self.next_offsets.get(&partition).copied(),
+            false => self.logs.of_partition(partition).nth(log as usize).map(|ended| ended.end),
+        };
+        if next.is_none_or(|next| next <= offset) {
             self.tally.held_back += 1;
             return true;
         }
@@ -398,11 +400,7 @@ mod tests {
             start,
             end,
             rows,
-            rejects: 0,
-            holes: Vec::new(),
-            leader_epoch: None,
-            messages: None,
-            values: None,
+            ..OffsetRange::default()
         };
         assert_eq!(spans.count(), 4);
         let expected = [range(0, 0, 3, 4, 1), range(1, 0, 2, 8, 2), range(1, 1, 2, 3, 1)];

@@ -19,9 +19,11 @@ use super::refusal;
 use crate::engine::fault::engine_error;
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::Instant;
-use crate::kafka::Probe;
+use crate::kafka::{Probe, waiting};
 use crate::lake::Snapshot;
-use crate::lake::commit::{Advance, Commit, Outcome, commit, mark_id, offsets_id, topic_id_key};
+use crate::lake::commit::{
+    Advance, Commit, Outcome, commit, mark_id, offsets_id, replay_id, topic_id_key,
+};
 use crate::lake::ledger::{Acceptance, Ledger};
 use crate::lake::logs::Logs;
 use crate::lake::stage::Staged;
@@ -49,21 +51,29 @@ pub async fn accept(pipeline: &Pipeline, request: &Request) -> Result<Vec<Accept
     }
     let partitions: Vec<i32> = found.iter().map(|accepted| accepted.partition).collect();
     let epochs = fence(pipeline, &partitions).await?;
+    let epochs: BTreeMap<i32, i64> = partitions.into_iter().zip(epochs).collect();
     // Their owner may have committed until then.
-    let request = Request { partitions, ..request.clone() };
-    let found = decide(pipeline, &request).await?;
+    let mut found = decide(pipeline, request).await?;
+    found.retain(|accepted| epochs.contains_key(&accepted.partition));
     let table = existing(pipeline).await?;
     let mut advances = Vec::new();
-    for (accepted, epoch) in found.iter().zip(epochs) {
+    for accepted in &found {
         let partition = accepted.partition;
+        let epoch = epochs[&partition];
         let owner = epoch_id(pipeline, partition);
         advances.push(Advance { app_id: owner, expected: Some(epoch), next: epoch });
-        let next = offsets_id(&pipeline.name, &pipeline.topic, partition);
-        advances.push(Advance { app_id: next, expected: Some(accepted.end), next: accepted.start });
-        let app_id = mark_id(&pipeline.name, &pipeline.topic, partition);
-        let expected = table.transaction(&app_id).await?;
-        advances.push(Advance { app_id, expected, next: Mark::pack(None) });
+        for (app_id, next) in [
+            (offsets_id(&pipeline.name, &pipeline.topic, partition), accepted.start),
+            (mark_id(&pipeline.name, &pipeline.topic, partition), Mark::pack(None, accepted.start)),
+        ] {
+            let expected = table.transaction(&app_id).await?;
+            advances.push(Advance { app_id, expected, next });
+        }
     }
+    // A replay that is under way has decided by the old logs which row its letters become.
+    let app_id = replay_id(&pipeline.spec.name);
+    let expected = table.transaction(&app_id).await?;
+    advances.push(Advance { app_id, expected, next: expected.unwrap_or(0) + 1 });
     let mut ledger = Ledger::new(pipeline.spec.name.to_string(), pipeline.run);
     ledger.accepted.clone_from(&found);
     let staged = Staged::default();
@@ -89,14 +99,15 @@ async fn decide(pipeline: &Pipeline, request: &Request) -> Result<Vec<Acceptance
     let bronze = existing(pipeline).await?;
     let dead = pipeline.lake.snapshot(&dead_letters()).await?;
     let (kafka, topic) = (pipeline.kafka.clone(), pipeline.topic.clone());
-    let (probe, bounds, found_id) = blocking(move || {
+    let known_id = bronze.property(&topic_id_key(&pipeline.topic));
+    let is_known = known_id.is_some();
+    let (probe, bounds, found_id) = waiting(move || {
         let probe = Arc::new(Probe::open(&kafka)?);
         let bounds = probe.watermarks(&topic)?;
-        let id = probe.topic_id(&topic);
+        let id = probe.topic_id(&topic, is_known)?;
         Ok((probe, bounds, id))
     })
     .await?;
-    let known_id = bronze.property(&topic_id_key(&pipeline.topic));
     let ids = known_id.as_deref().zip(found_id.as_deref()).filter(|(known, found)| known != found);
     let logs = Logs::of(Some(&bronze), &pipeline.topic)?;
     let held = Held { pipeline, bronze, dead, logs };
@@ -104,55 +115,52 @@ async fn decide(pipeline: &Pipeline, request: &Request) -> Result<Vec<Acceptance
     for partition in bounds.keys().chain(&request.partitions) {
         newest.entry(*partition).or_insert(i64::MIN);
     }
+    if ids.is_some() && !(request.partitions.is_empty() && request.from.is_none()) {
+        let message = format!("`{}` was recreated", pipeline.topic);
+        return Err(Error::invalid(message).hint(
+            "it is accepted whole, from its beginning: leave out `--partition` and `--from`",
+        ));
+    }
     let mut decided = Vec::new();
     for (partition, newest) in newest {
         if !request.partitions.is_empty() && !request.partitions.contains(&partition) {
             continue;
         }
         let id = offsets_id(&pipeline.name, &pipeline.topic, partition);
-        let Some(next) = held.bronze.transaction(&id).await? else { continue };
-        let mark =
-            held.bronze.transaction(&mark_id(&pipeline.name, &pipeline.topic, partition)).await?;
-        let mark = mark.and_then(Mark::unpack);
-        let search = Search { held: &held, probe: &probe, partition, next };
-        let (reason, start) = match (ids, bounds.get(&partition).copied()) {
-            (Some((known, found)), bounds) => {
+        let next = held.bronze.transaction(&id).await?;
+        let mark = mark_id(&pipeline.name, &pipeline.topic, partition);
+        let mark = held.bronze.transaction(&mark).await?;
+        let (reason, start) = match (ids, next, bounds.get(&partition).copied()) {
+            // Also a partition of which nothing was committed: its letters may have been.
+            (Some((known, found)), _, bounds) => {
                 (refusal::recreated(known, found), Some(bounds.map_or(0, |(low, _)| low)))
             }
-            (None, None) => continue,
-            (None, Some(bounds)) => match search.refused(mark, bounds).await? {
-                None => continue,
-                Some(reason) if next < bounds.0 => (reason, Some(bounds.0)),
-                Some(reason) if request.from.is_some() => (reason, request.from),
-                Some(reason) => (reason, search.first_other(bounds).await?),
-            },
+            (None, Some(next), Some(bounds)) => {
+                let search = Search { held: &held, probe: &probe, partition, next };
+                let Some(reason) = search.refused(mark, bounds).await? else { continue };
+                (reason, search.start(request.from, bounds).await?)
+            }
+            (None, _, _) => continue,
         };
-        let Some(start) = request.from.or(start) else {
+        let Some(start) = start else {
             let message = format!(
                 "`{}` partition {partition} {reason}, but nothing tells where",
                 pipeline.topic
             );
-            return Err(Error::invalid(message).hint("name the first offset to ingest: `--from`"));
+            return Err(Error::invalid(message)
+                .hint("name the first offset to ingest: `--partition N --from OFFSET`"));
         };
         decided.push(Acceptance {
             topic: pipeline.topic.clone(),
             partition,
-            at: pipeline.clock.micros().max(newest),
-            end: next,
+            at: pipeline.clock.micros().max(newest).max(held.logs.begin(partition).unwrap_or(0)),
+            end: next.unwrap_or(0),
             start,
             topic_id: found_id.clone(),
             reason,
         });
     }
     Ok(decided)
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|source| Error::internal("asking Kafka stopped").source(source))?
 }
 
 /// What the lake holds of the topic.
@@ -198,14 +206,17 @@ impl Held<'_> {
         Ok(newest)
     }
 
-    /// When the message at an offset of the newest log was produced, and its key; `None` if the lake
-    /// holds none there.
+    /// When the message was produced that the lake holds at an offset of the log as it was last, and its
+    /// key; `None` if it holds none there.
     async fn message(&self, partition: i32, offset: i64) -> Result<Option<Identity>> {
         let failed = |error| engine_error(DOING, error);
+        // Logs that were accepted later share what comes before their beginnings.
+        let before = self.logs.of_partition(partition).filter(|accepted| accepted.start <= offset);
+        let begin = before.last().map(|accepted| accepted.at);
         for frame in self.frames().await? {
             let place = col("_partition").eq(lit(partition)).and(col("_offset").eq(lit(offset)));
             let frame = frame
-                .filter(place.and(later_than(self.logs.begin(partition))))
+                .filter(place.and(later_than(begin)))
                 .and_then(|frame| frame.select_columns(&["_timestamp", "_key"]))
                 .map_err(failed)?;
             for batch in frame.collect().await.map_err(failed)? {
@@ -232,15 +243,24 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    async fn refused(&self, mark: Option<Mark>, bounds: (i64, i64)) -> Result<Option<String>> {
+    async fn refused(&self, mark: Option<i64>, bounds: (i64, i64)) -> Result<Option<String>> {
         let Search { partition, next, .. } = *self;
-        if let Some(why) = refusal::bounds(next, bounds) {
-            return Ok(Some(why));
-        }
-        let Some(mark) = mark else { return Ok(None) };
         let (probe, topic) = (Arc::clone(self.probe), self.held.pipeline.topic.clone());
-        blocking(move || refusal::of_mark(&probe, (&topic, partition), (mark, next), bounds.0))
-            .await
+        waiting(move || refusal::of_log(&probe, (&topic, partition), (next, mark), bounds)).await
+    }
+
+    /// Where to go on; `None` if nothing tells.
+    async fn start(&self, asked: Option<i64>, bounds: (i64, i64)) -> Result<Option<i64>> {
+        let (low, high) = bounds;
+        match asked {
+            Some(from) if (low..=high).contains(&from) => Ok(Some(from)),
+            Some(from) => {
+                let message = format!("`--from {from}` is not within {low} to {high}");
+                Err(Error::invalid(message).hint("name an offset that the log has now, or its end"))
+            }
+            None if self.next < low => Ok(Some(low)),
+            None => self.first_other(bounds).await,
+        }
     }
 
     /// Bisects: up to where the log was cut, its messages are those of the lake, and from there on
@@ -271,7 +291,7 @@ impl Search<'_> {
     async fn message_from(&self, from: i64, to: i64) -> Result<Option<(i64, Identity)>> {
         let (probe, topic) = (Arc::clone(self.probe), self.held.pipeline.topic.clone());
         let partition = self.partition;
-        blocking(move || {
+        waiting(move || {
             let mut found = None;
             probe.read((&topic, partition), [from, to], |received| {
                 let time = received.timestamp_ms().and_then(timestamp_of);

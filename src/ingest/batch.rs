@@ -145,6 +145,7 @@ pub async fn write(pipeline: &Pipeline, batch: Batch) -> Result<Written> {
 
 fn range_of(pipeline: &Pipeline, partition: i32, progress: &Progress) -> OffsetRange {
     OffsetRange {
+        table: None,
         topic: pipeline.topic.clone(),
         partition,
         log: progress.log(),
@@ -181,7 +182,9 @@ async fn write_dead(
         advances.push(still_owned(pipeline, *partition, progress));
         if progress.rejects() > 0 {
             let values = values.get(partition).copied();
-            ledger.offsets.push(OffsetRange { values, ..range_of(pipeline, *partition, progress) });
+            let table = Some(pipeline.spec.name.to_string());
+            let range = range_of(pipeline, *partition, progress);
+            ledger.offsets.push(OffsetRange { table, values, ..range });
             advances.push(Advance {
                 app_id: dead_id(pipeline, *partition),
                 expected: progress.dead_committed,

@@ -42,33 +42,35 @@ pub fn mix(a: u64, b: u64) -> u64 {
     (product as u64) ^ ((product >> 64) as u64)
 }
 
-/// The last message before an offset: how far before, and its hash without the low bits.
+/// The last message before an offset: how far before, and the upper bits of its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     distance: u8,
     hash: u64,
 }
 
-const DISTANCE_BITS: u64 = 0xff;
+const HASH_BITS: u64 = !0xff_ffff;
 
 impl Mark {
     /// `None` if the message is too far before `next`, behind more offsets without messages than a
     /// mark can say.
     pub fn new(next: i64, offset: i64, hash: u64) -> Option<Self> {
         let distance = u8::try_from(next - offset).ok().filter(|distance| *distance > 0)?;
-        Some(Self { distance, hash: hash & !DISTANCE_BITS })
+        Some(Self { distance, hash: hash & HASH_BITS })
     }
 
-    /// As the value of a transaction; no mark is 0.
-    pub fn pack(mark: Option<Self>) -> i64 {
-        mark.map_or(0, |mark| (mark.hash | u64::from(mark.distance)) as i64)
+    /// As the value of a transaction beside that of `next`; no mark is 0.
+    pub fn pack(mark: Option<Self>, next: i64) -> i64 {
+        mark.map_or(0, |mark| (mark.hash | check_of(next) | u64::from(mark.distance)) as i64)
     }
 
-    /// The inverse of [`Mark::pack`].
-    pub fn unpack(value: i64) -> Option<Self> {
+    /// The inverse of [`Mark::pack`]. `None` also if the offset moved without its mark, as a version
+    /// that knows no marks moves it.
+    pub fn unpack(value: i64, next: i64) -> Option<Self> {
         let value = value as u64;
-        let distance = (value & DISTANCE_BITS) as u8;
-        (distance > 0).then_some(Self { distance, hash: value & !DISTANCE_BITS })
+        let distance = (value & 0xff) as u8;
+        let is_of_next = value & 0xff_ff00 == check_of(next);
+        (distance > 0 && is_of_next).then_some(Self { distance, hash: value & HASH_BITS })
     }
 
     /// Where the message is that `next` follows.
@@ -76,15 +78,22 @@ impl Mark {
         next - i64::from(self.distance)
     }
 
-    /// Without the low bits, as [`Mark::new`] takes it.
+    /// As far as [`Mark::new`] keeps it.
     pub fn hash(self) -> u64 {
         self.hash
     }
 
-    /// Whether a message of this hash can be the one.
-    pub fn is_of(self, hash: u64) -> bool {
-        self.hash == hash & !DISTANCE_BITS
+    /// Whether a message may stand in a log before `next`: it is the marked one, or comes before it.
+    /// Between the two there was none.
+    pub fn allows(self, next: i64, message: &Message<'_>) -> bool {
+        let marked = self.offset(next);
+        message.offset < marked
+            || message.offset == marked && self.hash == message_hash(message) & HASH_BITS
     }
+}
+
+fn check_of(next: i64) -> u64 {
+    mix(next as u64, 3) & 0xff_ff00
 }
 
 #[cfg(test)]
@@ -92,16 +101,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_survives_the_lake() {
+    fn a_mark_survives_the_lake_beside_its_offset() {
         for (next, offset) in [(1, 0), (300, 299), (300, 45)] {
             let mark = Mark::new(next, offset, 0x0123_4567_89ab_cdef);
-            assert_eq!(Mark::unpack(Mark::pack(mark)), mark);
+            let packed = Mark::pack(mark, next);
+            assert_eq!(Mark::unpack(packed, next), mark);
             assert_eq!(mark.unwrap().offset(next), offset);
-            assert!(mark.unwrap().is_of(0x0123_4567_89ab_cdef));
-            assert!(!mark.unwrap().is_of(0x1123_4567_89ab_cdef));
+            // A version without marks has ingested more.
+            assert_eq!(Mark::unpack(packed, next + 100), None);
         }
-        assert_eq!(Mark::unpack(Mark::pack(None)), None);
+        assert_eq!(Mark::unpack(Mark::pack(None, 7), 7), None);
         assert_eq!(Mark::new(300, 44, 1), None);
+    }
+
+    #[test]
+    fn behind_the_marked_message_there_was_none() {
+        let message = |offset, payload| Message {
+            partition: 0,
+            offset,
+            leader_epoch: None,
+            timestamp_ms: None,
+            key: None,
+            headers: &[],
+            payload: Some(payload),
+        };
+        let marked = message(98, b"a");
+        let mark = Mark::new(100, 98, message_hash(&marked)).unwrap();
+        let allows = |offset, payload| mark.allows(100, &message(offset, payload));
+        assert!(allows(98, b"a") && allows(97, b"b"));
+        assert!(!allows(98, b"b") && !allows(99, b"a"));
     }
 
     #[test]

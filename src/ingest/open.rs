@@ -29,8 +29,11 @@ pub struct Progress {
     log_begin: Option<i64>,
     /// The value of the mark's transaction.
     committed_mark: Option<i64>,
-    /// The last message before `start`, which the log must still hold; `None` once it was seen.
-    unseen: Option<Mark>,
+    /// The last message before `start`, which the log must still hold; `None` once the batch has
+    /// moved, or where nothing is to be compared.
+    mark: Option<Mark>,
+    /// Whether the marked message is still to be read.
+    is_unknown: bool,
     start: i64,
     next: i64,
     /// Offset and hash of the last message before `next`.
@@ -70,7 +73,7 @@ enum Place {
 impl Progress {
     /// A partition that was just taken over, to be read from `start` on.
     pub fn at(start: i64, taken: Taken) -> Self {
-        let mark = taken.mark.and_then(Mark::unpack);
+        let mark = taken.mark.and_then(|value| Mark::unpack(value, start));
         Self {
             committed: taken.committed,
             dead_committed: taken.dead_committed,
@@ -79,7 +82,8 @@ impl Progress {
             log: taken.log,
             log_begin: taken.log_begin,
             committed_mark: taken.mark,
-            unseen: mark,
+            mark,
+            is_unknown: mark.is_some(),
             start,
             next: start,
             last: mark.map(|mark| (mark.offset(start), mark.hash())),
@@ -94,19 +98,20 @@ impl Progress {
     /// Where to read from, in a log that begins at `low`: the last message that the lake holds comes
     /// first, to be known again, unless the log has dropped it.
     pub fn first_read(&mut self, low: i64) -> i64 {
-        self.unseen = self.unseen.filter(|mark| mark.offset(self.start) >= low);
-        self.unseen.map_or(self.start, |mark| mark.offset(self.start))
+        self.mark = self.mark.filter(|mark| mark.offset(self.start) >= low);
+        self.is_unknown = self.mark.is_some();
+        self.mark.map_or(self.start, |mark| mark.offset(self.start))
     }
 
     /// Whether the last message that the lake holds is still to be read.
     pub fn is_unknown(&self) -> bool {
-        self.unseen.is_some()
+        self.is_unknown
     }
 
     /// The value of the mark's transaction before and after the open batch.
     pub fn mark(&self) -> (Option<i64>, i64) {
         let mark = self.last.and_then(|(offset, hash)| Mark::new(self.next, offset, hash));
-        (self.committed_mark, Mark::pack(mark))
+        (self.committed_mark, Mark::pack(mark, self.next))
     }
 
     pub fn log(&self) -> u32 {
@@ -123,10 +128,11 @@ impl Progress {
         self.messages
     }
 
-    /// False if the message stands where the lake holds another one.
+    /// False if the lake holds another message there, or none.
     fn knows(&mut self, message: &Message<'_>) -> bool {
-        let is_marked = |mark: &mut Mark| mark.offset(self.start) == message.offset;
-        self.unseen.take_if(is_marked).is_none_or(|mark| mark.is_of(message_hash(message)))
+        let Some(mark) = self.mark else { return true };
+        self.is_unknown &= message.offset < mark.offset(self.start);
+        message.offset >= self.start || mark.allows(self.start, message)
     }
 
     /// Offsets that a dead-letter commit already holds but the bronze commit beside it did not
@@ -171,7 +177,7 @@ impl Progress {
 
     fn pass(&mut self, message: &Message<'_>, place: &Place) {
         self.skip_to(message.offset);
-        self.unseen = None;
+        self.is_unknown = false;
         self.next = message.offset + 1;
         let hash = message_hash(message);
         self.messages.add(hash);
@@ -202,7 +208,8 @@ impl Progress {
             }
         }
         self.start = self.next;
-        self.unseen = None;
+        self.mark = None;
+        self.is_unknown = false;
         self.messages = Sum::default();
         self.rows = 0;
         self.rejects = 0;
@@ -326,7 +333,7 @@ impl OpenBatch {
     /// start holds no messages: control records of transactions, or compacted ones.
     pub fn reach_end(&mut self, partition: i32, end: i64) {
         if let Some(progress) = self.partitions.get_mut(&partition) {
-            progress.unseen = None;
+            progress.is_unknown = false;
             progress.skip_to(end);
         }
     }

@@ -3,7 +3,7 @@
 
 use std::ops::ControlFlow;
 
-use super::mark::{Mark, message_hash, message_of};
+use super::mark::{Mark, message_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kafka::Probe;
 
@@ -29,7 +29,7 @@ pub fn bounds(next: i64, (low, high): (i64, i64)) -> Option<String> {
     })
 }
 
-/// The last message that the lake holds is not in the log.
+/// The last message that the lake holds is another one in the log, or more follow it.
 pub fn changed(offset: i64) -> String {
     format!(
         "has another message at offset {offset} than the one that the lake holds: the topic lost \
@@ -37,24 +37,31 @@ pub fn changed(offset: i64) -> String {
     )
 }
 
-/// Looks at the last message that the lake holds before `next`, in a log that begins at `low`.
-pub fn of_mark(
+/// Looks at a log's bounds, and then at the last message that the lake holds before `next`.
+pub fn of_log(
     probe: &Probe,
     (topic, partition): (&str, i32),
-    (mark, next): (Mark, i64),
-    low: i64,
+    (next, mark): (i64, Option<i64>),
+    bounds: (i64, i64),
 ) -> Result<Option<String>> {
-    let offset = mark.offset(next);
-    let mut why = None;
-    if offset >= low {
-        probe.read((topic, partition), [offset, next], |received| {
-            let is_other = received.offset() == offset
-                && !mark.is_of(message_hash(&message_of(received, &received.headers())));
-            why = is_other.then(|| changed(offset));
-            ControlFlow::Break(())
+    let why = self::bounds(next, bounds);
+    let mark = mark.and_then(|mark| Mark::unpack(mark, next));
+    let (None, Some(mark)) = (&why, mark) else { return Ok(why) };
+    let first = mark.offset(next);
+    let mut other = None;
+    if first >= bounds.0 {
+        probe.read((topic, partition), [first, next], |received| {
+            let headers = received.headers();
+            match mark.allows(next, &message_of(received, &headers)) {
+                true => ControlFlow::Continue(()),
+                false => {
+                    other = Some(received.offset());
+                    ControlFlow::Break(())
+                }
+            }
         })?;
     }
-    Ok(why)
+    Ok(other.map(changed))
 }
 
 /// `partition` is `None` where all of the topic is meant.

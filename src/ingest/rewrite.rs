@@ -89,7 +89,12 @@ pub async fn rewrite(
             _ => break,
         }
     }
-    anew.staged.discard(lake, &spec.name).await;
+    // An attempt whose reply was lost may have landed after all.
+    let newest = lake.snapshot(&spec.name).await?.map(|newest| all_files(&newest));
+    let staged: HashSet<&str> = anew.staged.paths().collect();
+    if !newest.unwrap_or_default().iter().any(|file| staged.contains(file.path.as_str())) {
+        anew.staged.discard(lake, &spec.name).await;
+    }
     outcome
 }
 
@@ -196,12 +201,8 @@ impl Anew<'_> {
                 log,
                 start: offset,
                 end: offset + 1,
-                rows: 0,
-                rejects: 0,
-                holes: Vec::new(),
-                leader_epoch: None,
-                messages: None,
                 values: Some(Sum::default()),
+                ..OffsetRange::default()
             });
             range.start = range.start.min(offset);
             range.end = range.end.max(offset + 1);

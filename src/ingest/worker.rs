@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Pipeline;
 use super::batch::{BatchReport, Written, take_over, write};
-use super::mark::{Mark, message_of};
+use super::mark::message_of;
 use super::open::{OpenBatch, Progress};
 use super::refusal;
 use crate::error::{Error, Result};
@@ -141,14 +141,14 @@ impl Worker {
             state.take(&message, ingested_at)?;
             is_any = true;
         }
-        // Said once per end, and after the messages before it.
-        if self.until == Until::Drained {
-            for (partition, reached) in &polled.ends {
-                if let Some(end) = self.ends.get(partition) {
-                    // A broker that lags behind the one that told the end has not reached it yet.
-                    state.open.reach_end(*partition, *end.min(reached));
-                }
-            }
+        // Said once per end, and after the messages before it: what was fetched up to there.
+        for (partition, reached) in &polled.ends {
+            let end = match self.until {
+                Until::Stopped => *reached,
+                // A broker that lags behind the one that told the end has not reached it yet.
+                Until::Drained => self.ends.get(partition).map_or(0, |end| *end.min(reached)),
+            };
+            state.open.reach_end(*partition, end);
         }
         Ok(is_any)
     }
@@ -234,20 +234,14 @@ impl Worker {
                 return Ok(false);
             }
             let mark = transaction(&mark_id(&pipeline.name, topic, *partition))?;
-            held.extend(next.map(|next| (*partition, next, mark.and_then(Mark::unpack))));
+            held.extend(next.map(|next| (*partition, (next, mark))));
         }
-        if let Some(id) = shared.probe.topic_id(topic) {
-            shared.runtime.block_on(check_topic(pipeline, &id))?;
-        }
+        checked_topic(pipeline, &shared.runtime, &shared.probe)?;
         let bounds = shared.probe.watermarks(topic)?;
-        for (partition, next, mark) in held {
+        for (partition, known) in held {
             let Some(bounds) = bounds.get(&partition).copied() else { continue };
-            let mut why = refusal::bounds(next, bounds);
-            if let (None, Some(mark)) = (&why, mark) {
-                let place = (topic.as_str(), partition);
-                why = refusal::of_mark(&shared.probe, place, (mark, next), bounds.0)?;
-            }
-            if let Some(why) = why {
+            let place = (topic.as_str(), partition);
+            if let Some(why) = refusal::of_log(&shared.probe, place, known, bounds)? {
                 let table = pipeline.spec.name.to_string();
                 return Err(refusal::error(topic, partition, &table, &why));
             }
@@ -354,9 +348,8 @@ impl Shared {
     fn check_topic_stays(&self) -> Result<()> {
         let pipeline = &self.pipeline;
         let Some(known) = self.state().topic_id.clone() else { return Ok(()) };
-        match self.probe.topic_id(&pipeline.topic) {
+        match self.probe.topic_id(&pipeline.topic, true)? {
             Some(id) if id != known => Err(recreated(pipeline, &known, &id)),
-            // The next commit asks again.
             Some(_) | None => Ok(()),
         }
     }
@@ -432,10 +425,7 @@ impl Shared {
     fn start_partitions(&self, partitions: &[i32]) -> Result<Vec<(i32, Option<i64>)>> {
         let pipeline = &self.pipeline;
         let mut bounds = self.probe.watermarks(&pipeline.topic)?;
-        let topic_id = self.probe.topic_id(&pipeline.topic);
-        if let Some(id) = &topic_id {
-            self.runtime.block_on(check_topic(pipeline, id))?;
-        }
+        let topic_id = checked_topic(pipeline, &self.runtime, &self.probe)?;
         let low = |partition: i32| bounds.get(&partition).map_or(0, |(low, _)| *low);
         let mut taken = self.runtime.block_on(take_over(pipeline, partitions, low))?;
         let ends_behind = taken.iter().any(|(partition, progress)| {
@@ -464,12 +454,21 @@ impl Shared {
 }
 
 /// The first ingestion of a topic notes its id with the table; under another id, the offsets in
-/// the lake are those of another topic.
-async fn check_topic(pipeline: &Pipeline, id: &str) -> Result<()> {
-    let key = topic_id_key(&pipeline.topic);
-    let ledger = Ledger::new(pipeline.spec.name.to_string(), pipeline.run);
-    let known = claim_property(&pipeline.lake, &pipeline.spec.name, &key, id, &ledger).await?;
-    if known == id { Ok(()) } else { Err(recreated(pipeline, &known, id)) }
+/// the lake are those of another topic. `None` where the broker does not tell.
+fn checked_topic(pipeline: &Pipeline, runtime: &Handle, probe: &Probe) -> Result<Option<String>> {
+    let (key, name) = (topic_id_key(&pipeline.topic), &pipeline.spec.name);
+    let table = runtime.block_on(pipeline.lake.snapshot(name))?;
+    let is_known = table.is_some_and(|table| table.property(&key).is_some());
+    let id = probe.topic_id(&pipeline.topic, is_known)?;
+    if let Some(id) = &id {
+        let ledger = Ledger::new(name.to_string(), pipeline.run);
+        let claim = claim_property(&pipeline.lake, name, &key, id, &ledger);
+        let known = runtime.block_on(claim)?;
+        if known != *id {
+            return Err(recreated(pipeline, &known, id));
+        }
+    }
+    Ok(id)
 }
 
 fn recreated(pipeline: &Pipeline, known: &str, found: &str) -> Error {

@@ -13,5 +13,5 @@ mod topic_id;
 pub use self::access::{HeaderList, KafkaAccess};
 pub use self::consumer::{Assignments, Consumer, Polled, Received};
 pub use self::mock::MockBroker;
-pub use self::probe::Probe;
+pub use self::probe::{Probe, waiting};
 pub use self::producer::{Producer, Record};

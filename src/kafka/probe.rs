@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::access::{
@@ -21,6 +21,8 @@ use crate::error::{Error, ErrorKind, Result};
 /// Silence of a broker that should have a message, or the end of the log, to hand out.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 const POLL_TIMEOUT: Duration = Duration::from_millis(200);
+const ID_ATTEMPTS_MAX: u32 = 10;
+const ID_PAUSE: Duration = Duration::from_millis(500);
 
 /// One client; each method may be called from any thread, [`Probe::read`] by one at a time.
 pub struct Probe {
@@ -44,25 +46,63 @@ impl Probe {
         watermarks_of(self.client.client(), topic)
     }
 
-    /// The id that the broker gave `topic` when it was created; `None` when it does not tell.
-    pub fn topic_id(&self, topic: &str) -> Option<String> {
+    /// The id that the broker gave `topic` when it was created; `None` when it does not tell. If it
+    /// once did (`is_known`), it does again after a moment: a topic that was just made anew must not
+    /// pass for one without an id.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "whoever asks a probe waits on a thread that may"
+    )]
+    pub fn topic_id(&self, topic: &str, is_known: bool) -> Result<Option<String>> {
         if self.has_no_topic_ids {
-            return None;
+            return Ok(None);
         }
-        topic_id::topic_id(self.client.client().native_ptr(), topic, METADATA_TIMEOUT)
+        for attempt in 1.. {
+            let id = topic_id::topic_id(self.client.client().native_ptr(), topic, METADATA_TIMEOUT);
+            if id.is_some() || !is_known {
+                return Ok(id);
+            }
+            if attempt == ID_ATTEMPTS_MAX {
+                break;
+            }
+            std::thread::sleep(ID_PAUSE);
+        }
+        let message = format!("the broker no longer tells the id of `{topic}`");
+        Err(Error::new(ErrorKind::Unavailable, message)
+            .hint("without it a recreated topic cannot be told; check the right to describe it"))
     }
 
     /// Hands the messages of `[start, end)` that a read_committed consumer sees to `take`, in order,
-    /// until it breaks or none is left. `start` must be within the log.
+    /// until it breaks or none is left. False if the log has dropped some of them.
     pub fn read(
+        &self,
+        place: (&str, i32),
+        [start, end]: [i64; 2],
+        mut take: impl FnMut(&Received<'_>) -> ControlFlow<()>,
+    ) -> Result<bool> {
+        if start >= end {
+            return Ok(true);
+        }
+        let read = self.read_from(place, [start, end], &mut take);
+        let _ = self.client.unassign();
+        match read {
+            Err(error) if error.kind == ErrorKind::DataLoss => {
+                let low = self.watermarks(place.0)?.get(&place.1).map_or(0, |(low, _)| *low);
+                if low <= start {
+                    return Err(error);
+                }
+                self.read(place, [low, end], take).map(|_| false)
+            }
+            read => read.map(|()| true),
+        }
+    }
+
+    fn read_from(
         &self,
         (topic, partition): (&str, i32),
         [start, end]: [i64; 2],
-        mut take: impl FnMut(&Received<'_>) -> ControlFlow<()>,
+        take: &mut dyn FnMut(&Received<'_>) -> ControlFlow<()>,
     ) -> Result<()> {
-        if start >= end {
-            return Ok(());
-        }
         let failed =
             |error| kafka_error(&format!("cannot read `{topic}` partition {partition}"), error);
         let mut from = TopicPartitionList::new();
@@ -79,6 +119,10 @@ impl Probe {
                     heard = Instant::now();
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+                // No group is needed for a look.
+                Some(Err(error))
+                    if error.rdkafka_error_code()
+                        == Some(RDKafkaErrorCode::GroupAuthorizationFailed) => {}
                 Some(Err(error)) if is_fatal(&error) => return Err(failed(error)),
                 Some(Err(_)) | None => {}
             }
@@ -86,6 +130,15 @@ impl Probe {
         let message = format!("`{topic}` partition {partition} did not answer from {start} on");
         Err(Error::new(ErrorKind::Unavailable, message))
     }
+}
+
+/// Work that waits for a broker, on a thread that may.
+pub async fn waiting<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|source| Error::internal("asking Kafka stopped").source(source))?
 }
 
 /// Logs in our words and leaves metrics alone.

@@ -66,8 +66,11 @@ pub struct InputVersion {
 
 /// `[start, end)` of one partition: rows and rejects are what became of the messages in it, and
 /// `holes` are the offsets at which the broker had none (control records, compaction).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OffsetRange {
+    /// In the dead letters, the table that rejected them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
     pub topic: String,
     pub partition: i32,
     /// Which log of the topic; see [`Acceptance`]. The first one is 0.

@@ -319,6 +319,7 @@ async fn every_commit_carries_its_ledger() {
         inputs: vec![InputVersion { table: "bronze.a".into(), id: "i".into(), version: 4 }],
         output_hash: Some("h".to_owned()),
         offsets: vec![OffsetRange {
+            table: Some("bronze.t".into()),
             topic: "t".into(),
             partition: 1,
             log: 1,

@@ -10,7 +10,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::Value;
 
-use crate::program::{Project, model};
+use crate::program::{Project, finish, model};
 use crate::services::{Broker, client, services};
 
 const PARTITIONS: i32 = 2;
@@ -149,7 +149,7 @@ fn a_log_that_lost_its_tail_and_grew_again_is_refused_until_it_is_accepted() {
     drop(admin);
     produce(&broker.address, topic, 100);
     let saved = broker.saved();
-    crate::program::finish(&mut broker.restart()).succeeded();
+    finish(&mut broker.restart()).succeeded();
     produce(&broker.address, topic, 100);
     let project = project(&broker.address, topic);
     project.run(&["ingest", "--once"]).succeeded();
@@ -167,6 +167,55 @@ fn a_log_that_lost_its_tail_and_grew_again_is_refused_until_it_is_accepted() {
     assert_eq!(accepted(&project, &[]), [(200, 100); 2]);
     project.run(&["ingest", "--once"]).succeeded();
     assert_eq!(held(&project), of(200 + 200));
+    project.run(&["audit", "--payloads"]).succeeded();
+
+    // Once more: what comes before the first loss is in the lake as it ever was.
+    broker.rolled_back(&saved);
+    produce(&broker.address, topic, 100);
+    is_refused(&project, "ends at offset 200, but the lake holds it up to 300");
+    assert_eq!(
+        accepted(&project, &["--dry-run", "--partition", "1", "--from", "150"]),
+        [(300, 150)]
+    );
+    assert_eq!(accepted(&project, &[]), [(300, 100); 2]);
+    project.run(&["ingest", "--once"]).succeeded();
+    assert_eq!(held(&project), of(200 + 200 + 100));
+    project.run(&["audit", "--payloads"]).succeeded();
+}
+
+/// The id of an empty topic was noted, and nothing was there that could have been accepted.
+#[test]
+fn a_topic_recreated_before_it_had_a_message_is_accepted() {
+    let name = "topics::a_topic_recreated_before_it_had_a_message_is_accepted";
+    let Some(services) = services(name) else { return };
+    let topic = format!("empty-{}", services.nonce);
+    services.create_topic(&topic, PARTITIONS);
+    let project = project(&services.kafka, &topic);
+    let mut worker = project.command(&["ingest"]).stderr(Stdio::null()).spawn().unwrap();
+    let began = Instant::now();
+    let log = project.folder().join(".flowguard/bronze/t/_delta_log");
+    let is_noted = || {
+        std::fs::read_dir(&log).is_ok_and(|mut entries| {
+            entries.any(|entry| {
+                let text = std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
+                text.contains("flowguard.topic_id.")
+            })
+        })
+    };
+    while !is_noted() && began.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    finish(std::process::Command::new("kill").arg(worker.id().to_string())).succeeded();
+    worker.wait().unwrap();
+    services.delete_topic(&topic);
+    services.create_topic(&topic, PARTITIONS);
+    produce(&services.kafka, &topic, 20);
+    is_refused(&project, "was recreated");
+    let refused = project.run(&["ingest", "accept", "bronze.t", "--partition", "0"]);
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert_eq!(accepted(&project, &[]), [(0, 0); 2]);
+    project.run(&["ingest", "--once"]).succeeded();
+    assert_eq!(held(&project), of(20));
     project.run(&["audit", "--payloads"]).succeeded();
 }
 
