@@ -211,6 +211,7 @@ impl Progress {
         self.mark = None;
         self.is_unknown = false;
         self.messages = Sum::default();
+        self.leader_epoch = None;
         self.rows = 0;
         self.rejects = 0;
         self.holes.clear();

@@ -6,7 +6,7 @@ written. Each line is
 with the exact sum, as text, of each decimal and integer column (null if no value is
 there), sorted by table name. A table that cannot be read ends the script with an error.
 Of a table whose only column is `k`, the sums are instead counts of rows under filters on
-some of its values: by a scan that skips files by their bounds, and by one that cannot.
+a third of its values: by a scan that skips files by their bounds, and by one that cannot.
 
 Usage: read_lake.py JARS_DIR [LAYER…]      (layers: bronze silver gold)
 Environment: LAKE_S3_ENDPOINT, LAKE_S3_BUCKET, LAKE_S3_ACCESS_KEY_ID,
@@ -90,7 +90,7 @@ def compare_filters(frame):
     texts = frame.selectExpr("CAST(k AS STRING) AS t").where("t IS NOT NULL").distinct()
     values = sorted(row[0] for row in texts.collect())
     quoted = [value.replace("\\", "\\\\").replace("'", "\\'") for value in values]
-    filters = [f"k = CAST('{value}' AS {kind})" for value in quoted]
+    filters = [f"k = CAST('{value}' AS {kind})" for value in quoted[::3]]
     filters += [f"k >= CAST('{quoted[-1]}' AS {kind})", f"k < CAST('{quoted[0]}' AS {kind})"]
     filtered = [frame.where(condition).count() for condition in filters]
     counts = [functions.count_if(functions.expr(condition)) for condition in filters]
