@@ -113,7 +113,9 @@ impl Probe {
             match self.client.poll(POLL_TIMEOUT) {
                 Some(Ok(message)) => {
                     let received = Received::new(RawMessage::of(&message));
-                    if received.offset() >= end || take(&received).is_break() {
+                    let offset = received.offset();
+                    // Behind the last one, only the end of the log would be waited for.
+                    if offset >= end || take(&received).is_break() || offset + 1 == end {
                         return Ok(());
                     }
                     heard = Instant::now();
