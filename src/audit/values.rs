@@ -3,8 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use arrow::array::AsArray;
-use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use datafusion::prelude::{DataFrame, col, lit};
 use futures::StreamExt;
 
@@ -13,7 +11,7 @@ use super::recorded::{OffsetSpan, Place, Recorded, recorded};
 use super::subject::Subject;
 use crate::engine::fault::engine_error;
 use crate::error::Result;
-use crate::ingest::values::row_hashes;
+use crate::ingest::values::{HashedRow, hashed_rows};
 use crate::lake::Snapshot;
 use crate::lake::ledger::Sum;
 use crate::lake::spec::DAY_COLUMN;
@@ -65,17 +63,11 @@ async fn compare(
     let mut rows = rows.select(columns).map_err(failed)?.execute_stream().await.map_err(failed)?;
     while let Some(batch) = rows.next().await {
         let batch = batch.map_err(failed)?;
-        let hashes = row_hashes(&batch)?;
-        let column = |name| batch.column_by_name(name).expect("every table of messages has it");
-        let partitions = column("_partition").as_primitive::<Int32Type>().values();
-        let offsets = column("_offset").as_primitive::<Int64Type>().values();
-        let ingested = column("_ingested_at").as_primitive::<TimestampMicrosecondType>().values();
-        for (row, hash) in hashes.into_iter().enumerate() {
-            let partition = partitions[row];
-            let place = (partition, subject.logs.number(partition, ingested[row]));
+        for HashedRow { partition, offset, ingested_at, hash } in hashed_rows(&batch)? {
+            let place = (partition, subject.logs.number(partition, ingested_at));
             let spans = expected.get(&place).map_or(&[] as &[_], Vec::as_slice);
-            let at = spans.partition_point(|(span, _)| span[0] <= offsets[row]);
-            match at.checked_sub(1).filter(|at| offsets[row] < spans[*at].0[1]) {
+            let at = spans.partition_point(|(span, _)| span[0] <= offset);
+            match at.checked_sub(1).filter(|at| offset < spans[*at].0[1]) {
                 Some(at) if spans[at].1.is_some() => {
                     if let Some(sums) = found.get_mut(&place) {
                         sums[at].add(hash);

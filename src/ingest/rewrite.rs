@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch, new_null_array};
-use arrow::datatypes::{Field, Int32Type, Int64Type, Schema, TimestampMicrosecondType};
+use arrow::datatypes::{Field, Schema};
 use datafusion::common::Column;
 use datafusion::prelude::col;
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use super::Pipeline;
-use super::values::row_hashes;
+use super::values::{HashedRow, hashed_rows};
 use crate::engine::fault::engine_error;
 use crate::engine::storable::conform;
 use crate::error::{Error, ErrorKind, Result};
@@ -182,18 +182,15 @@ impl Anew<'_> {
     }
 
     fn add_sums(&mut self, table: &Snapshot, batch: &RecordBatch) -> Result<()> {
-        let column = |name| batch.column_by_name(name).expect("every table of messages has it");
-        let topics = column("_topic").as_string::<i32>();
-        let partitions = column("_partition").as_primitive::<Int32Type>().values();
-        let offsets = column("_offset").as_primitive::<Int64Type>().values();
-        let ingested = column("_ingested_at").as_primitive::<TimestampMicrosecondType>().values();
+        let topics = batch.column_by_name("_topic").expect("every table of messages has it");
+        let topics = topics.as_string::<i32>().iter().flatten();
         let mut logs: BTreeMap<&str, Logs> = BTreeMap::new();
-        for (row, hash) in row_hashes(batch)?.into_iter().enumerate() {
-            let (topic, partition, offset) = (topics.value(row), partitions[row], offsets[row]);
+        for (topic, row) in topics.zip(hashed_rows(batch)?) {
+            let HashedRow { partition, offset, ingested_at, hash } = row;
             if !logs.contains_key(topic) {
                 logs.insert(topic, Logs::of(Some(table), topic)?);
             }
-            let log = logs[topic].number(partition, ingested[row]);
+            let log = logs[topic].number(partition, ingested_at);
             let range = self.sums.entry((topic.to_owned(), partition, log));
             let range = range.or_insert_with(|| OffsetRange {
                 topic: topic.to_owned(),

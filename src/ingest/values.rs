@@ -19,7 +19,7 @@ use crate::interval::MICROS_PER_DAY;
 use crate::lake::ledger::Sum;
 
 /// A hash of each row of a bronze table.
-pub fn row_hashes(batch: &RecordBatch) -> Result<Vec<u64>> {
+fn row_hashes(batch: &RecordBatch) -> Result<Vec<u64>> {
     let mut sums = vec![0_u64; batch.num_rows()];
     for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
         add_column(&mut sums, xxh3_64(field.name().as_bytes()), column)?;
@@ -28,20 +28,40 @@ pub fn row_hashes(batch: &RecordBatch) -> Result<Vec<u64>> {
     Ok(sums)
 }
 
-/// The sums of the rows by what `key` says of a row's partition and `_ingested_at`.
-pub fn sums_by<K: Ord>(
-    batch: &RecordBatch,
-    key: impl Fn(i32, i64) -> K,
-) -> Result<BTreeMap<K, Sum>> {
+/// Where a row came from, when it was ingested, and its hash.
+pub struct HashedRow {
+    pub partition: i32,
+    pub offset: i64,
+    pub ingested_at: i64,
+    pub hash: u64,
+}
+
+/// The rows of a bronze table or of the dead letters, in the order of the batch.
+pub fn hashed_rows(batch: &RecordBatch) -> Result<impl Iterator<Item = HashedRow>> {
     let column = |name| {
         let column = batch.column_by_name(name);
         column.ok_or_else(|| Error::internal(format!("rows of bronze have no `{name}`")))
     };
     let partitions = column("_partition")?.as_primitive::<Int32Type>().values();
+    let offsets = column("_offset")?.as_primitive::<Int64Type>().values();
     let ingested = column("_ingested_at")?.as_primitive::<TimestampMicrosecondType>().values();
+    let hashes = row_hashes(batch)?.into_iter().enumerate();
+    Ok(hashes.map(|(row, hash)| HashedRow {
+        partition: partitions[row],
+        offset: offsets[row],
+        ingested_at: ingested[row],
+        hash,
+    }))
+}
+
+/// The sums of the rows by what `key` says of a row's partition and `_ingested_at`.
+pub fn sums_by<K: Ord>(
+    batch: &RecordBatch,
+    key: impl Fn(i32, i64) -> K,
+) -> Result<BTreeMap<K, Sum>> {
     let mut sums: BTreeMap<K, Sum> = BTreeMap::new();
-    for ((partition, ingested), hash) in partitions.iter().zip(ingested).zip(row_hashes(batch)?) {
-        sums.entry(key(*partition, *ingested)).or_default().add(hash);
+    for row in hashed_rows(batch)? {
+        sums.entry(key(row.partition, row.ingested_at)).or_default().add(row.hash);
     }
     Ok(sums)
 }

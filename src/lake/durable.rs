@@ -95,6 +95,9 @@ impl ObjectStore for Durable {
         payload: PutPayload,
         options: PutOptions,
     ) -> Result<PutResult> {
+        if !matches!(options.mode, PutMode::Create | PutMode::Overwrite) {
+            return self.inner.put_opts(location, payload, options).await;
+        }
         // Under its own name only when it is whole: after a power cut, a log entry that was there
         // before its bytes would be read as one of fewer lines.
         let file = self.inner.path_to_filesystem(location)?;
@@ -102,9 +105,6 @@ impl ObjectStore for Durable {
         // As object_store names what is under way, which it does not list.
         staged.push(format!("#{}", uuid::Uuid::new_v4().as_u64_pair().0));
         let put = Put { file, staged: staged.into(), is_new: options.mode == PutMode::Create };
-        if !matches!(options.mode, PutMode::Create | PutMode::Overwrite) {
-            return self.inner.put_opts(location, payload, options).await;
-        }
         let put = tokio::task::spawn_blocking(move || put.write(&payload)).await?;
         put.map_err(|source| {
             let (path, kind) = (location.to_string(), source.kind());
