@@ -21,6 +21,8 @@ use crate::error::{Error, ErrorKind, Result};
 /// Silence of a broker that should have a message, or the end of the log, to hand out.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 const POLL_TIMEOUT: Duration = Duration::from_millis(200);
+/// A fetch at the end of one partition holds back the fetches of the next one for so long.
+const FETCH_WAIT_MS: &str = "10";
 const ID_ATTEMPTS_MAX: u32 = 10;
 const ID_PAUSE: Duration = Duration::from_millis(500);
 
@@ -35,6 +37,7 @@ impl Probe {
     pub fn open(access: &KafkaAccess) -> Result<Self> {
         let client = access
             .consumer_config("flowguard-probe")
+            .set("fetch.wait.max.ms", FETCH_WAIT_MS)
             .create_with_context(Quiet)
             .map_err(|error| kafka_error("cannot use Kafka", error))?;
         Ok(Self { client, has_no_topic_ids: access.has_no_topic_ids })
