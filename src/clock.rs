@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::interval::Instant;
 
+/// Clones show the same time.
 #[derive(Debug, Clone)]
 pub struct Clock(Source);
 
@@ -33,6 +34,7 @@ impl Clock {
         }
     }
 
+    /// The time of day, which can go back: spans are measured otherwise.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
     pub fn now(&self) -> Instant {
         match &self.0 {

@@ -122,12 +122,14 @@ impl Error {
         Self { diagnostics, ..Self::invalid(message) }
     }
 
+    /// Takes the place of a hint that is there already.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
+    /// What caused it: shown with it, and without a say in its kind.
     #[must_use]
     pub fn source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());

@@ -17,9 +17,11 @@ pub struct Instant(pub i64);
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_HOUR: i64 = 3_600 * MICROS_PER_SECOND;
+/// Of 24 hours: days of a time zone can be shorter or longer.
 pub const MICROS_PER_DAY: i64 = 24 * MICROS_PER_HOUR;
 
 impl Instant {
+    /// Drops what is finer than a microsecond.
     pub fn from_datetime(datetime: DateTime<Utc>) -> Self {
         Self(datetime.timestamp_micros())
     }
@@ -133,6 +135,7 @@ pub const CALENDAR: Range =
 pub struct RangeSet(Vec<Range>);
 
 impl RangeSet {
+    /// In order of time.
     pub fn iter(&self) -> impl Iterator<Item = &Range> {
         self.0.iter()
     }
@@ -171,6 +174,7 @@ pub struct TouchedHours {
 }
 
 impl TouchedHours {
+    /// `micros` are since 1970 UTC.
     pub fn touch(&mut self, micros: i64) {
         let hour = micros.div_euclid(MICROS_PER_HOUR);
         if self.last != Some(hour) {
@@ -184,6 +188,7 @@ impl TouchedHours {
         self.hours.extend(other.hours);
     }
 
+    /// Hours that follow each other are one range.
     pub fn ranges(&self) -> RangeSet {
         self.hours
             .iter()

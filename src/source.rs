@@ -59,6 +59,7 @@ impl Source {
         }
     }
 
+    /// A position behind the end of a line or of the text is moved to that end.
     pub fn diagnostic(
         &self,
         position: Position,

@@ -14,6 +14,7 @@ pub enum Layer {
 }
 
 impl Layer {
+    /// In the order in which rows go through them.
     pub const ALL: [Layer; 3] = [Layer::Bronze, Layer::Silver, Layer::Gold];
 
     pub fn as_str(self) -> &'static str {

@@ -30,6 +30,7 @@ pub struct Typed {
     models: BTreeMap<TableName, TypedModel>,
 }
 
+/// What planning says about one model.
 #[derive(Clone)]
 pub struct TypedModel {
     pub spec: TableSpec,

@@ -25,6 +25,7 @@ pub struct Embedded<'a> {
     pub columns_before: usize,
 }
 
+/// A value, and where it begins.
 #[derive(Debug, Clone)]
 pub struct Node {
     pub position: Position,
@@ -299,6 +300,7 @@ pub struct Value<'a> {
 }
 
 impl<'a> Mapping<'a> {
+    /// `None` if the key is absent, while `null` is a value. [`Self::finish`] then knows the key.
     pub fn optional(&self, key: &'static str) -> Option<Value<'a>> {
         self.asked.borrow_mut().insert(key);
         self.entries().find(|value| value.key.value == key)
@@ -363,6 +365,7 @@ impl<'a> Value<'a> {
         None
     }
 
+    /// Text, or in quotes anything that would be read as another type; else reported, and `None`.
     pub fn string(&self) -> Option<Spanned<String>> {
         match &self.node.kind {
             NodeKind::Scalar { text, is_plain } => match scalar_type(text, *is_plain) {
@@ -377,6 +380,7 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// `true` or `false` without quotes; else reported, and `None`.
     pub fn bool(&self) -> Option<bool> {
         if let NodeKind::Scalar { text, is_plain: true } = &self.node.kind {
             match text.as_str() {
@@ -388,6 +392,7 @@ impl<'a> Value<'a> {
         self.mistyped("true or false", Some("write `true` or `false`, without quotes"))
     }
 
+    /// A number of 64 bits without quotes; else reported, and `None`.
     pub fn int(&self) -> Option<i64> {
         match &self.node.kind {
             NodeKind::Scalar { text, is_plain: true } if text.parse::<i64>().is_ok() => {
@@ -397,6 +402,7 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// The values of a list, which may be empty; else reported, and `None`.
     pub fn list(&self) -> Option<Vec<Value<'a>>> {
         let (key, problems) = (self.key, self.problems);
         match &self.node.kind {
@@ -418,6 +424,7 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// `what` names the mapping in problems. What is none is reported, and `None`.
     pub fn mapping(&self, what: &'a str) -> Option<Mapping<'a>> {
         self.node.mapping(what, self.problems)
     }

@@ -97,6 +97,7 @@ impl Access {
         Self { shared: Arc::new(Shared { seal: Seal::random(), local, people }) }
     }
 
+    /// Whether nobody is asked who they are.
     pub fn is_open(&self) -> bool {
         self.shared.people.is_none()
     }

@@ -51,6 +51,7 @@ impl UsersFile {
         Ok(Self { path, text: source.text, users, _folder: folder })
     }
 
+    /// With all edits so far, whether they are written or not.
     pub fn users(&self) -> &Users {
         &self.users
     }

@@ -14,6 +14,7 @@ const ADDRESS_FAILURES_MAX: u32 = 50;
 const WINDOW_MICROS: i64 = 5 * 60 * 1_000_000;
 const COUNTS_MAX: usize = 10_000;
 
+/// Counts of wrong passwords, of a limited number of users and addresses.
 #[derive(Debug, Default)]
 pub struct Failures {
     counts: HashMap<Key, Count>,
@@ -42,6 +43,7 @@ impl Failures {
         waits.max()
     }
 
+    /// Counts against the user at this address, and against the address. `now` is in microseconds.
     pub fn failed(&mut self, user: &str, peer: IpAddr, now: i64) {
         for (key, _) in keys(user, peer) {
             if self.counts.len() >= COUNTS_MAX && !self.counts.contains_key(&key) {

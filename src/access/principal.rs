@@ -18,6 +18,7 @@ pub enum Role {
 }
 
 impl Role {
+    /// Least first.
     pub const ALL: [Role; 3] = [Role::Analyst, Role::Engineer, Role::Admin];
 
     pub fn as_str(self) -> &'static str {

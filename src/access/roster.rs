@@ -15,6 +15,7 @@ use crate::source::Source;
 /// How often the file is looked at.
 const LOOK_MICROS: i64 = 1_000_000;
 
+/// The users as their file was last read, for all threads of a server.
 pub struct Roster {
     path: Option<PathBuf>,
     members: RwLock<Arc<Members>>,
@@ -29,6 +30,7 @@ pub struct Members {
     token_owners: HashMap<String, String>,
 }
 
+/// A user as the file has them, and who they are once they have proved it.
 #[derive(Debug)]
 pub struct Member {
     pub user: User,
@@ -71,6 +73,7 @@ impl Roster {
         })
     }
 
+    /// `None` if the users came as a text, which does not change.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
     }
@@ -128,10 +131,13 @@ impl Members {
         members
     }
 
+    /// Also one who is disabled: that is for the caller to ask.
     pub fn get(&self, user: &str) -> Option<&Member> {
         self.by_name.get(user)
     }
 
+    /// Looks at the id alone: whether the token is right or has expired, and whether its user is
+    /// disabled, is for the caller to ask.
     pub fn token(&self, id: &str) -> Option<(&Member, &Token)> {
         let member = self.get(self.token_owners.get(id)?)?;
         let token = member.user.tokens.iter().find(|token| token.id == id)?;

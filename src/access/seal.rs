@@ -9,6 +9,7 @@ use super::token::random;
 /// Bytes that a seal adds.
 pub const CODE_BYTES: usize = 32;
 
+/// The key of one process.
 pub struct Seal {
     key: [u8; 32],
 }

@@ -35,6 +35,7 @@ impl Token {
         (Token { id, name: name.to_owned(), hash, expires }, Secret::new(text))
     }
 
+    /// `now` is in microseconds since 1970 UTC.
     pub fn is_expired(&self, now: i64) -> bool {
         self.expires.is_some_and(|expires| expires.0 <= now)
     }
@@ -45,6 +46,7 @@ impl Token {
 pub struct TokenHash([u8; 32]);
 
 impl TokenHash {
+    /// `text` is the whole token, with prefix and id.
     pub fn of(text: &str) -> Self {
         Self(Sha256::digest(text).into())
     }
@@ -68,6 +70,7 @@ impl TokenHash {
         output(self.clone()) == output(Self::of(text))
     }
 
+    /// As [`Self::parse`] reads it.
     pub fn to_hex(&self) -> String {
         hex(&self.0)
     }
@@ -85,6 +88,7 @@ pub fn id_of(text: &str) -> Option<&str> {
     is_id(id).then_some(id)
 }
 
+/// Whether `text` has the form of an id, in lower case.
 pub fn is_id(text: &str) -> bool {
     text.len() == 2 * ID_BYTES && text.bytes().all(|byte| b"0123456789abcdef".contains(&byte))
 }
@@ -99,6 +103,7 @@ pub fn random() -> [u8; 32] {
     bytes
 }
 
+/// Two digits a byte, in lower case.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

@@ -6,6 +6,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 const RUNNING_MAX: usize = 2;
 const WAITING_MAX: usize = 64;
 
+/// Places for checks of passwords and for those who wait for one.
 #[derive(Debug, Default)]
 pub struct Turns {
     counts: Mutex<Counts>,

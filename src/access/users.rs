@@ -18,6 +18,7 @@ use crate::interval::Instant;
 use crate::source::{Problems, Source};
 use crate::yaml::{self, Embedded, Mapping, Value};
 
+/// Of the file's form; another one is refused.
 pub const VERSION: i64 = 1;
 pub const NAME_BYTES_MAX: usize = 64;
 pub const TOKENS_PER_USER_MAX: usize = 32;
@@ -26,6 +27,7 @@ const NAME_HINT: &str = "use letters, digits, `.`, `_`, `-` and `@`, a letter or
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 const READABLE_BY_OTHERS: u32 = 0o004;
 
+/// A user as the file has them; the name is the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     pub role: Role,
@@ -37,6 +39,7 @@ pub struct User {
 }
 
 impl User {
+    /// Enabled, but without a password or a token to come in by.
     pub fn new(role: Role) -> Self {
         Self { role, password: None, grants: Vec::new(), tokens: Vec::new(), disabled: false }
     }

@@ -14,6 +14,7 @@ impl App {
         Exports { models: &self.models, dags: &self.dags }
     }
 
+    /// With a count of rows read of its own, which begins at 0.
     pub fn export_source(&self) -> Source {
         Source {
             lake: self.lake.clone(),

@@ -38,6 +38,7 @@ const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Well below the time after which a group gives up a member that does not poll.
 const POLL_PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// An opened project: what commands work with.
 pub struct App {
     pub config: Config,
     pub models: Arc<ModelSet>,
@@ -64,10 +65,12 @@ impl App {
         })
     }
 
+    /// Plans every model anew; the error carries the problems of all.
     pub async fn typed(&self) -> Result<Arc<Typed>> {
         typecheck(&self.engine, &self.models).await.map(Arc::new)
     }
 
+    /// For one run, with an id of its own. Plans every model, as [`Self::typed`] does.
     pub async fn run_context(&self) -> Result<Arc<RunContext>> {
         Ok(Arc::new(RunContext {
             lake: self.lake.clone(),
@@ -238,24 +241,22 @@ pub async fn ingest(
     for pipeline in pipelines {
         let (runtime, on_commit) = (runtime.clone(), Arc::clone(&on_commit));
         // A worker that fails for good ends the others too: they commit what they hold.
-        let stop = stop.clone();
+        let (stop, end_all) = (stop.clone(), stop.clone().drop_guard());
         workers.push(tokio::task::spawn_blocking(move || {
             let name = pipeline.spec.name.clone();
             let report = supervise(&pipeline, &runtime, until, &stop, &on_commit);
-            if report.is_err() {
-                stop.cancel();
+            if report.is_ok() {
+                end_all.disarm();
             }
-            (name, report)
+            report.map(|report| (name, report))
         }));
     }
     let mut reports = BTreeMap::new();
     let mut failure = None;
     for worker in workers {
-        let (name, report) = worker
-            .await
-            .map_err(|source| Error::internal("a worker ended abnormally").source(source))?;
-        match report {
-            Ok(report) => drop(reports.insert(name, report)),
+        let panicked = |source| Error::internal("a worker ended abnormally").source(source);
+        match worker.await.map_err(panicked).flatten() {
+            Ok((name, report)) => drop(reports.insert(name, report)),
             Err(error) => drop(failure.get_or_insert(error)),
         }
     }

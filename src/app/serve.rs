@@ -42,6 +42,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often the broker is asked how far behind the lake is.
 const POSITIONS_EVERY: Duration = Duration::from_secs(15);
 
+/// Which parts are to be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
     pub ingest: Ingestion,
@@ -49,6 +50,7 @@ pub struct Wanted {
     pub http: bool,
 }
 
+/// Whether topics are ingested beside the servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ingestion {
     No,
@@ -70,6 +72,7 @@ impl Door {
         Self { access: Access::open(), tls: None }
     }
 
+    /// As the settings say; fails if the certificate or the users cannot be read.
     pub fn configured(config: &Config) -> Result<Self> {
         let server = &config.server;
         let tls = match (&server.tls_certificate, &server.tls_key) {
@@ -248,6 +251,7 @@ pub struct Service {
 }
 
 impl Service {
+    /// `run` must end when its token is cancelled.
     pub fn new<F>(
         name: &'static str,
         run: impl FnOnce(CancellationToken) -> F + Send + 'static,

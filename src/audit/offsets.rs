@@ -23,7 +23,7 @@ use crate::model::Model;
 
 type Frame = datafusion::common::Result<DataFrame>;
 
-/// What the tables hold of one log of a partition.
+/// What the tables hold of one log of a partition, counted as a `PartitionAudit` does.
 #[derive(Debug, Default)]
 pub struct Offsets {
     pub first: Option<i64>,

@@ -28,6 +28,7 @@ impl Recorded {
         self.batches.first().map(|batch| batch.start)
     }
 
+    /// Each `[start, end)`, in order.
     pub fn holes(&self) -> &[[i64; 2]] {
         &self.holes
     }
@@ -48,6 +49,7 @@ impl Recorded {
         }
     }
 
+    /// Whether a replay touched the range around it; a letter in that range may still have stayed.
     pub fn has_replayed(&self, offset: i64) -> bool {
         self.replayed.iter().any(|range| (range.start..range.end).contains(&offset))
     }

@@ -51,6 +51,8 @@ pub struct PartitionAudit {
 }
 
 impl PartitionAudit {
+    /// Whether nothing is lost, doubled, foreign or altered. Lag, gaps that are explained, and what
+    /// could not be checked are no faults.
     pub fn is_clean(&self) -> bool {
         self.duplicates == 0
             && self.unaccounted == 0

@@ -25,7 +25,7 @@ pub struct Auditor<'a> {
     pub payloads: bool,
 }
 
-/// The dead letters at two moments.
+/// The dead letters before and after the table was looked at: none that moves meanwhile is missed.
 pub struct Letters {
     pub before: Option<Snapshot>,
     pub after: Option<Snapshot>,
@@ -34,6 +34,7 @@ pub struct Letters {
 /// What the broker says of a topic, and the way to ask for more.
 pub struct Broker {
     pub probe: Arc<Probe>,
+    /// Low watermark and last stable offset of each partition.
     pub watermarks: BTreeMap<i32, (i64, i64)>,
     pub topic_id: Option<String>,
 }
@@ -57,8 +58,10 @@ pub struct Subject<'a> {
     pub auditor: &'a Auditor<'a>,
     pub model: &'a Model,
     pub topic: &'a str,
+    /// `None`: nothing was ingested yet.
     pub bronze: Option<&'a Snapshot>,
     pub dead: &'a Letters,
+    /// `None`: it is not asked, or the topic is one of an earlier header.
     pub broker: Option<&'a Broker>,
     pub logs: Logs,
     pub recorded: &'a BTreeMap<Place, Recorded>,

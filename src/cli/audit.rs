@@ -36,6 +36,7 @@ pub struct Arguments {
     output: Output,
 }
 
+/// Prints the table first, then fails if a partition is not clean.
 pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     let app = session.app()?;
     let kafka = match &app.config.kafka.bootstrap_servers {

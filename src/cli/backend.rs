@@ -46,6 +46,7 @@ pub struct RemoteArguments {
     tls_key: Option<PathBuf>,
 }
 
+/// Where statements run.
 pub enum Backend {
     /// With what `$start` and `$end` stand for, if anything.
     Lake(Box<App>, Option<Range>),

@@ -21,6 +21,7 @@ pub struct Arguments {
     output: Output,
 }
 
+/// Fails on any problem, with all of them in the error, or as JSON on stdout.
 pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     let config = session.config()?;
     let checked = check(&config).await;

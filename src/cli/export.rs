@@ -376,6 +376,7 @@ fn exported_json(
     }
 }
 
+/// For a run with an id of its own.
 pub async fn connect(session: &Session, app: &App, target: &Target) -> Result<Destination> {
     surroundings(session, app).open(target, Uuid::now_v7()).await
 }

@@ -86,6 +86,8 @@ struct Accept {
     output: Output,
 }
 
+/// Goes on until the stop signal, or with `--once` to the ends seen at the start: stopped before,
+/// it fails.
 pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     let app = session.app()?;
     match &arguments.command {

@@ -36,6 +36,7 @@ pub struct Metrics {
 }
 
 impl MetricsArguments {
+    /// A relative path begins at the current folder, not at the project's.
     pub fn open(&self, session: &Session) -> Metrics {
         let folder = &session.process.current_folder;
         let file = self.metrics_file.as_ref().map(|file| folder.join(file));
@@ -44,6 +45,7 @@ impl MetricsArguments {
 }
 
 impl Metrics {
+    /// Written at once, if there is a file; what it says of comparisons stays.
     pub fn exported(&self, target: &str, name: &TableName, succeeded: bool) -> Result<()> {
         self.note(EXPORT, target, name, succeeded)
     }

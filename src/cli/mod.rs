@@ -111,10 +111,12 @@ pub struct Session {
 }
 
 impl Session {
+    /// Given by `--project`, or else the nearest folder above that has `dags.yaml`.
     pub fn project(&self) -> Result<PathBuf> {
         project_folder(self.global.project.clone(), &self.process.current_folder)
     }
 
+    /// Read anew, and logging set up as it says.
     pub fn config(&self) -> Result<Config> {
         self.config_of(&self.project()?)
     }
@@ -141,6 +143,7 @@ impl Session {
         Ok(config)
     }
 
+    /// Opened anew with each call.
     pub fn app(&self) -> Result<App> {
         App::open(self.config()?)
     }

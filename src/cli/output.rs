@@ -11,6 +11,7 @@ pub fn write_text(text: &str) -> Result<()> {
     finish(io::stdout().lock().write_all(text.as_bytes()))
 }
 
+/// Indented, with a line break at the end.
 pub fn write_json(value: &serde_json::Value) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|source| Error::internal("cannot print JSON").source(source))?;
@@ -22,6 +23,7 @@ pub fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
+/// Whether stderr is one: progress is shown there, whatever becomes of stdout.
 pub fn is_terminal() -> bool {
     io::stderr().is_terminal()
 }

@@ -116,6 +116,7 @@ pub fn verdicts(found: &[(String, Parity)]) -> String {
     output::columns(&["table", "target", "version", "rows", "parity"], &rows)
 }
 
+/// Fails if tables differ, and tells how to repair them.
 pub fn judge(found: &[(String, Parity)]) -> Result<()> {
     match found.iter().filter(|(_, parity)| !parity.differences.is_empty()).count() {
         0 => Ok(()),

@@ -61,7 +61,7 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     finish(report)
 }
 
-/// The last line for people, and the exit.
+/// Says what was built and what not; fails if a task did.
 pub fn finish(report: RunReport) -> Result<()> {
     let RunReport { built, failed, skipped, cancelled, .. } = report;
     output::say(&format!(

@@ -33,6 +33,7 @@ enum PartName {
     Http,
 }
 
+/// Says where it listens once it does, and returns when the stop signal has ended all parts.
 pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     let app = session.app()?;
     let wanted = wanted(&arguments.only);

@@ -31,7 +31,7 @@ pub enum Form {
     Arrow,
 }
 
-/// Where it goes.
+/// Standard output, or a screen before it.
 pub type Out = Box<dyn Write + Send>;
 
 /// A result that is being written.
@@ -56,6 +56,8 @@ pub struct Written {
 }
 
 impl Sink {
+    /// A table is printed by [`Self::finish`], all other forms while rows come. Fails if the form
+    /// has no such columns.
     pub fn new(form: Form, schema: &SchemaRef, out: Out) -> Result<Self> {
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| {
             Error::invalid("this result has no such output form").source(source)
@@ -104,6 +106,7 @@ impl Sink {
         Written { rows: self.rows, shown: self.rows }
     }
 
+    /// Completes the form. Whether anybody still reads makes no difference.
     pub fn finish(self) -> Result<Written> {
         let rows = self.rows;
         let written = match self.writer {

@@ -24,6 +24,8 @@ enum Command {
     },
 }
 
+/// Fails if rights are missing, after printing the statements that give them; else tries the
+/// target.
 pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     let Command::Test { name } = &arguments.command;
     let app = session.app()?;

@@ -26,6 +26,7 @@ pub fn expanded(text: &str, variables: &BTreeMap<String, String>) -> Result<Stri
 use raw::{Layers, Origin};
 use settings::{OPTIONS_KEY, OWNED_OPTIONS, SETTINGS, Setting};
 
+/// In the project's folder; it need not exist.
 pub const FILE_NAME: &str = "flowguard.toml";
 /// The file that marks a project's folder.
 pub const PROJECT_MARK: &str = "dags.yaml";
@@ -50,6 +51,8 @@ pub struct Config {
     effective: Vec<Effective>,
 }
 
+/// Keys come both or not at all. Where `path_style` is not set, it is whether there is an
+/// `endpoint`.
 #[derive(Debug, Clone)]
 pub struct S3 {
     pub endpoint: Option<Url>,
@@ -69,6 +72,7 @@ pub struct Kafka {
     pub options: BTreeMap<String, Secret>,
 }
 
+/// A batch is committed when it reaches the first of the `flush` bounds.
 #[derive(Debug, Clone)]
 pub struct Ingest {
     pub pipeline: String,

@@ -14,6 +14,7 @@ use crate::source::{Source, choice_hint};
 /// Deepest nesting of tables read.
 const DEPTH_MAX: usize = 8;
 
+/// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// Bytes of the value in the file.
@@ -22,6 +23,7 @@ pub enum Origin {
     Flag,
 }
 
+/// A value as text, not yet understood.
 #[derive(Debug, Clone)]
 pub struct Raw {
     pub text: String,
@@ -37,6 +39,7 @@ pub struct Layers<'a> {
 }
 
 impl<'a> Layers<'a> {
+    /// Never fails: what is wrong is in `problems`.
     pub fn read(
         file: &'a Source,
         variables: &'a BTreeMap<String, String>,
@@ -304,6 +307,7 @@ fn described(value: &DeValue<'_>) -> &'static str {
     }
 }
 
+/// Why a reference to a variable has no value, for whoever knows where its text stands.
 pub(super) struct Unexpanded {
     pub reference: String,
     pub message: String,

@@ -14,6 +14,7 @@ impl Secret {
         Self(text.into())
     }
 
+    /// The text itself, for nobody but whom it is meant for.
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -18,6 +18,7 @@ pub enum Form {
     Options,
 }
 
+/// One setting, and what people are told of it.
 #[derive(Debug)]
 pub struct Setting {
     pub key: &'static str,
@@ -35,9 +36,11 @@ impl Setting {
     }
 }
 
+/// Of the variables that hold settings; one that begins so and names none is an error.
 pub const VARIABLE_PREFIX: &str = "FLOWGUARD_";
 /// Variables of the project's own tests and scripts; the program does not read them.
 pub const FOREIGN_PREFIXES: [&str; 2] = ["FLOWGUARD_TEST_", "FLOWGUARD_SERVICES_"];
+/// Key of the table of the Kafka client's options, whose own names follow a dot.
 pub const OPTIONS_KEY: &str = "kafka.options";
 /// Client options on which exactly-once delivery depends; FlowGuard sets them itself.
 pub const OWNED_OPTIONS: [&str; 6] = [
@@ -49,6 +52,7 @@ pub const OWNED_OPTIONS: [&str; 6] = [
     "auto.offset.reset",
 ];
 
+/// `None` for what is no setting, as are the names below [`OPTIONS_KEY`].
 pub fn find(key: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.key == key)
 }
@@ -66,6 +70,7 @@ const fn secret(key: &'static str, doc: &'static str) -> Setting {
     Setting { key, form: Form::Text, default: None, is_secret: true, doc }
 }
 
+/// In the order in which they are shown.
 pub static SETTINGS: [Setting; 46] = [
     setting(
         "lake",

@@ -57,6 +57,7 @@ pub struct Dag {
 }
 
 impl Dags {
+    /// Fails with `NotFound`, and the nearest name.
     pub fn target(&self, name: &str) -> Result<&Target> {
         self.targets.get(name).ok_or_else(|| {
             let error = Error::new(ErrorKind::NotFound, format!("there is no target `{name}`"));

@@ -47,6 +47,7 @@ const IDENTIFIERS: [(&str, Identifiers); 3] = [
     ("lower", Identifiers::Lower),
 ];
 
+/// What a target is, and so by which driver it is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DriverKind {
     Duckdb,
@@ -84,6 +85,7 @@ const CHECKS: [(&str, ()); 1] = [("parity", ())];
 const SEVERITIES: [(&str, Severity); 2] = [("error", Severity::Error), ("warn", Severity::Warn)];
 
 impl Target {
+    /// In the case in which the target is given its names.
     pub fn schema(&self, layer: Layer) -> String {
         self.identifier(self.schemas.get(&layer).map_or(layer.as_str(), String::as_str))
     }
@@ -98,6 +100,7 @@ impl Target {
     }
 }
 
+/// Those that can be made out; every fault, of these too, is in `problems`.
 pub(super) fn read_targets(
     map: Option<&Mapping<'_>>,
     problems: &Problems<'_>,
@@ -114,6 +117,7 @@ pub(super) fn read_targets(
     targets
 }
 
+/// `None` without a driver or a place, which is reported; the other keys are read all the same.
 pub(super) fn read_target(name: &str, map: Mapping<'_>) -> (Option<Target>, KeysRead) {
     let driver = map.required("driver").and_then(|value| value.one_of(&DRIVERS));
     let place = read_place(driver, &map);
@@ -221,6 +225,7 @@ fn bare_secret(uri: &str) -> Option<&'static str> {
     token.is_some_and(is_bare).then_some("token")
 }
 
+/// Those that can be made out; every fault, of these too, is in `problems`.
 pub(super) fn read_exports(
     map: Option<&Mapping<'_>>,
     problems: &Problems<'_>,
@@ -237,6 +242,7 @@ pub(super) fn read_exports(
     exports
 }
 
+/// `None` only without a target: an export that selects nothing is kept, its fault reported.
 pub(super) fn read_export(name: &str, map: Mapping<'_>) -> (Option<Export>, KeysRead) {
     let target = map.required("target").and_then(|value| value.string());
     let select = map.required("select").and_then(|value| {

@@ -50,10 +50,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// All that were decided about.
     pub fn letters(&self) -> u64 {
         self.replayed + self.deleted + self.held_back + self.failing()
     }
 
+    /// Those that stay, over all reasons.
     pub fn failing(&self) -> u64 {
         self.failing.values().map(|failing| failing.count).sum()
     }
@@ -66,6 +68,7 @@ pub struct Progress {
     pub total: u64,
 }
 
+/// Whether a replay writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Move,

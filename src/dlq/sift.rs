@@ -44,6 +44,7 @@ impl Spans {
         *count += 1;
     }
 
+    /// Of the places that were noted, which may be fewer than those within the hulls.
     pub fn count(&self) -> u64 {
         self.0.values().map(|(_, _, count)| count).sum()
     }
@@ -108,6 +109,7 @@ pub fn add_failing(
     all.insert(reason, sum);
 }
 
+/// What some files come to: rows for bronze, and what stays of them. Staged, in no table yet.
 pub struct Sifted {
     pub rows: Staged,
     /// All other rows of the files.

@@ -16,6 +16,7 @@ pub struct RowsHash {
 }
 
 impl RowsHash {
+    /// Fails on a column type that Arrow's row format does not have.
     pub fn new(schema: &SchemaRef) -> Result<Self> {
         let fields =
             schema.fields().iter().map(|f| SortField::new(f.data_type().clone())).collect();

@@ -76,6 +76,7 @@ pub struct SessionLimits {
 }
 
 impl Engine {
+    /// Makes the spill folder if its parent is there, and fails if it cannot. 0 threads count as 1.
     pub fn new(options: &EngineOptions) -> Result<Self> {
         let pool = TrackConsumersPool::new(
             FairSpillPool::new(options.memory_bytes_max),

@@ -207,6 +207,8 @@ impl Query {
         taking_turns(plan).map_err(failed)
     }
 
+    /// What a plan of [`Self::physical`] is executed in: the session's functions, memory and spill
+    /// limits.
     pub fn task(&self) -> Arc<TaskContext> {
         task_of(&self.session)
     }

@@ -13,6 +13,7 @@ use crate::model::Model;
 /// What a target says that it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
+    /// The table's identity in the lake: one that was made anew has another.
     pub table_id: String,
     pub version: u64,
 }
@@ -24,11 +25,13 @@ pub enum Change {
     None,
     /// Rows within these ranges of the table's time.
     Ranges(RangeSet),
+    /// All rows, whatever the target has.
     Whole(Reason),
 }
 
 /// What one transaction brings to a target.
 pub struct Move<'a> {
+    /// What the ledger must still say for the transaction to go through.
     pub held: Option<&'a Held>,
     pub change: &'a Change,
     /// As the history calls it.

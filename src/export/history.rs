@@ -39,7 +39,8 @@ pub const EXPORT: &str = "export";
 pub const REPAIR: &str = "repair";
 pub const PARITY: &str = "parity";
 
-/// What became of it.
+/// What became of it: an export is done or has failed, what a comparison found is equal or
+/// different.
 pub const DONE: &str = "done";
 pub const FAILED: &str = "failed";
 pub const EQUAL: &str = "equal";

@@ -13,6 +13,7 @@ use crate::table::TableName;
 /// What became of one table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Exported {
+    /// Of the lake's table, which the target now holds.
     pub version: u64,
     /// Rows moved; none if the target held them already.
     pub rows: u64,

@@ -92,7 +92,7 @@ impl RowSource {
         })
     }
 
-    /// What passed.
+    /// Of the rows that came by [`Self::stream`] so far, and none by [`Self::batches`].
     pub fn proof(&self) -> Proof {
         self.proof.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -114,7 +114,9 @@ fn refuse_zero_bytes(name: &str, batch: &RecordBatch) -> Result<()> {
 
 /// Bounds of a range as the time column has them.
 pub enum Bounds {
+    /// Days since 1970, the second one excluded.
     Dates(i32, i32),
+    /// Microseconds since 1970 UTC, the second excluded.
     Instants(i64, i64),
 }
 

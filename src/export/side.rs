@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::interval::RangeSet;
 use crate::table::TableName;
 
-/// Where rows go.
+/// A target of any kind, opened.
 pub type Destination = Box<dyn Side>;
 
 /// What a user may not do and an export must.
@@ -109,6 +109,7 @@ pub trait Side: Send + Sync {
     /// ledger and the history; how many.
     async fn apply(&mut self, source: &Source, pair: &Pair<'_>, moving: &Move<'_>) -> Result<u64>;
 
+    /// Whether the table has the lake's columns, and then a proof of all its rows.
     async fn holding(&mut self, pair: &Pair<'_>) -> Result<Holding>;
 
     /// Proofs of the intervals that have rows, none if there are too many. No interval of the lake
@@ -135,6 +136,7 @@ pub trait Side: Send + Sync {
         wanted: &Wanted<'_>,
     ) -> Result<Vec<Row>>;
 
+    /// Adds an entry to the history, beside any transaction of an export.
     async fn note(&mut self, entry: &Entry) -> Result<()>;
 
     /// The newest entries about `tables`, newest first.

@@ -47,14 +47,19 @@ pub enum Written {
     Superseded,
 }
 
+/// What one committed batch brought to the bronze table.
 #[derive(Debug, Clone, Default)]
 pub struct BatchReport {
     pub rows: u64,
     pub rejects: u64,
+    /// Of the messages behind rows and rejects.
     pub payload_bytes: u64,
+    /// Of the rows' files; those of dead letters do not count.
     pub file_bytes: u64,
     pub version: u64,
+    /// From the start of the write until the commit was done.
     pub commit_ms: u64,
+    /// By partition, for those that the batch moved.
     pub next_offsets: Vec<(i32, i64)>,
 }
 
@@ -62,6 +67,7 @@ fn dead_id(pipeline: &Pipeline, partition: i32) -> String {
     offsets_id(&format!("{}/dead", pipeline.name), &pipeline.topic, partition)
 }
 
+/// Counts the owners that a partition has had; see [`Progress::epoch`].
 pub fn epoch_id(pipeline: &Pipeline, partition: i32) -> String {
     offsets_id(&format!("{}/epoch", pipeline.name), &pipeline.topic, partition)
 }

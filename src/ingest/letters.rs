@@ -44,6 +44,7 @@ impl Letters {
         self.column(name).as_string::<i32>().value(row)
     }
 
+    /// `None` where the message had none, which is not the same as an empty one.
     pub fn bytes(&self, name: &str, row: usize) -> Option<&[u8]> {
         let column = self.column(name).as_binary::<i32>();
         column.is_valid(row).then(|| column.value(row))
@@ -62,10 +63,12 @@ impl Letters {
         self.column("_offset").as_primitive::<Int64Type>().value(row)
     }
 
+    /// Kafka's timestamp of the message; `None` where it had none.
     pub fn timestamp(&self, row: usize) -> Option<Instant> {
         self.instant("_timestamp", row)
     }
 
+    /// When the message was rejected.
     pub fn ingested_at(&self, row: usize) -> Instant {
         self.instant("_ingested_at", row).expect("the column is not nullable")
     }

@@ -30,10 +30,14 @@ use crate::table::Column;
 /// When a batch is closed, and how much may be held in memory.
 #[derive(Debug, Clone)]
 pub struct Limits {
+    /// Rejects count as well.
     pub flush_rows_max: u64,
+    /// Of rows and rejects in memory; a quarter of `memory_bytes_max` if that is less.
     pub flush_bytes_max: u64,
     pub flush_age_max: Duration,
+    /// Of one worker: a quarter each for what is fetched ahead and for the open batch.
     pub memory_bytes_max: u64,
+    /// Larger payloads are rejects.
     pub message_bytes_max: u64,
     /// How long a batch in flight may keep the worker from polling; then fetching is paused.
     pub poll_pause_max: Duration,

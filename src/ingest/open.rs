@@ -19,7 +19,8 @@ use crate::lake::ledger::Sum;
 pub struct Progress {
     /// The next offset in the bronze table's transaction; `None` before the first commit.
     pub committed: Option<i64>,
-    /// The same of the dead letters.
+    /// The next offset in the dead letters' transaction; after a crash it can be ahead of
+    /// `committed`.
     pub dead_committed: Option<i64>,
     /// The owner's number in both tables; an earlier owner's late commits fail on it.
     pub epoch: i64,
@@ -114,6 +115,7 @@ impl Progress {
         (self.committed_mark, Mark::pack(mark, self.next))
     }
 
+    /// Which log of the topic is read; see [`Taken`].
     pub fn log(&self) -> u32 {
         self.log
     }
@@ -151,10 +153,13 @@ impl Progress {
         self.next
     }
 
+    /// Messages of the open batch that became rows.
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
+    /// Messages of the open batch that became rejects, without those that the dead letters hold
+    /// already.
     pub fn rejects(&self) -> u64 {
         self.rejects
     }
@@ -219,7 +224,7 @@ impl Progress {
     }
 }
 
-/// A closed batch.
+/// What a batch held when it was closed. `dead` is `None` without rejects.
 pub struct Batch {
     pub rows: RecordBatch,
     pub dead: Option<RecordBatch>,
@@ -228,6 +233,7 @@ pub struct Batch {
     pub payload_bytes: u64,
 }
 
+/// Rows and rejects until they are committed, and how far they go in each partition.
 pub struct OpenBatch {
     topic: String,
     table: String,
@@ -269,6 +275,7 @@ impl OpenBatch {
         Ok(())
     }
 
+    /// All that are owned, whether the batch has moved them or not.
     pub fn partitions(&self) -> &BTreeMap<i32, Progress> {
         &self.partitions
     }
@@ -278,10 +285,12 @@ impl OpenBatch {
         self.decoder.rows() + self.dead.rows()
     }
 
+    /// What rows and rejects take in memory.
     pub fn bytes(&self) -> usize {
         self.decoder.buffered_bytes() + self.dead.buffered_bytes()
     }
 
+    /// Whether there is an offset to commit, if only one past known rejects or holes.
     pub fn has_moved(&self) -> bool {
         self.partitions.values().any(Progress::has_moved)
     }

@@ -24,6 +24,7 @@ pub struct Position {
     pub lag: i64,
 }
 
+/// One partition with what its commits add up to.
 #[derive(Debug, Clone, Serialize)]
 pub struct PartitionStatus {
     #[serde(flatten)]

@@ -32,6 +32,7 @@ fn row_hashes(batch: &RecordBatch) -> Result<Vec<u64>> {
 pub struct HashedRow {
     pub partition: i32,
     pub offset: i64,
+    /// Microseconds since 1970 UTC.
     pub ingested_at: i64,
     pub hash: u64,
 }

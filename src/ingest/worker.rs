@@ -28,10 +28,12 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How often a worker without partitions looks whether the others are done.
 const OTHERS_CHECK_EVERY: Duration = Duration::from_millis(500);
 
+/// What ends a worker that nobody stops and no failure ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
     /// The end offsets seen at the start.
     Drained,
+    /// Nothing: it goes on.
     Stopped,
 }
 

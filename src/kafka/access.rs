@@ -29,6 +29,7 @@ pub struct KafkaAccess {
 }
 
 impl KafkaAccess {
+    /// For every client. `options` win over what is set here.
     pub(super) fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
@@ -43,6 +44,8 @@ impl KafkaAccess {
         config
     }
 
+    /// Wins over `options` where exactly once depends on it: no commits, no resets, no open
+    /// transactions.
     pub(super) fn consumer_config(&self, group: &str) -> ClientConfig {
         let mut config = self.config();
         // Not in `config`: a producer would warn of it.
@@ -61,6 +64,8 @@ impl KafkaAccess {
     }
 }
 
+/// Low and high watermark by partition; a read_committed client's high one is the last stable
+/// offset. `NotFound` if there is no such topic.
 pub(super) fn watermarks_of<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
@@ -129,6 +134,7 @@ pub(super) fn kafka_error(doing: &str, error: KafkaError) -> Error {
     Error::new(kind, format!("{doing}: {why}")).hint(hint).source(error)
 }
 
+/// Whether polling on cannot cure it: librdkafka itself recovers from all others.
 pub(super) fn is_fatal(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(error, KafkaError::MessageConsumptionFatal(_))
@@ -143,6 +149,7 @@ pub(super) fn is_fatal(error: &KafkaError) -> bool {
         )
 }
 
+/// Errors of librdkafka are warnings here, since it tries again by itself; all else is for debugging.
 pub(super) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
         RDKafkaLogLevel::Emerg

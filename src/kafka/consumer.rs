@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
@@ -12,7 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::access::{HeaderList, KafkaAccess, is_fatal, kafka_error, log_line, watermarks_of};
-use super::native::{Batch, BatchConsumer, Group, RawMessage, Rebalances};
+use super::native::{Batch, BatchConsumer, Group, RawMessage, Rebalanced, Rebalances};
 use crate::error::Result;
 
 /// Messages taken at once, and about how many bytes: fewer where messages are large.
@@ -25,13 +24,14 @@ pub trait Assignments: Send + Sync + 'static {
     /// The next offset of each partition; `None` starts at the beginning of the log. Partitions
     /// that are left out are not consumed.
     fn assigned(&self, partitions: &[i32]) -> Vec<(i32, Option<i64>)>;
+    /// What is not committed when this returns may be another member's from then on.
     fn revoked(&self);
 }
 
 struct Context {
     topic: String,
     assignments: Arc<dyn Assignments>,
-    rebalances: AtomicU64,
+    rebalances: Rebalanced,
 }
 
 impl Context {
@@ -83,7 +83,7 @@ impl Rebalances for Context {
         self.report(released.map_err(|error| kafka_error("cannot release an assignment", error)));
     }
 
-    fn rebalances(&self) -> &AtomicU64 {
+    fn rebalances(&self) -> &Rebalanced {
         &self.rebalances
     }
 }
@@ -111,6 +111,7 @@ pub struct Polled<'a> {
 }
 
 impl Polled<'_> {
+    /// Without what librdkafka says in place of messages.
     pub fn messages(&self) -> impl Iterator<Item = Received<'_>> {
         let messages = self.batch.iter().flat_map(Batch::iter);
         messages.filter(|message| message.error().is_none()).map(Received)
@@ -129,7 +130,7 @@ impl Consumer {
         let mut config = access.consumer_config(group);
         config.set("queued.max.messages.kbytes", (queue_bytes_max / 1024).max(1024).to_string());
         let context =
-            Context { topic: topic.to_owned(), assignments, rebalances: AtomicU64::new(0) };
+            Context { topic: topic.to_owned(), assignments, rebalances: Rebalanced::default() };
         let inner = BatchConsumer::new(&config, context, BATCH_MESSAGES_MAX)
             .map_err(|error| kafka_error("cannot use Kafka", error))?;
         watermarks_of(inner.client(), topic)?;
@@ -174,6 +175,7 @@ impl Consumer {
         Ok(Polled { batch: Some(batch), ends })
     }
 
+    /// Low watermark and last stable offset of every partition. Asks the broker, and waits for it.
     pub fn watermarks(&self) -> Result<BTreeMap<i32, (i64, i64)>> {
         watermarks_of(self.inner.client(), &self.topic)
     }
@@ -247,14 +249,17 @@ impl<'a> Received<'a> {
         self.0.timestamp_ms()
     }
 
+    /// `None` if there is no key, which an empty one is not.
     pub fn key(&self) -> Option<&'a [u8]> {
         self.0.key()
     }
 
+    /// `None` is a tombstone; an empty payload is not.
     pub fn payload(&self) -> Option<&'a [u8]> {
         self.0.payload()
     }
 
+    /// In the order in which they were sent; names may repeat.
     pub fn headers(&self) -> HeaderList {
         self.0.headers()
     }

@@ -14,6 +14,7 @@ impl MockBroker {
     /// What the mock keeps of a partition before it drops the oldest messages.
     pub const PARTITION_BYTES_MAX: u64 = 5 << 20;
 
+    /// `topics` by name, with the number of their partitions. The broker ends when it is dropped.
     pub fn start(topics: &[(&str, i32)]) -> Result<Self> {
         let failed = |error| kafka_error("cannot start the mock broker", error);
         let cluster = MockCluster::new(1).map_err(failed)?;
@@ -23,6 +24,7 @@ impl MockBroker {
         Ok(Self(cluster))
     }
 
+    /// Of use only while the broker lives. It gives topics no ids.
     pub fn access(&self) -> KafkaAccess {
         KafkaAccess {
             bootstrap_servers: self.0.bootstrap_servers(),

@@ -3,10 +3,13 @@
 //! With `topic_id` the only unsafe code.
 #![allow(unsafe_code, reason = "rdkafka 0.39 does not wrap rd_kafka_consume_batch_queue")]
 
+use std::any::Any;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::{NonNull, null, null_mut};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::bindings as c;
@@ -23,10 +26,21 @@ const NO_ERROR: c::rd_kafka_resp_err_t = c::rd_kafka_resp_err_t::RD_KAFKA_RESP_E
 
 /// Is told of rebalances, on the thread that polls or closes.
 pub trait Rebalances: ClientContext {
+    /// Must take partitions through `group`: librdkafka assigns none by itself.
     fn assigned(&self, group: Group<'_>, partitions: &TopicPartitionList);
+    /// Must give them up through `group`, without which the rebalance does not end.
     fn revoked(&self, group: Group<'_>, partitions: &TopicPartitionList);
-    /// Counts up by one with each rebalance.
-    fn rebalances(&self) -> &AtomicU64;
+    /// For [`BatchConsumer`] alone.
+    fn rebalances(&self) -> &Rebalanced;
+}
+
+/// What came of the rebalances so far.
+#[derive(Default)]
+pub struct Rebalanced {
+    count: AtomicU64,
+    /// A panic must not pass through librdkafka's frames, which would end the process: it goes on
+    /// behind them, in the poll.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 /// A consumer in a group, whose partitions its context assigns.
@@ -73,6 +87,7 @@ impl<C: Rebalances> BatchConsumer<C> {
         Group { client: self.client.native_ptr(), lifetime: PhantomData }
     }
 
+    /// Only asks for partitions: they come through [`Rebalances::assigned`] during later polls.
     pub fn subscribe(&self, topic: &str) -> KafkaResult<()> {
         let mut topics = TopicPartitionList::new();
         topics.add_topic_unassigned(topic);
@@ -83,8 +98,8 @@ impl<C: Rebalances> BatchConsumer<C> {
     /// What comes within `timeout`, or until there are `messages_max`.
     pub fn poll(&mut self, timeout: Duration, messages_max: usize) -> Batch<'_> {
         let timeout_ms = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
-        let rebalances = || self.client.context().rebalances().load(Ordering::Relaxed);
-        let before = rebalances();
+        let rebalanced = self.client.context().rebalances();
+        let before = rebalanced.count.load(Ordering::Relaxed);
         // SAFETY: the queue is live, and `messages` has room for as many pointers as is said. The
         // first `count` of them are then messages of ours, until `Batch` destroys them.
         let count = unsafe {
@@ -95,9 +110,14 @@ impl<C: Rebalances> BatchConsumer<C> {
                 self.messages.len().min(messages_max),
             )
         };
-        let spans_rebalance = rebalances() != before;
+        let spans_rebalance = rebalanced.count.load(Ordering::Relaxed) != before;
         let messages = &self.messages[..usize::try_from(count).unwrap_or(0)];
-        Batch { messages, spans_rebalance }
+        let batch = Batch { messages, spans_rebalance };
+        if let Some(panic) = rebalanced.panic.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            resume_unwind(panic);
+        }
+        batch
     }
 }
 
@@ -121,10 +141,12 @@ pub struct Batch<'a> {
 }
 
 impl Batch<'_> {
+    /// Whether there is neither a message nor anything in the place of one.
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
 
+    /// What has an [`error`](RawMessage::error) is no message.
     pub fn iter(&self) -> impl Iterator<Item = RawMessage<'_>> {
         // SAFETY: the pointers were handed out by librdkafka and are destroyed by `drop` only.
         self.messages.iter().map(|message| RawMessage(unsafe { &**message }))
@@ -151,7 +173,7 @@ impl<'a> RawMessage<'a> {
         Self(unsafe { &*message.ptr() })
     }
 
-    /// `None` for a message.
+    /// What librdkafka says in the place of a message; `None` if it is one.
     pub fn error(&self) -> Option<c::rd_kafka_resp_err_t> {
         (self.0.err != NO_ERROR).then_some(self.0.err)
     }
@@ -160,6 +182,7 @@ impl<'a> RawMessage<'a> {
         self.0.partition
     }
 
+    /// Where the error is the end of the partition, that end.
     pub fn offset(&self) -> i64 {
         self.0.offset
     }
@@ -171,11 +194,13 @@ impl<'a> RawMessage<'a> {
         (epoch >= 0).then_some(epoch)
     }
 
+    /// `None` if there is no key, which an empty one is not.
     pub fn key(&self) -> Option<&'a [u8]> {
         // SAFETY: as librdkafka documents, null or that many bytes, which live as the message does.
         unsafe { bytes(self.0.key, self.0.key_len) }
     }
 
+    /// `None` is a tombstone; an empty payload is not.
     pub fn payload(&self) -> Option<&'a [u8]> {
         // SAFETY: as above.
         unsafe { bytes(self.0.payload, self.0.len) }
@@ -190,6 +215,8 @@ impl<'a> RawMessage<'a> {
         (is_known && millis != -1).then_some(millis)
     }
 
+    /// In the order in which they were sent; names may repeat, and are made UTF-8 where they are
+    /// not.
     pub fn headers(&self) -> HeaderList {
         let mut headers = null_mut();
         // SAFETY: the message is live and keeps the headers; what is read of them is copied.
@@ -258,6 +285,7 @@ impl Group<'_> {
         check(unsafe { c::rd_kafka_assign(self.client, starts.ptr()) })
     }
 
+    /// Gives up `partitions`, or everything if the group does not rebalance step by step.
     pub fn unassign(self, partitions: &TopicPartitionList) -> KafkaResult<()> {
         // SAFETY: see above.
         unsafe {
@@ -268,11 +296,13 @@ impl Group<'_> {
         }
     }
 
+    /// Fetches nothing more of them; what is not assigned is passed over.
     pub fn pause(self, partitions: &TopicPartitionList) -> KafkaResult<()> {
         // SAFETY: see above; the list's own error fields are written.
         check(unsafe { c::rd_kafka_pause_partitions(self.client, partitions.ptr()) })
     }
 
+    /// Fetches of them again; what is not assigned is passed over.
     pub fn resume(self, partitions: &TopicPartitionList) -> KafkaResult<()> {
         // SAFETY: as for `pause`.
         check(unsafe { c::rd_kafka_resume_partitions(self.client, partitions.ptr()) })
@@ -320,12 +350,17 @@ unsafe extern "C" fn rebalance<C: Rebalances>(
     // list stays librdkafka's: what is made of it here is a copy.
     let (context, partitions) = unsafe { (&*context.cast::<C>(), copy(partitions)) };
     let group = Group { client, lifetime: PhantomData };
-    context.rebalances().fetch_add(1, Ordering::Relaxed);
-    match code {
+    let rebalanced = context.rebalances();
+    rebalanced.count.fetch_add(1, Ordering::Relaxed);
+    let told = catch_unwind(AssertUnwindSafe(|| match code {
         c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
             context.assigned(group, &partitions);
         }
         _ => context.revoked(group, &partitions),
+    }));
+    if let Err(panic) = told {
+        let _ = group.unassign(&partitions);
+        *rebalanced.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
     }
 }
 

@@ -25,6 +25,7 @@ pub struct Record<'a> {
     pub key: Option<&'a [u8]>,
     pub payload: Option<&'a [u8]>,
     pub headers: &'a [(String, Option<Vec<u8>>)],
+    /// `None`: when it is sent, by this machine's clock.
     pub timestamp_ms: Option<i64>,
 }
 
@@ -54,6 +55,7 @@ impl rdkafka::producer::ProducerContext for Deliveries {
 }
 
 impl Producer {
+    /// Waits for no broker: that none is there shows when records are sent or flushed.
     pub fn new(access: &KafkaAccess) -> Result<Self> {
         let mut config = access.config();
         config.set("enable.idempotence", "true").set("linger.ms", "5");

@@ -41,6 +41,7 @@ const CHECKPOINT_EVERY: u64 = 20;
 pub struct Advance {
     /// Delta's application id; see [`offsets_id`] and [`model_id`].
     pub app_id: String,
+    /// `None`: no commit may have set it yet.
     pub expected: Option<i64>,
     pub next: i64,
 }

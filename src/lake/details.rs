@@ -30,6 +30,7 @@ const SWITCHES: [&str; 3] =
     ["delta.enableChangeDataFeed", "delta.enableRowTracking", "delta.enableDeletionVectors"];
 
 impl Snapshot {
+    /// Of this version, but for the checkpoint: that is the store's newest, and may be a later one.
     pub async fn log_details(&self) -> Result<LogDetails> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]

@@ -103,6 +103,7 @@ fn is_first(log: &u32) -> bool {
 pub struct Sum(pub u64);
 
 impl Sum {
+    /// The sum wraps around, so the same hashes give the same sum in any order.
     pub fn add(&mut self, hash: u64) {
         self.0 = self.0.wrapping_add(hash);
     }

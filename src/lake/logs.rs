@@ -15,13 +15,14 @@ pub const ACCEPTED_KEY: &str = "flowguard.accepted";
 pub struct Logs(Vec<Acceptance>);
 
 impl Logs {
+    /// None without a table. Fails if the list that the table keeps cannot be read.
     pub fn of(table: Option<&Snapshot>, topic: &str) -> Result<Self> {
         let mut all = accepted(table)?;
         all.retain(|acceptance| acceptance.topic == topic);
         Ok(Self(all))
     }
 
-    /// All decisions.
+    /// Of all partitions, oldest first.
     pub fn all(&self) -> &[Acceptance] {
         &self.0
     }

@@ -63,7 +63,7 @@ impl Lake {
         Self { root, store, loaded: Arc::default(), transactions: Arc::default() }
     }
 
-    /// Where it is.
+    /// With a `/` at the end, whatever it was opened with.
     pub fn root(&self) -> &Url {
         &self.root
     }
@@ -302,10 +302,12 @@ impl Snapshot {
         self.properties().get(key).cloned()
     }
 
+    /// All properties of the table, Delta's own and FlowGuard's.
     pub fn properties(&self) -> &HashMap<String, String> {
         self.eager().metadata().configuration()
     }
 
+    /// All columns, with the day where the table is partitioned by it.
     pub fn schema(&self) -> SchemaRef {
         self.eager().arrow_schema()
     }

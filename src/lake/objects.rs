@@ -50,6 +50,7 @@ impl Folder {
         Ok(Self { root: root.clone(), path, store })
     }
 
+    /// As it was opened, with or without a `/` at the end.
     pub fn root(&self) -> &Url {
         &self.root
     }

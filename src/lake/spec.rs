@@ -45,6 +45,7 @@ impl TableSpec {
         Arc::new(Schema::new(fields))
     }
 
+    /// [`DAY_COLUMN`] or nothing.
     pub fn partition_columns(&self) -> Vec<String> {
         if self.partition_by_day { vec![DAY_COLUMN.to_owned()] } else { Vec::new() }
     }

@@ -108,6 +108,7 @@ pub struct Stager {
 }
 
 impl Stager {
+    /// The table need not exist; nothing is written before the first rows.
     pub fn new(lake: &Lake, spec: &TableSpec) -> Result<Self> {
         let config = WriterConfig::new(
             spec.schema(),
@@ -161,7 +162,7 @@ impl Stager {
         Ok(())
     }
 
-    /// Completes the files.
+    /// Completes the files; there are none if no rows were written.
     pub async fn finish(self) -> Result<Staged> {
         let name = self.spec.name.clone();
         let mut adds = self

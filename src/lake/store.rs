@@ -23,6 +23,7 @@ const S3_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Access to an S3-compatible store. Keys that are absent are looked for in the instance's role.
 #[derive(Clone, Default)]
 pub struct S3Access {
+    /// `None`: AWS.
     pub endpoint: Option<String>,
     pub region: String,
     pub access_key_id: Option<String>,

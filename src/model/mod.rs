@@ -51,6 +51,7 @@ pub struct Model {
     pub inputs: BTreeSet<TableName>,
 }
 
+/// How a table comes to its rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// One row per message of a topic, never rewritten.
@@ -74,6 +75,7 @@ impl fmt::Display for Kind {
     }
 }
 
+/// Where the rows of an append model come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceTopic {
     pub topic: String,
@@ -81,6 +83,7 @@ pub struct SourceTopic {
     pub unknown_fields: UnknownFields,
 }
 
+/// How the payload of a message is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageFormat {
     /// One JSON object per message.

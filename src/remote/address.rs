@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 
 const HINT: &str = "write grpc+tls://host:port, or grpc://host:port for a server without TLS";
 
+/// A server's address, checked and taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     /// In the form that HTTP clients take.

@@ -68,7 +68,7 @@ pub struct Reply {
     pub running: Running,
 }
 
-/// The statement on the server.
+/// A statement that the server runs, which can be cancelled beside reading its rows.
 pub struct Running {
     client: Client,
     info: FlightInfo,

@@ -16,7 +16,9 @@ use crate::lake::ledger::Ledger;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Built {
     pub version: u64,
+    /// That the query gave, whether they were committed or not.
     pub rows: u64,
+    /// Of the files that were committed.
     pub bytes: u64,
     pub seconds: f64,
     pub range: Option<Range>,

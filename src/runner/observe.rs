@@ -27,6 +27,7 @@ pub struct Observed {
 }
 
 impl Observers {
+    /// Fails if a column has a type whose rows cannot be hashed.
     pub fn new(spec: &TableSpec) -> Result<Self> {
         let (hash, touched) = (RowsHash::new(&spec.columns)?, TouchedHours::default());
         Ok(Self { spec: spec.clone(), hash, touched })

@@ -51,6 +51,7 @@ pub enum Extent {
 }
 
 impl Extent {
+    /// `None` also for the whole table.
     pub fn range(self) -> Option<Range> {
         match self {
             Extent::Range(range) => Some(range),
@@ -206,6 +207,7 @@ impl Query {
         }
     }
 
+    /// An error of the engine, with the name of the model that it keeps from being built.
     pub fn failed(&self, error: DataFusionError) -> Error {
         engine_error(&format!("cannot build `{}`", self.name), error)
     }

@@ -39,6 +39,7 @@ pub struct Inputs<'a> {
 }
 
 impl<'a> Inputs<'a> {
+    /// Plans the model's query, whose inputs `session` must already have as tables.
     pub async fn of(session: &'a SessionContext, model: &'a Model, every: Every) -> Result<Self> {
         let state = session.state();
         let plan = state.create_logical_plan(&model.sql).await;

@@ -12,6 +12,7 @@ const BYTES_MAX: usize = 128 << 10;
 /// Less is an answer, and more hardly follows.
 const BYTES_MIN: usize = 8 << 10;
 
+/// Holds back what is written until it is much, or a flush comes after which nothing followed.
 pub struct Gathering<S> {
     inner: S,
     bytes: Vec<u8>,

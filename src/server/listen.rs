@@ -78,6 +78,7 @@ impl Listener {
         self.address
     }
 
+    /// Goes on counting after [`Self::incoming`] took the listener.
     pub fn open_connections(&self) -> OpenConnections {
         self.open.clone()
     }
@@ -227,6 +228,7 @@ impl Connection {
         Self { io: Gathering::new(io), peer, local, opening, _place: place }
     }
 
+    /// An IPv4 address that came in by IPv6 is given as IPv4.
     pub fn peer(&self) -> IpAddr {
         self.peer.ip().to_canonical()
     }

@@ -113,6 +113,7 @@ impl IngestFigures {
         }
     }
 
+    /// In place of those that were there; none while they cannot be asked for.
     pub fn set_positions(&self, table: &TableName, positions: Vec<Position>) {
         self.lock().positions.insert(table.clone(), positions);
     }

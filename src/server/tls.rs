@@ -70,6 +70,7 @@ impl Tls {
         Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), identity })
     }
 
+    /// Shows the certificate that was read last, also to connections of earlier clones.
     pub fn acceptor(&self) -> TlsAcceptor {
         self.acceptor.clone()
     }

@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, ErrorKind, Result};
 
+/// How many statements may run and wait. One that waits longer than `wait_max` is refused.
 #[derive(Debug, Clone)]
 pub struct AdmissionLimits {
     pub running_max: usize,
@@ -18,6 +19,7 @@ pub struct AdmissionLimits {
     pub wait_max: Duration,
 }
 
+/// Places for statements; [`Self::enter`] takes one.
 pub struct Admission {
     limits: AdmissionLimits,
     running: Arc<Semaphore>,

@@ -8,6 +8,7 @@ use super::log::Outcome;
 /// Upper bounds of the buckets of run time, in seconds.
 pub const SECONDS_BUCKETS: [f64; 9] = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0, 300.0];
 
+/// Totals of the statements that ended or were refused.
 #[derive(Debug, Default)]
 pub struct Figures {
     done: AtomicU64,
@@ -19,7 +20,7 @@ pub struct Figures {
     buckets: [AtomicU64; SECONDS_BUCKETS.len()],
 }
 
-/// All counts at one moment.
+/// All counts, read one after the other while statements go on.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Counts {
     pub done: u64,
@@ -33,6 +34,7 @@ pub struct Counts {
 }
 
 impl Figures {
+    /// Counts a statement that ran. `bytes` are those of its Arrow arrays in memory.
     pub fn add(&self, outcome: Outcome, seconds: f64, rows: u64, bytes: u64) {
         let counter = match outcome {
             Outcome::Done => &self.done,

@@ -4,7 +4,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 /// Size past which the file becomes the one before.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
+/// How a statement ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
@@ -25,6 +26,7 @@ pub enum Outcome {
     Failed,
 }
 
+/// One line of the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     pub id: Uuid,
@@ -40,6 +42,7 @@ pub struct Record {
     pub error: Option<String>,
 }
 
+/// The file that statements are noted in, if there is one.
 pub struct StatementLog {
     path: Option<PathBuf>,
     file: Mutex<Option<File>>,
@@ -56,6 +59,7 @@ impl StatementLog {
         Self { path: Some(path.to_path_buf()), file: Mutex::default() }
     }
 
+    /// Never fails: what cannot be noted is said in the program's own log.
     pub fn write(&self, record: &Record) {
         let Some(path) = &self.path else { return };
         if let Err(error) = self.append(path, record) {
@@ -67,13 +71,15 @@ impl StatementLog {
         let mut line = serde_json::to_vec(record)?;
         line.push(b'\n');
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_full = match file.as_ref() {
-            Some(file) => file.metadata()?.len() > FILE_BYTES_MAX,
-            None => false,
-        };
-        if is_full {
+        if let Some(open) = file.as_ref().map(File::metadata).transpose()?
+            && open.len() > FILE_BYTES_MAX
+        {
             *file = None;
-            std::fs::rename(path, before(path))?;
+            // Unless another process has moved it away.
+            let is_there = std::fs::metadata(path).is_ok_and(|found| found.ino() == open.ino());
+            if is_there {
+                std::fs::rename(path, before(path))?;
+            }
         }
         if file.is_none() {
             if let Some(folder) = path.parent() {
@@ -124,4 +130,43 @@ pub fn read(
 
 fn unreadable(path: &Path, source: std::io::Error) -> Error {
     Error::invalid(format!("cannot read `{}`", path.display())).source(source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The second process to see the file full moved the other's new one over it.
+    #[test]
+    fn two_processes_on_a_full_log_keep_what_is_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("statements.log");
+        let logs = [StatementLog::at(&path), StatementLog::at(&path)];
+        let write =
+            |log: &StatementLog, sql: &str| log.write(&Record { sql: sql.to_owned(), ..record() });
+        write(&logs[0], "first");
+        write(&logs[1], "second");
+        let file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.set_len(FILE_BYTES_MAX + 1).unwrap();
+        write(&logs[0], "third");
+        write(&logs[1], "fourth");
+        assert!(std::fs::metadata(before(&path)).unwrap().len() > FILE_BYTES_MAX);
+        let kept = read(&path, 9, |_| true).unwrap();
+        let kept: Vec<&str> = kept.iter().map(|record| record.sql.as_str()).collect();
+        assert_eq!(kept, ["first", "second", "third", "fourth"]);
+    }
+
+    fn record() -> Record {
+        Record {
+            id: Uuid::nil(),
+            user: "ada".to_owned(),
+            sql: String::new(),
+            started: 0,
+            seconds: 0.0,
+            rows: 0,
+            bytes: 0,
+            outcome: Outcome::Done,
+            error: None,
+        }
+    }
 }

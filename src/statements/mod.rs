@@ -39,6 +39,7 @@ use crate::table::{Layer, TableName};
 /// Longest statement accepted, in bytes.
 pub const SQL_BYTES_MAX: usize = 1 << 20;
 
+/// What one statement may take, and with `admission` how many there may be at once.
 #[derive(Debug, Clone)]
 pub struct StatementLimits {
     pub admission: AdmissionLimits,
@@ -77,7 +78,7 @@ pub struct TableEntry {
     pub key: Vec<String>,
 }
 
-/// Cheap to clone.
+/// Plans and runs what users ask, and notes it. Cheap to clone.
 #[derive(Clone)]
 pub struct Statements {
     shared: Arc<Shared>,
@@ -283,6 +284,7 @@ impl Statements {
         self.shared.admission.waiting()
     }
 
+    /// Of all plans that the engine runs now.
     pub fn memory_bytes(&self) -> usize {
         self.shared.engine.memory_bytes()
     }

@@ -59,6 +59,7 @@ struct Ending {
 }
 
 impl Running {
+    /// The run can be cancelled from now on, until it is dropped: then it is noted.
     pub(super) fn new(
         statements: Statements,
         principal: Arc<Principal>,
@@ -156,6 +157,7 @@ impl Rows {
         Self { schema: Arc::clone(schema), receiver, task, has_ended: false }
     }
 
+    /// That of every batch, and known before the first.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
     }

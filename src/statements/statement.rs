@@ -38,7 +38,7 @@ pub struct Parameter {
     pub data_type: Option<DataType>,
 }
 
-/// Cheap to clone.
+/// A statement planned for one user. Cheap to clone.
 #[derive(Clone)]
 pub struct Statement(Arc<Inner>);
 
@@ -78,6 +78,7 @@ impl Physical {
 }
 
 impl Statement {
+    /// Binds `range` to `$start` and `$end`. Errors of the SQL name their place in `source`.
     pub(super) async fn new(
         statements: Statements,
         principal: Arc<Principal>,
@@ -119,10 +120,12 @@ impl Statement {
         &self.0.parameters
     }
 
+    /// Whose rights it was planned under.
     pub fn principal(&self) -> &Arc<Principal> {
         &self.0.principal
     }
 
+    /// As its user wrote it.
     pub fn sql(&self) -> &str {
         &self.0.source.text
     }

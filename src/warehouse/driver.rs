@@ -26,6 +26,7 @@ struct Session {
     is_busy: bool,
 }
 
+/// Where the session is; it never goes back to an earlier phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Phase {
     /// Not connected yet.

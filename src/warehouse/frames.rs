@@ -17,6 +17,7 @@ const MESSAGE: u8 = b'M';
 const ROWS: u8 = b'R';
 const END: u8 = b'E';
 
+/// What the engine asks of the driver's process, one thing at a time.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
     /// First of all: which library to load, and what to connect to.
@@ -39,6 +40,7 @@ pub enum Request {
     },
 }
 
+/// How a request ends. A query has two: one before its rows and one after them.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
     Done {
@@ -52,6 +54,7 @@ pub enum Reply {
     },
 }
 
+/// As one frame, flushed.
 pub fn send<M: Serialize>(output: &mut impl Write, message: &M) -> io::Result<()> {
     let text = serde_json::to_vec(message)?;
     write_frame(output, MESSAGE, &text)?;
@@ -104,6 +107,7 @@ impl<W: Write> RowsWriter<W> {
         Self { output, buffer: Vec::with_capacity(ROWS_FRAME_BYTES) }
     }
 
+    /// Says that the stream is whole; without it, the reader takes the stream for broken.
     pub fn end(mut self) -> io::Result<()> {
         self.send_buffer()?;
         write_frame(&mut self.output, END, &[])?;

@@ -39,6 +39,7 @@ pub struct Access {
     /// This program.
     pub program: PathBuf,
     pub library: PathBuf,
+    /// The driver's first function, where its file's name does not tell.
     pub entrypoint: Option<&'static str>,
     pub options: Vec<(String, Secret)>,
 }
@@ -59,6 +60,7 @@ struct Pipes {
 }
 
 impl Warehouse {
+    /// Starts the child and has it open a session, which fails in the driver's words.
     pub async fn connect(access: &Access) -> Result<Self> {
         let started = start(&access.program);
         let (child, pipes) = started.map_err(|source| {
@@ -101,7 +103,7 @@ impl Warehouse {
         .await
     }
 
-    /// Appends rows to a table.
+    /// Appends rows to a table that exists. After an error, some of them may be in it.
     pub async fn ingest(
         &mut self,
         schema: &str,

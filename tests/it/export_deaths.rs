@@ -306,23 +306,38 @@ async fn an_export_killed_at_random_moments_publishes_once() {
             let after = lasts.mul_f64(part);
             thread::sleep(after);
             let when = format!("FLOWGUARD_TEST_SEED={seed}: moment {moment}, after {after:?}");
-            // The driver's process, if there is one yet, the engine by Ctrl-C, or the engine.
-            let driver = drivers_in(project.folder()).first().copied().filter(|_| moment % 3 == 1);
-            let (signal, victim) = match (driver, moment % 3) {
-                (Some(driver), _) => ("-KILL", driver),
-                (None, 2) => ("-INT", engine.id()),
-                (None, _) => ("-KILL", engine.id()),
+            let driver = drivers_in(project.folder()).first().copied();
+            let kill = |signal: &str, victims: &[u32]| {
+                let victims = victims.iter().map(u32::to_string);
+                Command::new("kill").arg(signal).args(victims).status().unwrap().success()
             };
-            let sent = Command::new("kill").args([signal, &victim.to_string()]).status().unwrap();
-            drivers += u32::from(driver.is_some() && sent.success());
+            let engine_id = engine.id();
+            let both: Vec<u32> = driver.into_iter().chain([engine_id]).collect();
+            // The driver's process, if there is one yet, or the engine; or they are asked to end: by
+            // Ctrl-C, by a second one that does not wait, or all of a service at once.
+            let mut is_asked = false;
+            match (moment % 3, driver, moment / 3 % 3) {
+                (0, ..) | (1, None, _) => drop(kill("-KILL", &[engine_id])),
+                (1, Some(driver), _) => drivers += u32::from(kill("-KILL", &[driver])),
+                (_, _, way) => {
+                    is_asked = true;
+                    match way {
+                        0 => drop(kill("-INT", &[engine_id])),
+                        1 => drop((kill("-INT", &[engine_id]), kill("-INT", &[engine_id]))),
+                        _ => drop(kill("-TERM", &both)),
+                    }
+                }
+            }
             let ended = engine.wait().unwrap();
-            if signal == "-INT" && ended.code() != Some(0) {
+            if is_asked && ended.code() != Some(0) {
                 assert_eq!(ended.code(), Some(130), "{when}");
+                await_orphans(&project, &when);
                 assert!(!warehouse.was_cut_short(), "a driver was cut short: {when}");
                 asked += 1;
             }
+            let is_killed = ended.code().is_none();
             // After the death of its driver an export goes on with another; a comparison does not.
-            engines += u32::from(signal == "-KILL" && driver.is_none() && ended.code().is_none());
+            engines += u32::from(is_killed);
             // Half of the next runs come at once, while a driver may still be there.
             if moment % 2 == 0 {
                 await_orphans(&project, &when);

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use flowguard::error::Result;
+use flowguard::app;
+use flowguard::error::{ErrorKind, Result};
 use flowguard::ingest::Pipeline;
 use flowguard::ingest::batch::{BatchReport, Written, take_over, write};
 use flowguard::ingest::decode::UnknownFields;
@@ -528,6 +529,54 @@ async fn the_message_that_ingestion_failed_at_was_lost() {
         }
         run_worker(worker(UnknownFields::Ignore)).await.unwrap();
         assert_exactly_once(&world, &format!("an unknown field at offset {at}")).await;
+    }))
+    .await;
+}
+
+/// Panic injection: a worker ended while the others went on, and the command never returned.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_worker_that_panics_ends_the_others_and_loses_nothing() {
+    const STEPS: [(&str, &str); 3] = [
+        ("its own thread", "a worker ended abnormally"),
+        ("the task that writes", "a write stopped"),
+        ("the take-over", "a worker ended abnormally"),
+    ];
+    join_all(STEPS.map(async |(step, message)| {
+        let world = World::new(slots(&["ggm", "gg"])).await;
+        let broker = MockBroker::start(&[(TOPIC, 2)]).unwrap();
+        produce(&broker.access(), &world);
+        let worker = |store: FaultyStore, group: &str| {
+            let mut pipeline = world.worker(store, Header::Wide);
+            pipeline.kafka = group_access(&broker);
+            pipeline.group = group.to_owned();
+            // Its clock stands still, so nothing is committed by age.
+            pipeline.limits.flush_rows_max = 1;
+            pipeline
+        };
+        ensure_tables(&worker(world.store(NO_FAULT), "neither")).await.unwrap();
+        let has_rows = AtomicBool::new(false);
+        let planted = world.store(move |operation| {
+            has_rows.fetch_or(operation.path.ends_with(".parquet"), Ordering::Relaxed);
+            if operation.is_log_entry() {
+                let writes = has_rows.load(Ordering::Relaxed);
+                assert!(step != "the take-over" && !(writes && step == "the task that writes"));
+            }
+            Fault::None
+        });
+        // The other worker would run until somebody stops it.
+        let pipelines = vec![
+            Arc::new(worker(world.store(NO_FAULT), "same")),
+            Arc::new(worker(planted, "same")),
+        ];
+        let on_commit: app::OnCommit =
+            Arc::new(move |_, _| assert!(step != "its own thread", "planted"));
+        let stop = CancellationToken::new();
+        let ingesting = app::ingest(pipelines, Until::Stopped, &stop, on_commit);
+        let ended = tokio::time::timeout(Duration::from_secs(60), ingesting).await;
+        let error = ended.unwrap_or_else(|_| panic!("{step}: it does not end")).unwrap_err();
+        assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Internal, message), "{step}");
+        run_worker(worker(world.store(NO_FAULT), "later")).await.unwrap();
+        assert_exactly_once(&world, step).await;
     }))
     .await;
 }

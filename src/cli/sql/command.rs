@@ -6,6 +6,7 @@ use crate::cli::sink::Form;
 use crate::error::{Error, Result, did_you_mean};
 use crate::table::TableName;
 
+/// Name, argument and what it does, in the order of the help.
 pub const COMMANDS: [(&str, &str, &str); 6] = [
     ("\\d", "", "list tables"),
     ("\\d", "TABLE", "describe the columns of a table"),

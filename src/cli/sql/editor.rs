@@ -30,12 +30,14 @@ const NAMES_AGE_MAX: Duration = Duration::from_secs(60);
 /// How long Tab waits for them.
 const NAMES_WAIT_MAX: Duration = Duration::from_secs(2);
 
+/// Reads statements and commands from the terminal.
 pub struct Editor {
     /// Away while its thread reads.
     lines: Option<LineEditor<Words, DefaultHistory>>,
     history: Option<PathBuf>,
 }
 
+/// What came of a reading.
 pub enum Typed {
     Text(String),
     /// Ctrl-C: what was typed is forgotten.

@@ -24,6 +24,7 @@ pub struct Screen {
 }
 
 impl Screen {
+    /// `program` is `$PAGER`: without it `less` is taken, and an empty one stands for no pager.
     pub fn new(size: Size, program: Option<String>) -> Self {
         let is_plain = program.as_ref().is_some_and(|program| program.trim().is_empty());
         Self { size, program, held: Vec::new(), pager: None, is_plain }

@@ -49,6 +49,7 @@ pub(super) fn depends(expr: &Expr) -> bool {
     .unwrap_or(true)
 }
 
+/// As [`depends`], anywhere in a plan; true also where the plan cannot be looked through.
 pub(super) fn plan_depends(plan: &LogicalPlan) -> bool {
     let mut found = false;
     // Each expression looks into its own subqueries.

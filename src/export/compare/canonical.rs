@@ -57,12 +57,14 @@ pub struct Proof {
 pub struct Floats {
     /// Of the finite ones.
     pub sum: f64,
+    /// Of their absolute values, which the tolerance is a part of.
     pub sum_of_sizes: f64,
     /// NaN and infinities.
     pub others: u64,
 }
 
 impl Proof {
+    /// Of no rows yet, with counts for the columns of `schema`.
     pub fn new(schema: &SchemaRef) -> Self {
         let floats = schema.fields().iter().filter(|field| is_float(field.data_type())).count();
         Self {

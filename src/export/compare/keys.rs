@@ -40,6 +40,7 @@ impl Key {
         Self { columns: columns.unwrap_or_default() }
     }
 
+    /// The key's part of `columns`; all of them where there is no key.
     pub fn schema(&self, columns: &SchemaRef) -> Result<SchemaRef> {
         if self.columns.is_empty() {
             return Ok(Arc::clone(columns));
@@ -47,6 +48,7 @@ impl Key {
         columns.project(&self.columns).map(Arc::new).map_err(unprojected)
     }
 
+    /// One number for the key of each row, or for the whole row where there is no key.
     pub fn hashes(&self, batch: &RecordBatch) -> Result<Vec<u64>> {
         if self.columns.is_empty() {
             return hashes(batch);
@@ -107,7 +109,7 @@ pub fn uncast(source: arrow::error::ArrowError) -> Error {
     Error::invalid("the target gave a value of another type").source(source)
 }
 
-/// Rows that are fetched.
+/// Which rows are fetched: those whose key has one of these hashes.
 pub struct Wanted<'a> {
     pub key: &'a Key,
     pub hashes: &'a BTreeSet<u64>,

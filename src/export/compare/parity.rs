@@ -22,7 +22,9 @@ const BATCHES_HASHED_MAX: usize = 4;
 #[derive(Debug, Clone)]
 pub struct Parity {
     pub table: TableName,
+    /// Of the lake's table, as the target's ledger names it.
     pub version: u64,
+    /// In the lake at that version.
     pub rows: u64,
     /// In words; none if both sides are equal.
     pub differences: Vec<String>,

@@ -48,6 +48,8 @@ struct Open {
 }
 
 impl<'a> Writer<'a> {
+    /// With a `calendar` rows must come in order of time, and each interval begins a file of its
+    /// own.
     pub fn new(
         folder: &'a Folder,
         path: &'a str,

@@ -94,6 +94,7 @@ impl DataFile {
     }
 }
 
+/// In the order of `schema`; the type is empty where no export has it.
 pub fn columns(schema: &SchemaRef) -> Vec<Column> {
     let fields = schema.fields().iter();
     let column = |field: &arrow::datatypes::FieldRef| Column {

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 
 /// The column that tells the rows apart.
 pub const POSITION: &str = "position";
+/// Five values of every type, and a row of nulls.
 pub const ROWS: usize = 6;
 
 /// Precision, scale, and values without their point. PostgreSQL's driver below 1.12 changes numbers

@@ -25,7 +25,7 @@ use crate::interval::Instant;
 use crate::table::TableName;
 use crate::warehouse::Warehouse;
 
-/// Where they go.
+/// A warehouse as a target of exports, in one session.
 pub struct SqlDestination {
     pub(super) statements: Statements,
     pub(super) warehouse: Warehouse,
@@ -91,6 +91,7 @@ impl SqlDestination {
         Ok(())
     }
 
+    /// As the ledger has it; `None` until a first export is published.
     pub(super) async fn held(&mut self, pair: &Pair<'_>) -> Result<Option<Held>> {
         let rows = self
             .texts(format!(
@@ -113,6 +114,7 @@ impl SqlDestination {
         Ok(Some(Held { table_id: table_id.clone(), version }))
     }
 
+    /// Whether the table that readers see is there and has a row.
     pub(super) async fn has_rows(&mut self, pair: &Pair<'_>) -> Result<bool> {
         if self
             .texts(self.statements.dialect.columns_of(&pair.schema, &pair.table))
@@ -207,6 +209,7 @@ impl SqlDestination {
         Ok(sent.rows)
     }
 
+    /// In a transaction of its own: also for an export whose transaction came to nothing.
     pub(super) async fn note(&mut self, entry: &Entry) -> Result<()> {
         self.warehouse.execute(self.statements.note(entry)).await.map(drop)
     }

@@ -42,6 +42,7 @@ pub struct PartWriter<'a> {
 }
 
 impl<'a> PartWriter<'a> {
+    /// `folder` must exist. The files in it are called `part-00000.parquet` and so on.
     pub fn new(folder: &'a Path, columns: &SchemaRef) -> Self {
         Self { folder, columns: Arc::clone(columns), open: None, count: 0 }
     }

@@ -51,6 +51,7 @@ enum Values {
     Json(Spans),
 }
 
+/// One column of the open batch. Every row appends to every column, a null if nothing else.
 pub(super) struct ColumnBuffer {
     values: Values,
     nulls: NullBufferBuilder,
@@ -58,6 +59,8 @@ pub(super) struct ColumnBuffer {
 }
 
 impl ColumnBuffer {
+    /// With `not_null`, [`Self::read`] faults at a `null`; the other methods append what they are
+    /// given.
     pub(super) fn new(column_type: ColumnType, not_null: bool) -> Self {
         let values = match column_type {
             ColumnType::Boolean => Values::Boolean(BooleanBufferBuilder::new(0)),
@@ -145,6 +148,7 @@ impl ColumnBuffer {
         }
     }
 
+    /// Appends a null, also to a column that is required: that is the caller's to check.
     pub(super) fn push_null(&mut self) {
         match &mut self.values {
             Values::Boolean(values) => values.append(false),
@@ -157,6 +161,7 @@ impl ColumnBuffer {
         self.nulls.append_null();
     }
 
+    /// Whether a message without the field is a reject.
     pub(super) fn is_required(&self) -> bool {
         self.not_null
     }
@@ -186,6 +191,7 @@ impl ColumnBuffer {
         self.nulls.truncate(rows);
     }
 
+    /// Bytes of the values so far; the buffers' capacity may be larger.
     pub(super) fn bytes(&self) -> usize {
         let values = match &self.values {
             Values::Boolean(values) => values.len() / 8,
@@ -338,11 +344,13 @@ impl Spans {
         self.data.len() + size_of_val(self.offsets.as_slice())
     }
 
+    /// The values as an array, leaving none. Fails past 32 bits of bytes, or if they are not UTF-8.
     pub(super) fn finish_text(&mut self, nulls: Option<NullBuffer>) -> Result<StringArray> {
         let (offsets, data) = self.drain()?;
         StringArray::try_new(offsets, data, nulls).map_err(internal)
     }
 
+    /// The same without a look at UTF-8.
     pub(super) fn finish_binary(&mut self, nulls: Option<NullBuffer>) -> Result<BinaryArray> {
         let (offsets, data) = self.drain()?;
         BinaryArray::try_new(offsets, data, nulls).map_err(internal)
@@ -369,10 +377,12 @@ pub(super) fn drain<T: arrow::datatypes::ArrowNativeType>(values: &mut Vec<T>) -
     std::mem::take(values).into()
 }
 
+/// Without nulls; `values` is empty afterwards.
 pub(super) fn primitive<T: ArrowPrimitiveType>(values: &mut Vec<T::Native>) -> ArrayRef {
     Arc::new(PrimitiveArray::<T>::new(drain(values), None))
 }
 
+/// `micros` since 1970 become instants in UTC; it is empty afterwards.
 pub(super) fn instants(
     micros: &mut Vec<i64>,
     nulls: Option<NullBuffer>,
@@ -380,6 +390,7 @@ pub(super) fn instants(
     TimestampMicrosecondArray::new(drain(micros), nulls).with_timezone("UTC")
 }
 
+/// What Arrow refuses is our mistake: no message may cause it.
 pub(super) fn internal(error: arrow::error::ArrowError) -> Error {
     Error::internal("decoded columns do not form a batch").source(error)
 }

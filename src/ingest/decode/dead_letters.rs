@@ -50,6 +50,7 @@ impl DeadLetters {
         Arc::new(Schema::new(fields))
     }
 
+    /// Keeps the whole payload, whatever its size. `pipeline` is the one that rejected the message.
     pub fn push(
         &mut self,
         message: &Message<'_>,

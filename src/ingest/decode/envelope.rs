@@ -22,9 +22,11 @@ pub struct Message<'a> {
     pub offset: i64,
     /// That of the leader which appended it; `None` where the broker does not tell.
     pub leader_epoch: Option<i32>,
+    /// Since 1970 UTC, as the producer or the broker set it; `None` where there is none.
     pub timestamp_ms: Option<i64>,
     pub key: Option<&'a [u8]>,
     pub headers: &'a [(String, Option<Vec<u8>>)],
+    /// `None` is a tombstone.
     pub payload: Option<&'a [u8]>,
 }
 
@@ -35,6 +37,7 @@ pub fn timestamp_of(millis: i64) -> Option<Instant> {
     CALENDAR.contains(micros).then_some(micros)
 }
 
+/// The metadata columns of an open batch; all have as many values as there were messages.
 pub(super) struct Envelope {
     topic: String,
     partitions: Vec<i32>,
@@ -60,6 +63,7 @@ impl Envelope {
         }
     }
 
+    /// A time that microseconds cannot hold is taken as none.
     pub(super) fn push(&mut self, message: &Message<'_>, ingested_at_micros: i64) {
         self.partitions.push(message.partition);
         self.offsets.push(message.offset);
@@ -75,6 +79,7 @@ impl Envelope {
         self.partitions.len()
     }
 
+    /// About what the rows take, the topic with each, since it is written out row by row.
     pub(super) fn bytes(&self) -> usize {
         let fixed = 4 + 8 + 8 + 8 + self.topic.len() + size_of::<i32>();
         self.rows() * fixed + self.keys.bytes() + self.headers.bytes()

@@ -21,6 +21,7 @@ pub(super) struct FieldIndex {
 }
 
 impl FieldIndex {
+    /// At first, fields are expected in the order of `columns`.
     pub(super) fn new(columns: &[Column]) -> Self {
         let names: Vec<Box<str>> =
             columns.iter().map(|column| column.name.as_str().into()).collect();
@@ -30,10 +31,12 @@ impl FieldIndex {
         Self { previous: names.len(), names, sorted, following }
     }
 
+    /// Begins a message, whose first field is expected to be that of the message before.
     pub(super) fn restart(&mut self) {
         self.previous = self.names.len();
     }
 
+    /// The position of the column that is called exactly that, if there is one.
     pub(super) fn find(&mut self, name: &str) -> Option<usize> {
         let predicted = self.following[self.previous];
         let column = match self.names.get(predicted) {
@@ -64,12 +67,15 @@ impl Unknown {
         Self { policy, names: String::new(), spans: Vec::new(), rescued: Vec::new() }
     }
 
+    /// Forgets the message before; the room is kept.
     pub(super) fn clear(&mut self) {
         self.names.clear();
         self.spans.clear();
         self.rescued.clear();
     }
 
+    /// Takes the name of a field, whose value [`Self::read`] must take next; a reject if none is
+    /// allowed.
     pub(super) fn note(&mut self, name: &str) -> Result<(), Reject> {
         if self.policy == UnknownFields::Fail {
             let error = format!("`{}`: no column of that name is declared", truncated(name));
@@ -86,6 +92,7 @@ impl Unknown {
         Ok(())
     }
 
+    /// Reads past a value of any type, and keeps its text where unknown fields are rescued.
     pub(super) fn read(&mut self, jiter: &mut Jiter<'_>) -> Result<(), Reject> {
         let peek = jiter.peek()?;
         let value = columns::raw(peek, jiter).map_err(malformed)?;

@@ -129,6 +129,7 @@ impl Decoder {
         })
     }
 
+    /// The declared columns, the rescued fields if they are kept, then the metadata.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
@@ -156,6 +157,7 @@ impl Decoder {
         Ok(())
     }
 
+    /// Rows since the last [`Self::finish`].
     pub fn rows(&self) -> usize {
         self.envelope.rows()
     }

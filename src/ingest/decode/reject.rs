@@ -31,6 +31,7 @@ impl RejectReason {
         RejectReason::UnknownField,
     ];
 
+    /// As the dead letters store it.
     pub fn as_str(self) -> &'static str {
         match self {
             RejectReason::Tombstone => "tombstone",
@@ -72,6 +73,7 @@ impl From<JiterError> for Reject {
     }
 }
 
+/// The payload to decode, or the reject if there is none, it is empty, or longer than `bytes_max`.
 pub(super) fn bounded_payload(payload: Option<&[u8]>, bytes_max: usize) -> Result<&[u8], Reject> {
     match payload {
         None => Err(Reject::new(RejectReason::Tombstone, "the message has no payload")),
@@ -108,6 +110,7 @@ pub(super) fn syntax_error(payload: &[u8]) -> Option<Reject> {
     Some(malformed(Fault::Utf8 { index }))
 }
 
+/// The field's value begins at `start` of `payload`.
 #[cold]
 pub(super) fn field_reject(column: &Column, fault: Fault, payload: &[u8], start: usize) -> Reject {
     let name = &column.name;
@@ -127,6 +130,7 @@ pub(super) fn field_reject(column: &Column, fault: Fault, payload: &[u8], start:
     }
 }
 
+/// For faults of bytes that were read as they are, for no column.
 pub(super) fn malformed(fault: Fault) -> Reject {
     match fault {
         Fault::Syntax(error) => error.into(),
@@ -154,6 +158,7 @@ pub(super) fn quote(bytes: &[u8]) -> String {
     truncated(&String::from_utf8_lossy(head))
 }
 
+/// Cut after `QUOTED_CHARS_MAX` characters, which `…` then follows.
 pub(super) fn truncated(text: &str) -> String {
     match text.char_indices().nth(QUOTED_CHARS_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -49,6 +49,7 @@ const UNSUPPORTED: [&str; 5] = [
 /// What an action gives, and what is to be said about the caller's cookie.
 #[derive(Default)]
 pub struct Answer {
+    /// `None` for actions that give nothing.
     pub body: Option<Vec<u8>>,
     pub cookie: Option<SetCookie>,
 }
@@ -61,6 +62,7 @@ pub fn action_types() -> impl Iterator<Item = ActionType> + Send {
 }
 
 impl Server {
+    /// Answers one action; fails on those that [`action_types`] does not list.
     pub async fn act(
         &self,
         caller: &Arc<Principal>,

@@ -25,6 +25,7 @@ const ITEMS_MAX: usize = 1_000;
 /// Bytes of a pattern; names are much shorter.
 const PATTERN_BYTES_MAX: usize = 1_000;
 
+/// Answers to commands that list things: to each caller only what it may read.
 pub struct Catalog {
     statements: Statements,
     info: SqlInfoData,

@@ -49,6 +49,7 @@ pub fn messages_of(
     messages(&schema, futures::stream::iter([Ok(batch)]))
 }
 
+/// A stream of batches as a stream of messages; nothing follows an error.
 pub struct Messages<S> {
     batches: S,
     first: Option<FlightData>,

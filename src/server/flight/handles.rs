@@ -54,6 +54,7 @@ impl Purpose {
     }
 }
 
+/// What a client is given of a stored value. It names no user: that is added when it is sealed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handle {
     pub id: Uuid,
@@ -64,6 +65,7 @@ pub struct Handle {
 }
 
 impl Handle {
+    /// For `user` to send back; only this process can open it, for the same `purpose` and user.
     pub fn seal(&self, access: &Access, purpose: Purpose, user: &str) -> Vec<u8> {
         let mut payload = Vec::with_capacity(28 + user.len());
         payload.extend_from_slice(self.id.as_bytes());
@@ -132,6 +134,8 @@ impl<T: Clone> Store<T> {
         Self { purpose, limits, entries: Mutex::default() }
     }
 
+    /// Keeps `value`, of about `bytes`. A store that is full first drops what is done or expired,
+    /// and fails if there is no such value.
     pub fn insert(&self, user: &str, value: T, bytes: usize, now: i64) -> Result<Uuid> {
         let limits = &self.limits;
         let mut entries = self.lock();
@@ -210,6 +214,7 @@ impl<T: Clone> Store<T> {
         }
     }
 
+    /// Does nothing if it is gone, or another user's.
     pub fn remove(&self, id: Uuid, user: &str) {
         let mut entries = self.lock();
         if entries.get(&id).is_some_and(|entry| entry.user == user) {

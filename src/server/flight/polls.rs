@@ -28,6 +28,7 @@ const LIMITS: StoreLimits = StoreLimits {
 const POLL_BYTES: usize = 65_536;
 const TYPE_URL: &str = "type.googleapis.com/flowguard.Poll";
 
+/// Plans under way, each for the user who asked.
 pub struct Polls {
     access: Access,
     store: Store<Poll>,

@@ -33,6 +33,7 @@ const LIMITS: StoreLimits = StoreLimits {
 /// Of the parameters of one execution.
 const PARAMETER_BYTES_MAX: usize = 16 << 20;
 
+/// Statements that clients hold by a handle, each for the user who prepared it.
 pub struct PreparedStatements {
     statements: Statements,
     access: Access,
@@ -53,6 +54,8 @@ impl PreparedStatements {
         Self { statements, access, store: Store::new(Purpose::Prepared, LIMITS) }
     }
 
+    /// Plans `sql` for its columns and parameters. The handle ends an hour after its last use, or a
+    /// day after now.
     pub async fn create(
         &self,
         caller: &Arc<Principal>,

@@ -25,6 +25,7 @@ use crate::engine::query::refusal;
 use crate::error::Error;
 
 impl Server {
+    /// Plans what the descriptor asks for and keeps the result, whose rows wait behind tickets.
     pub async fn info(
         &self,
         caller: &Arc<Principal>,
@@ -48,6 +49,7 @@ impl Server {
         Ok(self.results.keep(statement, descriptor).await?)
     }
 
+    /// Of the rows that [`Self::info`] would tell of; nothing is kept.
     pub async fn schema(
         &self,
         caller: &Arc<Principal>,
@@ -72,6 +74,7 @@ impl Server {
         Ok(SchemaResult { schema: ipc_schema(&schema)? })
     }
 
+    /// Begins to plan, or tells how far it is if the descriptor came from an earlier answer.
     pub async fn poll(
         &self,
         caller: Arc<Principal>,
@@ -99,6 +102,7 @@ impl Server {
         Ok(self.statements.plan(caller, &query.query, &terms).await?)
     }
 
+    /// What a ticket opens: a part of a kept result, or a listing made now.
     pub async fn rows(
         &self,
         caller: &Arc<Principal>,
@@ -122,6 +126,8 @@ impl Server {
         }
     }
 
+    /// Binds parameters to a prepared statement. What would change data fails, but only after its
+    /// SQL is planned: mistakes are told first.
     pub async fn put<S>(
         &self,
         caller: &Arc<Principal>,

@@ -35,7 +35,7 @@ const LIMITS: StoreLimits = StoreLimits {
 };
 const MICROS_PER_SECOND: i64 = 1_000_000;
 
-/// Cheap to clone.
+/// Results that wait for their users, until they expire. Cheap to clone.
 #[derive(Clone)]
 pub struct Results {
     access: Access,

@@ -24,6 +24,7 @@ const ARROW_VERSION: &str = "59";
 /// ANSI SQL-92 at entry level.
 const ANSI92_ENTRY: i32 = 1;
 
+/// The same for every caller.
 pub fn sql_info() -> Result<SqlInfoData> {
     let mut info = SqlInfoDataBuilder::new();
     about_the_server(&mut info);

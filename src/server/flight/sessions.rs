@@ -33,6 +33,7 @@ const LIMITS: StoreLimits = StoreLimits {
 };
 const SESSION_BYTES: usize = 256;
 
+/// Options of the sessions that are open, by the cookies of their clients.
 pub struct Sessions {
     access: Access,
     store: Store<Options>,

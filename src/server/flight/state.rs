@@ -20,10 +20,11 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::statements::{Statements, Terms};
 
-/// Cheap to clone.
+/// What answers the calls of Flight SQL. Cheap to clone.
 #[derive(Clone)]
 pub struct Server(Arc<Shared>);
 
+/// What all clones of a [`Server`] share.
 pub struct Shared {
     pub statements: Statements,
     pub access: Access,
@@ -58,14 +59,17 @@ impl Server {
         })))
     }
 
+    /// Microseconds since 1970 UTC.
     pub fn now(&self) -> i64 {
         self.clock.micros()
     }
 
+    /// Fails with `Unauthenticated` unless the request proves who sends it.
     pub async fn caller<T>(&self, request: &Request<T>) -> Result<Arc<Principal>> {
         authenticate(&self.access, request, self.now()).await
     }
 
+    /// Those of the caller's session, or the server's defaults without one.
     pub fn terms(&self, caller: &Principal, metadata: &MetadataMap) -> Result<Terms> {
         self.sessions.terms(caller, metadata, self.now())
     }
@@ -94,6 +98,7 @@ pub fn unpack(bytes: &[u8], what: &str) -> Result<Any> {
     Any::decode(bytes).map_err(|_| not_flight_sql(what))
 }
 
+/// `what` is the message's name in the error, such as `the ticket`.
 pub fn command_in(message: Any, what: &str) -> Result<Command> {
     Command::try_from(message).map_err(|_| not_flight_sql(what))
 }

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 /// Rows made into text without a pause: other requests wait as long.
 const TEXT_ROWS_MAX: usize = 1_024;
 
+/// Forms in which a result can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// One object per line.
@@ -94,6 +95,7 @@ pub enum Encoder {
 }
 
 impl Encoder {
+    /// As CSV the header comes at once, so a result without rows has it too.
     pub fn new(form: Form, schema: &SchemaRef) -> Result<Self> {
         Ok(match form {
             Form::Json => {
@@ -112,6 +114,7 @@ impl Encoder {
         })
     }
 
+    /// Fails on times that text cannot hold; [`Self::take`] gives what was written.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         if matches!(self, Encoder::Json(_) | Encoder::Csv(_)) {
             check_times(batch)?;

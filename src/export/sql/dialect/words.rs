@@ -60,11 +60,13 @@ pub trait Dialect: Send + Sync {
         column.to_owned()
     }
 
+    /// The length of a text in bytes of UTF-8.
     fn octets(&self, text: &str) -> String;
 
     /// The first 60 bits of the text's MD5, as an integer.
     fn hash(&self, text: &str) -> String;
 
+    /// Whether a value of floating point is neither infinite nor NaN; null of null.
     fn is_finite(&self, column: &str) -> String;
 
     /// A literal of a time zone's instant.
