@@ -15,7 +15,7 @@ use crate::engine::catalog::reference;
 use crate::engine::fault::sql_problem;
 use crate::engine::interval::{is_bound, separates, unbound};
 use crate::engine::storable::storable_type;
-use crate::engine::{Engine, coerced, interval_parameters, read_only};
+use crate::engine::{Engine, coerced, interval_parameters, planned, read_only};
 use crate::error::{Diagnostic, Error, Result, did_you_mean};
 use crate::ingest::batch::dead_letters_spec;
 use crate::ingest::decode;
@@ -147,7 +147,7 @@ async fn plan(
         vec![model.diagnostic(position, problem.message, problem.hint)]
     };
     let state = session.state();
-    let plan = state.create_logical_plan(&model.sql).await.map_err(|error| fail(&error))?;
+    let plan = planned(&state, &model.sql).await.map_err(|error| fail(&error))?;
     read_only().verify_plan(&plan).map_err(|error| fail(&error))?;
     check_functions(model, &plan)?;
     let example = Range { start: Instant(0), end: Instant(1) };

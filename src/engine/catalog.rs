@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 
 use super::fault::engine_error;
-use super::{CATALOG, Engine, coerced};
+use super::{CATALOG, Engine, coerced, planned};
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::lake::{Lake, Snapshot};
 use crate::model::{Model, ModelSet, dead_letters};
@@ -106,7 +106,7 @@ async fn expanded(view: &Model, tables: Tables<'_>, pins: &mut Pins) -> Result<V
     }
     let doing = format!("cannot plan the view `{}`", view.name);
     let state = inner.state();
-    let planned = state.create_logical_plan(&view.sql).await;
+    let planned = planned(&state, &view.sql).await;
     let planned = planned.and_then(|plan| coerced(&state, plan));
     let plan = planned.map_err(|error| engine_error(&doing, error))?;
     Ok(ViewTable::new(plan, Some(view.sql.clone())))

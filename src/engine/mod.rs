@@ -7,8 +7,8 @@ mod cooperate;
 pub mod fault;
 pub mod hash;
 pub mod interval;
-mod pushdown;
 pub mod query;
+mod rules;
 pub mod storable;
 
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ use datafusion::catalog::{
     MemorySchemaProvider,
 };
 use datafusion::common::ParamValues;
-use datafusion::common::config::ConfigNonZeroUsize;
+use datafusion::common::config::{ConfigNonZeroUsize, Dialect};
 use datafusion::common::metadata::ScalarAndMetadata;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
@@ -30,6 +30,7 @@ use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
 use datafusion::scalar::ScalarValue;
+use datafusion::sql::parser::Statement;
 
 use self::budget::Budget;
 use self::fault::engine_error;
@@ -164,12 +165,8 @@ impl Engine {
     }
 
     fn state(&self, config: SessionConfig) -> SessionState {
-        SessionStateBuilder::new()
-            .with_config(config)
-            .with_runtime_env(Arc::clone(&self.runtime))
-            .with_default_features()
-            .with_physical_optimizer_rules(pushdown::rules())
-            .build()
+        let builder = SessionStateBuilder::new().with_runtime_env(Arc::clone(&self.runtime));
+        rules::state(builder, config)
     }
 }
 
@@ -193,6 +190,21 @@ fn on_own_tables(mut state: SessionState) -> SessionContext {
     catalogs.register_catalog(CATALOG.to_owned(), Arc::new(catalog));
     state.register_catalog_list(Arc::new(catalogs));
     SessionContext::new_with_state(state)
+}
+
+/// The plan of a query, before types are coerced.
+pub async fn planned(state: &SessionState, sql: &str) -> datafusion::common::Result<LogicalPlan> {
+    let statement = state.sql_to_statement(sql, &Dialect::Generic)?;
+    planned_statement(state, statement).await
+}
+
+/// The same for one that was parsed.
+pub async fn planned_statement(
+    state: &SessionState,
+    mut statement: Statement,
+) -> datafusion::common::Result<LogicalPlan> {
+    rules::prepare(&mut statement)?;
+    state.statement_to_plan(statement).await
 }
 
 /// `plan` with every value cast to the type that it is computed in. Only then do its columns have

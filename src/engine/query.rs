@@ -26,7 +26,7 @@ use super::catalog::{Pins, Tables, missing, register};
 use super::cooperate::taking_turns;
 use super::fault::{engine_error, sql_problem};
 use super::storable::plain_schema;
-use super::{Engine, coerced, interval_parameters, read_only, task_of};
+use super::{Engine, coerced, interval_parameters, planned_statement, read_only, task_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::Range;
 use crate::lake::{Lake, Snapshot};
@@ -113,7 +113,7 @@ impl Planner<'_> {
                 session.state()
             }
         };
-        let plan = match state.statement_to_plan(statement).await {
+        let plan = match planned_statement(&state, statement).await {
             Ok(plan) => plan,
             Err(error) => {
                 let known = self.tables().await.unwrap_or_default();

@@ -12,7 +12,7 @@ use super::range;
 use super::task::{Reason, Task};
 use crate::engine::catalog::{Pins, Tables, register};
 use crate::engine::fault::engine_error;
-use crate::engine::{interval_parameters, read_only};
+use crate::engine::{interval_parameters, planned, read_only};
 use crate::error::{Error, Result};
 use crate::interval::{Every, Range};
 use crate::lake::Snapshot;
@@ -196,7 +196,7 @@ pub struct Query {
 impl Query {
     /// For one of the passes.
     pub async fn plan(&self, pass: Option<Range>) -> Result<LogicalPlan> {
-        let plan = self.session.state().create_logical_plan(&self.sql).await;
+        let plan = planned(&self.session.state(), &self.sql).await;
         let plan = plan.map_err(|error| self.failed(error))?;
         read_only().verify_plan(&plan).map_err(|error| self.failed(error))?;
         match pass {

@@ -11,6 +11,7 @@ use datafusion::prelude::{SessionContext, ident};
 
 use crate::engine::fault::engine_error;
 use crate::engine::interval::{reached, reached_days, unbound};
+use crate::engine::planned;
 use crate::error::{Error, Result};
 use crate::interval::{Every, Instant, Range};
 use crate::lake::Snapshot;
@@ -42,7 +43,7 @@ impl<'a> Inputs<'a> {
     /// Plans the model's query, whose inputs `session` must already have as tables.
     pub async fn of(session: &'a SessionContext, model: &'a Model, every: Every) -> Result<Self> {
         let state = session.state();
-        let plan = state.create_logical_plan(&model.sql).await;
+        let plan = planned(&state, &model.sql).await;
         let plan = plan.and_then(|plan| unbound(&state, plan)).map_err(|e| failed(model, e))?;
         Ok(Self { session, model, every, plan })
     }

@@ -320,13 +320,16 @@ const TYPED: [(&str, &str); 16] = [
     ("(SELECT max(v) FROM (SELECT 1 AS v UNION ALL SELECT 2.5))", "2.5"),
     ("(SELECT min(v) FROM (SELECT 2.5 AS v UNION SELECT 1))", "1.0"),
     ("(SELECT sum(column1) FROM (VALUES (1), (2.5)))", "3.5"),
-    ("(SELECT avg(CASE WHEN v > 1 THEN v ELSE 0.25 END) FROM (VALUES (1), (2)) AS t(v))", "1.125"),
+    (
+        "(SELECT avg(CASE WHEN v > 1 THEN v ELSE 0.25 END) FROM (VALUES (1), (2)) AS t(v))",
+        "1.125000",
+    ),
     ("CASE WHEN false THEN CAST(1 AS INT) ELSE 3000000000 END", "3000000000"),
     ("CASE WHEN false THEN CAST(1 AS DECIMAL(4, 1)) ELSE CAST(2.55 AS DECIMAL(10, 2)) END", "2.55"),
     ("CASE 1 WHEN 2 THEN 'text' ELSE 2 END", "2"),
     ("CASE WHEN false THEN DATE '2026-01-02' ELSE TIMESTAMP '2026-01-02T03:04:05Z' END", "*"),
     ("CASE WHEN false THEN 1 END", "\"\""),
-    ("1 / 2.0 + CASE WHEN false THEN 1 ELSE 2 END", "2.5"),
+    ("1 / 2.0 + CASE WHEN false THEN 1 ELSE 2 END", "2.5000"),
 ];
 
 /// The type of a result was read before its values were cast to it.
@@ -380,7 +383,7 @@ fn said(project: &Project, sql: &str, more: &[&str]) -> String {
     project.run(&arguments).succeeded().stdout.trim().to_owned()
 }
 
-fn over_http(served: &Served, sql: &str) -> String {
+pub fn over_http(served: &Served, sql: &str) -> String {
     let headers = [("content-type", "text/plain"), ("accept", "text/csv")];
     let request =
         Request { method: "POST", path: "/api/v1/query", headers: &headers, body: sql.as_bytes() };

@@ -44,6 +44,7 @@ mod program;
 mod query;
 mod remote;
 mod rewrites;
+mod right_answers;
 mod runs;
 mod secrets;
 mod serve;

@@ -17,7 +17,6 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::filter_pushdown::FilterPushdown;
-use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
@@ -25,11 +24,11 @@ use datafusion::physical_plan::joins::HashJoinExec;
 
 type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 
-/// DataFusion's rules for physical plans, with the ones that lose rows left out or fenced in.
-pub fn rules() -> Vec<Rule> {
+/// `rules` with the ones that lose rows left out or fenced in.
+pub fn fenced(rules: Vec<Rule>) -> Vec<Rule> {
     let (first, second) = (FilterPushdown::new(), FilterPushdown::new_post_optimization());
-    let rules = PhysicalOptimizer::new().rules.into_iter();
     rules
+        .into_iter()
         .filter(|rule| rule.name() != first.name())
         .map(|rule| match rule.name() == second.name() {
             true => Arc::new(ByName(rule)) as Rule,

@@ -1,0 +1,67 @@
+//! A time beside a text or a date is compared in microseconds. DataFusion 55.2 compares all three in
+//! nanoseconds, which end in 2262: `valid_to < '9999-12-31'` could not be asked.
+
+use arrow::datatypes::{DataType, TimeUnit};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchema, Result};
+use datafusion::logical_expr::expr::{Between, InList};
+use datafusion::logical_expr::expr_fn::cast;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan};
+use datafusion::optimizer::AnalyzerRule;
+
+/// Casts texts and dates beside times. Before type coercion, which then has nothing left to do.
+#[derive(Debug)]
+pub struct FarTimes;
+
+impl AnalyzerRule for FarTimes {
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        plan.transform_up_with_subqueries(|node| {
+            let schema = merge_schema(&node.inputs());
+            let names = NamePreserver::new(&node);
+            node.map_expressions(|expr| {
+                let name = names.save(&expr);
+                let compared = expr.transform_up(|expr| compared(expr, &schema))?;
+                Ok(compared.update_data(|expr| name.restore(expr)))
+            })
+        })
+        .map(|compared| compared.data)
+    }
+
+    fn name(&self) -> &str {
+        "far_times"
+    }
+}
+
+fn compared(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let mut sides: Vec<&mut Expr> = match &mut expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if op.supports_propagation() => {
+            vec![&mut **left, &mut **right]
+        }
+        Expr::Between(Between { expr, low, high, .. }) => {
+            vec![&mut **expr, &mut **low, &mut **high]
+        }
+        Expr::InList(InList { expr, list, .. }) => {
+            std::iter::once(&mut **expr).chain(list.iter_mut()).collect()
+        }
+        _ => return Ok(Transformed::no(expr)),
+    };
+    // A parameter has no type yet.
+    let types = sides.iter().map(|side| side.get_type(schema).unwrap_or(DataType::Null));
+    let types: Vec<DataType> = types.collect();
+    let zones = types.iter().filter_map(|of| match of {
+        DataType::Timestamp(unit, zone) if *unit != TimeUnit::Nanosecond => Some(zone.clone()),
+        _ => None,
+    });
+    let Some(zone) = zones.into_iter().next() else { return Ok(Transformed::no(expr)) };
+    let is_other = |of: &DataType| matches!(of, DataType::Date32) || of.is_string();
+    let mut is_changed = false;
+    for (side, _) in sides.iter_mut().zip(&types).filter(|(_, of)| is_other(of)) {
+        let target = DataType::Timestamp(TimeUnit::Microsecond, zone.clone());
+        **side = cast(std::mem::take(&mut **side), target);
+        is_changed = true;
+    }
+    Ok(if is_changed { Transformed::yes(expr) } else { Transformed::no(expr) })
+}

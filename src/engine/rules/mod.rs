@@ -1,0 +1,111 @@
+//! What DataFusion 55.2 answers wrongly, made right: rules and functions that replace its own, each
+//! with the issue of theirs, and its settings that decide values. Once an issue is closed and the
+//! version raised, its file can go; the tests of `it::right_answers` say whether too early.
+
+mod arithmetic;
+mod extremes;
+mod far_times;
+mod filters;
+mod local_time;
+mod null_safe;
+mod offset;
+mod pushdown;
+mod set_operation;
+mod shift;
+mod subquery;
+mod sum;
+mod syntax;
+mod types;
+mod using;
+
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
+use datafusion::optimizer::analyzer::resolve_grouping_function::ResolveGroupingFunction;
+use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
+use datafusion::optimizer::optimizer::Optimizer;
+use datafusion::optimizer::push_down_filter::PushDownFilter;
+use datafusion::optimizer::{AnalyzerRule, OptimizerRule};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+use datafusion::prelude::SessionConfig;
+use datafusion::sql::parser::Statement;
+
+/// A session state that answers rightly.
+pub fn state(builder: SessionStateBuilder, config: SessionConfig) -> SessionState {
+    let mut state = builder
+        .with_config(with_exact_values(config))
+        .with_default_features()
+        .with_analyzer_rules(analyzer())
+        .with_optimizer_rules(logical())
+        .with_type_planner(Arc::new(types::Microseconds))
+        .with_physical_optimizer_rules(physical())
+        .build();
+    for aggregate in extremes::extremes().into_iter().chain([sum::checked_sum()]) {
+        state.register_udaf(Arc::new(aggregate)).expect("a state takes any function");
+    }
+    for shift in shift::shifts() {
+        state.register_udwf(Arc::new(shift)).expect("a state takes any function");
+    }
+    state
+}
+
+/// Makes of what was parsed what its text says, and refuses what no rule can make right.
+pub fn prepare(statement: &mut Statement) -> Result<()> {
+    match statement {
+        Statement::Statement(statement) => {
+            syntax::correct(statement);
+            using::refuse_named_by_table(statement)
+        }
+        Statement::Explain(explain) => prepare(&mut explain.statement),
+        _ => Ok(()),
+    }
+}
+
+/// `0.1` is a decimal, as it is written.
+fn with_exact_values(mut config: SessionConfig) -> SessionConfig {
+    let options = config.options_mut();
+    options.sql_parser.parse_float_as_decimal = true;
+    // `x IS TRUE` is never NULL, which its physical expression does not know; the check of one
+    // against the other ends in an internal error.
+    options.execution.skip_physical_aggregate_schema_check = true;
+    config
+}
+
+fn analyzer() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
+    vec![
+        Arc::new(using::MergeUsing),
+        Arc::new(set_operation::CountOccurrences),
+        Arc::new(subquery::ThreeValued),
+        Arc::new(far_times::FarTimes),
+        Arc::new(ResolveGroupingFunction::new()),
+        Arc::new(TypeCoercion::new()),
+        Arc::new(local_time::LocalTimes),
+        Arc::new(null_safe::KnownEqualities),
+        Arc::new(arithmetic::CheckArithmetic),
+    ]
+}
+
+fn logical() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    let filters = PushDownFilter::new();
+    let rules = Optimizer::new().rules.into_iter();
+    rules
+        .map(|rule| match rule.name() == filters.name() {
+            true => Arc::new(filters::AboveTotals::default()) as _,
+            false => rule,
+        })
+        .collect()
+}
+
+fn physical() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let orders = EnsureRequirements::new();
+    let rules = pushdown::fenced(PhysicalOptimizer::new().rules).into_iter();
+    rules
+        .map(|rule| match rule.name() == orders.name() {
+            true => Arc::new(offset::AroundOffsets(rule)) as _,
+            false => rule,
+        })
+        .collect()
+}
