@@ -134,6 +134,28 @@ const RIGHT: &[(&str, &str)] = &[
         "SELECT r.c FROM (VALUES (true)) a(b) LEFT JOIN (SELECT 'a' AS c, min(x) AS n FROM (VALUES (1)) t(x)) r ON false",
         "\"\"",
     ),
+    // Columns of one name, and what is unique before a join.
+    (
+        "SELECT 1 FROM (VALUES (1)) t(x) WHERE EXISTS (SELECT b.s AS s FROM (VALUES (1, 7)) a(k, s) JOIN (VALUES (1, 1)) b(k, s) ON a.k = b.k WHERE a.s = t.x)",
+        "",
+    ),
+    (
+        "SELECT 1 FROM (VALUES (7)) t(x) WHERE 1 IN (SELECT b.s AS s FROM (VALUES (1, 7)) a(k, s) JOIN (VALUES (1, 1)) b(k, s) ON a.k = b.k WHERE a.s = t.x)",
+        "1",
+    ),
+    (
+        "SELECT 1 FROM (VALUES (10)) a(c) WHERE 7 NOT IN (SELECT 7 FROM (VALUES (3)) b(n) LEFT JOIN (SELECT * FROM (VALUES (1, 1)) t(i, n) WHERE 1 = 0) c ON b.n = c.n WHERE c.i = a.c)",
+        "1",
+    ),
+    (
+        "SELECT 1 FROM (VALUES (1)) t(x) WHERE NOT (CASE WHEN false THEN t.x END IN (SELECT y FROM (VALUES (1)) u(y)))",
+        "",
+    ),
+    (
+        "SELECT DISTINCT b.ts AS ts, a.n AS n FROM (SELECT DISTINCT n FROM (VALUES (3), (10)) t(n)) a LEFT JOIN (VALUES (2, 1), (1, 2), (3, 2), (5, 9), (1, 2)) b(n, ts) ON true ORDER BY n, ts LIMIT 2",
+        "1,3 2,3",
+    ),
+    ("SELECT DISTINCT ON (a) a FROM (VALUES (1, 2)) t(a, b) ORDER BY a, b, b", "1"),
     // Equality of NULLs is of its own condition.
     (
         "SELECT 1 FROM (VALUES (1, CAST(NULL AS INT))) a(k, n) JOIN (VALUES (1, CAST(NULL AS INT))) b(k, n) ON a.n = b.n JOIN (VALUES (1)) c(k) ON a.k IS NOT DISTINCT FROM c.k",

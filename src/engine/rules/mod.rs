@@ -24,8 +24,10 @@ use datafusion::common::Result;
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
 use datafusion::optimizer::analyzer::resolve_grouping_function::ResolveGroupingFunction;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
+use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
 use datafusion::optimizer::optimizer::Optimizer;
 use datafusion::optimizer::push_down_filter::PushDownFilter;
+use datafusion::optimizer::single_distinct_to_groupby::SingleDistinctToGroupBy;
 use datafusion::optimizer::{AnalyzerRule, OptimizerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
@@ -89,12 +91,16 @@ fn analyzer() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
 }
 
 fn logical() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
-    let filters = PushDownFilter::new();
+    let (filters, distinct) = (PushDownFilter::new(), SingleDistinctToGroupBy::new());
+    // Takes a column that was unique before a join for one that decides the order behind it.
+    let duplicated = EliminateDuplicatedExpr::new();
     let rules = Optimizer::new().rules.into_iter();
     rules
-        .map(|rule| match rule.name() == filters.name() {
-            true => Arc::new(filters::AboveTotals::default()) as _,
-            false => rule,
+        .filter(|rule| rule.name() != duplicated.name())
+        .map(|rule| match rule.name() {
+            name if name == filters.name() => Arc::new(filters::AboveTotals::default()) as _,
+            name if name == distinct.name() => Arc::new(sum::OfOneType::default()) as _,
+            _ => rule,
         })
         .collect()
 }

@@ -19,9 +19,12 @@ use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::{conjunction, merge_schema, split_conjunction_owned};
 use datafusion::logical_expr::{
     Aggregate, Expr, ExprSchemable, FetchType, Filter, LogicalPlan, LogicalPlanBuilder, Operator,
-    SkipType, Subquery, binary_expr, lit, not, when,
+    Projection, SkipType, Subquery, binary_expr, lit, not, when,
 };
 use datafusion::optimizer::AnalyzerRule;
+
+/// The value of a subquery.
+const VALUE: &str = "__value";
 
 /// Rewrites predicates over subqueries so that no value of them is wrong.
 #[derive(Debug)]
@@ -39,6 +42,13 @@ impl AnalyzerRule for ThreeValued {
 
 fn rewrite_node(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     refuse_dependent(&node)?;
+    let names = NamePreserver::new(&node);
+    let node = node.map_expressions(|expr| {
+        let name = names.save(&expr);
+        let apart = expr.transform_up(with_own_names)?;
+        Ok(apart.update_data(|expr| name.restore(expr)))
+    })?;
+    let node = node.data;
     if !has_predicates(&node)? {
         return Ok(Transformed::no(node));
     }
@@ -88,6 +98,11 @@ fn refuse_within(subquery: &Arc<LogicalPlan>) -> Result<()> {
         let what = match node {
             LogicalPlan::Limit(_) => "LIMIT and OFFSET",
             LogicalPlan::Window(_) => "window functions",
+            LogicalPlan::Aggregate(Aggregate { group_expr, .. })
+                if matches!(group_expr.as_slice(), [Expr::GroupingSet(_)]) =>
+            {
+                "GROUPING SETS, ROLLUP and CUBE"
+            }
             _ => return Ok(TreeNodeRecursion::Continue),
         };
         if node.all_out_ref_exprs().is_empty() {
@@ -113,6 +128,47 @@ fn without_limit(subquery: &Arc<LogicalPlan>) -> Result<&Arc<LogicalPlan>> {
     let skips = !matches!(limit.get_skip_type()?, SkipType::Literal(0));
     let takes = matches!(limit.get_fetch_type()?, FetchType::Literal(Some(1..)));
     Ok(if takes && !skips { &limit.input } else { subquery })
+}
+
+/// The value of a subquery under a name of its own. The columns that its conditions compare are put
+/// beside it, and found by name: `SELECT b.s AS s … WHERE a.s = outer.x` would compare `b.s`.
+fn with_own_names(expr: Expr) -> Result<Transformed<Expr>> {
+    let mut expr = expr;
+    let subquery = match &mut expr {
+        Expr::InSubquery(predicate) => &mut predicate.subquery,
+        Expr::SetComparison(comparison) => &mut comparison.subquery,
+        Expr::ScalarSubquery(subquery) => subquery,
+        Expr::Exists(exists) => {
+            let Some(input) = selected_from(&exists.subquery) else {
+                return Ok(Transformed::no(expr));
+            };
+            exists.subquery.subquery = input;
+            return Ok(Transformed::yes(expr));
+        }
+        _ => return Ok(Transformed::no(expr)),
+    };
+    let LogicalPlan::Projection(selected) = &*subquery.subquery else {
+        return Ok(Transformed::no(expr));
+    };
+    let [value] = selected.expr.as_slice() else { return Ok(Transformed::no(expr)) };
+    let is_own = matches!(value, Expr::Alias(alias) if alias.name == VALUE);
+    if subquery.outer_ref_columns.is_empty() || is_own {
+        return Ok(Transformed::no(expr));
+    }
+    let value = value.clone().unalias().alias(VALUE);
+    let selected = Projection::try_new(vec![value], Arc::clone(&selected.input))?;
+    subquery.subquery = Arc::new(LogicalPlan::Projection(selected));
+    Ok(Transformed::yes(expr))
+}
+
+/// EXISTS asks for rows, not for what is selected of them.
+fn selected_from(subquery: &Subquery) -> Option<Arc<LogicalPlan>> {
+    match &*subquery.subquery {
+        LogicalPlan::Projection(node) if !subquery.outer_ref_columns.is_empty() => {
+            Some(Arc::clone(&node.input))
+        }
+        _ => None,
+    }
 }
 
 fn has_predicates(node: &LogicalPlan) -> Result<bool> {
@@ -167,9 +223,13 @@ fn not_in(predicate: InSubquery, schema: &DFSchema) -> Result<Expr> {
     }
     let set = Set::of(&predicate.subquery);
     let may_be_null = predicate.expr.nullable(schema)? || set.may_be_null();
-    let is_of_rows = predicate.expr.any_column_refs();
-    if !may_be_null || (is_of_rows && !set.is_correlated()) {
-        return Ok(Expr::InSubquery(predicate));
+    let is_column = matches!(*predicate.expr, Expr::Column(_));
+    if !set.is_correlated() {
+        if is_column || !may_be_null {
+            return Ok(Expr::InSubquery(predicate));
+        }
+        // What may become a NULL for every row is too much for the join that knows of NULL.
+        return is_in(predicate, schema, Place::Filter);
     }
     let same = outer(*predicate.expr, schema)?.eq(set.value());
     let same = if may_be_null { Expr::IsNotFalse(Box::new(same)) } else { same };
