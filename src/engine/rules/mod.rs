@@ -12,6 +12,7 @@ mod offset;
 mod pushdown;
 mod set_operation;
 mod shift;
+mod sorts;
 mod subquery;
 mod sum;
 mod syntax;
@@ -92,12 +93,11 @@ fn analyzer() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
 
 fn logical() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let (filters, distinct) = (PushDownFilter::new(), SingleDistinctToGroupBy::new());
-    // Takes a column that was unique before a join for one that decides the order behind it.
-    let duplicated = EliminateDuplicatedExpr::new();
+    let repeated = EliminateDuplicatedExpr::new();
     let rules = Optimizer::new().rules.into_iter();
     rules
-        .filter(|rule| rule.name() != duplicated.name())
         .map(|rule| match rule.name() {
+            name if name == repeated.name() => Arc::new(sorts::OfGroupsAlone::default()) as _,
             name if name == filters.name() => Arc::new(filters::AboveTotals::default()) as _,
             name if name == distinct.name() => Arc::new(sum::OfOneType::default()) as _,
             _ => rule,

@@ -22,9 +22,12 @@ use datafusion::logical_expr::{
     Projection, SkipType, Subquery, binary_expr, lit, not, when,
 };
 use datafusion::optimizer::AnalyzerRule;
+use datafusion::prelude::ident;
 
 /// The value of a subquery.
 const VALUE: &str = "__value";
+/// Begins the names of columns that a subquery's conditions compare with the outer row.
+const INNER: &str = "__inner_";
 
 /// Rewrites predicates over subqueries so that no value of them is wrong.
 #[derive(Debug)]
@@ -50,7 +53,7 @@ fn rewrite_node(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     })?;
     let node = node.data;
     if !has_predicates(&node)? {
-        return Ok(Transformed::no(node));
+        return with_inner_names(node);
     }
     let schema = merge_schema(&node.inputs());
     if let LogicalPlan::Filter(filter) = node {
@@ -59,7 +62,8 @@ fn rewrite_node(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         let predicate = conjunction(parts.collect::<Result<Vec<Expr>>>()?);
         let predicate = predicate.unwrap_or_else(|| lit(true));
         let filter = Filter::try_new(predicate, filter.input)?;
-        return Ok(Transformed::yes(LogicalPlan::Filter(filter)));
+        let named = with_inner_names(LogicalPlan::Filter(filter))?;
+        return Ok(Transformed::yes(named.data));
     }
     let names = NamePreserver::new(&node);
     let rewritten = node.map_expressions(|expr| {
@@ -128,6 +132,39 @@ fn without_limit(subquery: &Arc<LogicalPlan>) -> Result<&Arc<LogicalPlan>> {
     let skips = !matches!(limit.get_skip_type()?, SkipType::Literal(0));
     let takes = matches!(limit.get_fetch_type()?, FetchType::Literal(Some(1..)));
     Ok(if takes && !skips { &limit.input } else { subquery })
+}
+
+/// Columns that a condition compares with the outer row, under names of their own.
+fn with_inner_names(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    let LogicalPlan::Filter(filter) = node else { return Ok(Transformed::no(node)) };
+    let columns: Vec<Expr> =
+        filter.input.schema().columns().into_iter().map(Expr::Column).collect();
+    let mut inner: Vec<Expr> = Vec::new();
+    let parts = split_conjunction_owned(filter.predicate.clone()).into_iter().map(|part| {
+        if !part.contains_outer() {
+            return Ok(part);
+        }
+        let named = part.transform_up(|expr| match expr {
+            Expr::Column(column) if !column.name.starts_with(INNER) => {
+                let column = Expr::Column(column);
+                let at = inner.iter().position(|other| *other == column).unwrap_or_else(|| {
+                    inner.push(column.clone());
+                    inner.len() - 1
+                });
+                Ok(Transformed::yes(ident(format!("{INNER}{at}"))))
+            }
+            expr => Ok(Transformed::no(expr)),
+        })?;
+        Ok(named.data)
+    });
+    let predicate = conjunction(parts.collect::<Result<Vec<Expr>>>()?);
+    let (Some(predicate), false) = (predicate, inner.is_empty()) else {
+        return Ok(Transformed::no(LogicalPlan::Filter(filter)));
+    };
+    let named = inner.into_iter().enumerate().map(|(at, of)| of.alias(format!("{INNER}{at}")));
+    let input = LogicalPlanBuilder::from(filter.input);
+    let named = input.project(columns.iter().cloned().chain(named))?.filter(predicate)?;
+    Ok(Transformed::yes(named.project(columns)?.build()?))
 }
 
 /// The value of a subquery under a name of its own. The columns that its conditions compare are put
