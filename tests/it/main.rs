@@ -17,6 +17,7 @@ mod checker;
 mod cli;
 mod clients;
 mod clients_in_rust;
+mod differential;
 mod dlq;
 mod expected;
 mod export;

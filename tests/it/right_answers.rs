@@ -122,6 +122,12 @@ const RIGHT: &[(&str, &str)] = &[
         "1,50 2,50 3,70 4,70 5, 6, 7,",
     ),
     (
+        "SELECT id, lead(id, 2) OVER (ORDER BY id), nth_value(7, 2) OVER (ORDER BY id DESC) FROM (VALUES (1),(2),(3)) t(id) ORDER BY id",
+        "1,3,7 2,,7 3,,",
+    ),
+    ("SELECT x / x FROM (VALUES (0e0),(1e0)) t(x) ORDER BY x / x DESC LIMIT 1", "NaN"),
+    ("SELECT least(0e0 / 0e0, 7e0), greatest(- CAST('nan' AS DOUBLE), 7e0)", "7.0,NaN"),
+    (
         "SELECT id, LAG(v, 1, 0) IGNORE NULLS OVER (ORDER BY id DESC) FROM (VALUES (1,10),(2,NULL),(3,30)) t(id,v) ORDER BY id",
         "1,30 2,30 3,0",
     ),

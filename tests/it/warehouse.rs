@@ -38,7 +38,7 @@ pub fn home() -> &'static Path {
 }
 
 /// Whether drivers and clients are there; if not, after a loud word that `test` is skipped.
-fn is_installed(test: &str) -> bool {
+pub fn is_installed(test: &str) -> bool {
     static IS_INSTALLED: OnceLock<bool> = OnceLock::new();
     let is_installed = *IS_INSTALLED.get_or_init(|| {
         let mut install = Command::new(scripts().join("install"));

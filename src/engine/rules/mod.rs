@@ -7,6 +7,7 @@ mod extremes;
 mod far_times;
 mod filters;
 mod local_time;
+mod nan;
 mod null_safe;
 mod offset;
 mod pushdown;
@@ -87,6 +88,7 @@ fn analyzer() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
         Arc::new(TypeCoercion::new()),
         Arc::new(local_time::LocalTimes),
         Arc::new(null_safe::KnownEqualities),
+        Arc::new(nan::OneNan),
         Arc::new(arithmetic::CheckArithmetic),
     ]
 }

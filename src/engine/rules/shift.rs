@@ -74,8 +74,9 @@ impl WindowUDFImpl for Shift {
         self.inner.field(args)
     }
 
+    /// The evaluator is told that rows come the other way round.
     fn reverse_expr(&self) -> ReversedUDWF {
-        ReversedUDWF::Reversed(Arc::new(WindowUDF::new_from_impl(Self::new(!self.is_lead))))
+        ReversedUDWF::Reversed(Arc::new(WindowUDF::new_from_impl(Self::new(self.is_lead))))
     }
 
     fn documentation(&self) -> Option<&Documentation> {
