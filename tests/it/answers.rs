@@ -329,7 +329,7 @@ const TYPED: [(&str, &str); 16] = [
     ("CASE 1 WHEN 2 THEN 'text' ELSE 2 END", "2"),
     ("CASE WHEN false THEN DATE '2026-01-02' ELSE TIMESTAMP '2026-01-02T03:04:05Z' END", "*"),
     ("CASE WHEN false THEN 1 END", "\"\""),
-    ("1 / 2.0 + CASE WHEN false THEN 1 ELSE 2 END", "2.5000"),
+    ("1 / 2.0 + CASE WHEN false THEN 1 ELSE 2 END", "2.500000"),
 ];
 
 /// The type of a result was read before its values were cast to it.

@@ -191,6 +191,7 @@ const RIGHT: &[(&str, &str)] = &[
     ),
     // Decimals and their operators.
     ("SELECT 0.1 + 0.2 = 0.3", "true"),
+    ("SELECT 1 / 3.0, 2.0 / 3, CAST(2 AS DECIMAL(10,2)) / 3", "0.333333,0.666667,0.666667"),
     ("SELECT CAST('1.10' AS DECIMAL(10,2)) * 100.00", "110.0000"),
     ("SELECT arrow_typeof(1e3)", "Float64"),
     ("SELECT - CAST(1.25 AS DECIMAL(10,2))", "-1.25"),

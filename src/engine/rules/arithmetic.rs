@@ -4,14 +4,16 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray};
-use arrow::compute::kernels::numeric::{add, mul, neg, sub};
-use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type};
+use arrow::array::{ArrayRef, AsArray, Datum, Scalar};
+use arrow::compute::kernels::numeric::{add, div, mul, neg, sub};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Decimal128Type, Decimal256Type};
 use arrow::error::ArrowError;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue, internal_err};
 use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::expr_fn::cast;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::logical_expr::utils::merge_schema;
@@ -46,6 +48,55 @@ impl AnalyzerRule for CheckArithmetic {
     }
 }
 
+/// Gives quotients of decimals and integers at least [`QUOTIENT_SCALE`] places: `1 / 3.0` would have
+/// four. Before type coercion, which takes up the new types.
+#[derive(Debug)]
+pub struct DivideFurther;
+
+/// As many as Snowflake gives; the engine adds four to the dividend's.
+const QUOTIENT_SCALE: i8 = 6;
+const ENGINE_ADDS: i8 = 4;
+
+impl AnalyzerRule for DivideFurther {
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        plan.transform_up_with_subqueries(|node| {
+            let schema = merge_schema(&node.inputs());
+            let names = NamePreserver::new(&node);
+            node.map_expressions(|expr| {
+                let name = names.save(&expr);
+                let divided = expr.transform_up(|expr| divided(expr, &schema))?;
+                Ok(divided.update_data(|expr| name.restore(expr)))
+            })
+        })
+        .map(|divided| divided.data)
+    }
+
+    fn name(&self) -> &str {
+        "divide_further"
+    }
+}
+
+fn divided(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Divide, right }) = &mut expr else {
+        return Ok(Transformed::no(expr));
+    };
+    // A parameter has no type yet.
+    let types = (left.get_type(schema), right.get_type(schema));
+    let (precision, scale) = match types {
+        (Ok(DataType::Decimal128(precision, scale)), Ok(by)) if is_exact(&by) => (precision, scale),
+        (Ok(of), Ok(DataType::Decimal128(..))) if of.is_integer() => (20, 0),
+        _ => return Ok(Transformed::no(expr)),
+    };
+    let more = QUOTIENT_SCALE - ENGINE_ADDS - scale;
+    let Ok(digits) = u8::try_from(more) else { return Ok(Transformed::no(expr)) };
+    if digits == 0 || precision + digits > DECIMAL128_MAX_PRECISION {
+        return Ok(Transformed::no(expr));
+    }
+    let dividend = std::mem::take(&mut **left);
+    **left = cast(dividend, DataType::Decimal128(precision + digits, scale + more));
+    Ok(Transformed::yes(expr))
+}
+
 /// A chain such as `a + b - c` becomes one function, however long it is.
 fn checked(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     if let Expr::Negative(of) = expr {
@@ -53,6 +104,13 @@ fn checked(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             true => Transformed::yes(call(vec![Operator::Minus], vec![*of])),
             false => Transformed::no(Expr::Negative(of)),
         });
+    }
+    if let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Divide, right }) = &expr
+        && let (DataType::Decimal128(..), DataType::Decimal128(..)) =
+            (left.get_type(schema)?, right.get_type(schema)?)
+    {
+        let args = vec![(**left).clone(), (**right).clone()];
+        return Ok(Transformed::yes(call(vec![Operator::Divide], args)));
     }
     if !matches!(&expr, Expr::BinaryExpr(both) if may_overflow(both.op)) {
         return Ok(Transformed::no(expr));
@@ -144,12 +202,38 @@ impl ScalarUDFImpl for Checked {
                 within(match op {
                     Operator::Plus => add(left, right)?,
                     Operator::Minus => sub(left, right)?,
+                    Operator::Divide => rounded_quotient(left, right)?,
                     _ => mul(left, right)?,
                 })
             })?;
         }
         Ok(result)
     }
+}
+
+/// The kernel cuts the last digit off: one more is computed, and rounded.
+fn rounded_quotient(
+    left: &dyn Datum,
+    right: &dyn Datum,
+) -> std::result::Result<ArrayRef, ArrowError> {
+    let ((dividend, is_scalar), divisor) = (left.get(), right.get().0.data_type());
+    let DataType::Decimal128(precision, scale) = dividend.data_type() else {
+        return div(left, right);
+    };
+    if *precision >= DECIMAL128_MAX_PRECISION {
+        return div(left, right);
+    }
+    let result = BinaryTypeCoercer::new(dividend.data_type(), &Operator::Divide, divisor)
+        .get_result_type()
+        .map_err(|error| ArrowError::ComputeError(error.to_string()))?;
+    let options = CastOptions { safe: false, ..CastOptions::default() };
+    let wide = DataType::Decimal128(precision + 1, scale + 1);
+    let dividend = cast_with_options(dividend, &wide, &options)?;
+    let quotient = match is_scalar {
+        true => div(&Scalar::new(dividend), right)?,
+        false => div(&dividend, right)?,
+    };
+    cast_with_options(&quotient, &result, &options)
 }
 
 /// The kernels look whether a decimal fits into its bits, not into its digits.

@@ -84,6 +84,7 @@ fn analyzer() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
         Arc::new(set_operation::CountOccurrences),
         Arc::new(subquery::ThreeValued),
         Arc::new(far_times::FarTimes),
+        Arc::new(arithmetic::DivideFurther),
         Arc::new(ResolveGroupingFunction::new()),
         Arc::new(TypeCoercion::new()),
         Arc::new(local_time::LocalTimes),

@@ -1,5 +1,6 @@
 //! There is one NaN, and it is greater than every number. Processors give `0 / 0` a sign of minus, and
-//! DataFusion 55.2 orders by sign first, so that a rate of nothing came before all others.
+//! DataFusion 55.2 orders by sign first, so that a rate of nothing came before all others. Zero has no
+//! sign either.
 
 use std::sync::{Arc, LazyLock};
 
@@ -113,16 +114,16 @@ impl ScalarUDFImpl for Unsigned {
 
 fn without_sign(values: &ArrayRef) -> Result<ArrayRef> {
     Ok(match values.data_type() {
-        DataType::Float64 => Arc::new(
-            values
-                .as_primitive::<Float64Type>()
-                .unary::<_, Float64Type>(|value| if value.is_nan() { f64::NAN } else { value }),
-        ),
-        DataType::Float32 => Arc::new(
-            values
-                .as_primitive::<Float32Type>()
-                .unary::<_, Float32Type>(|value| if value.is_nan() { f32::NAN } else { value }),
-        ),
+        DataType::Float64 => {
+            Arc::new(values.as_primitive::<Float64Type>().unary::<_, Float64Type>(|value| {
+                if value.is_nan() { f64::NAN } else { value + 0.0 }
+            }))
+        }
+        DataType::Float32 => {
+            Arc::new(values.as_primitive::<Float32Type>().unary::<_, Float32Type>(|value| {
+                if value.is_nan() { f32::NAN } else { value + 0.0 }
+            }))
+        }
         other => return internal_err!("no NaN of {other}"),
     })
 }

@@ -18,8 +18,8 @@ use datafusion::logical_expr::expr::{Exists, InSubquery, SetComparison, SetQuant
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::{conjunction, merge_schema, split_conjunction_owned};
 use datafusion::logical_expr::{
-    Aggregate, Expr, ExprSchemable, FetchType, Filter, LogicalPlan, LogicalPlanBuilder, Operator,
-    Projection, SkipType, Subquery, binary_expr, lit, not, when,
+    Aggregate, Distinct, Expr, ExprSchemable, FetchType, Filter, LogicalPlan, LogicalPlanBuilder,
+    Operator, Projection, SkipType, Subquery, binary_expr, lit, not, when,
 };
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::prelude::ident;
@@ -338,6 +338,9 @@ fn compared(comparison: SetComparison, schema: &DFSchema, place: Place) -> Resul
             None => is_in(predicate, schema, place),
         };
     }
+    if let Some(value) = with_one_row(&expr, op, &subquery, negated)? {
+        return Ok(value);
+    }
     let set = Set::of(&subquery);
     let (least, greatest) = (set.aggregated(min(set.value()))?, set.aggregated(max(set.value()))?);
     let with = |bound| binary_expr((*expr).clone(), op, bound);
@@ -365,12 +368,23 @@ fn compared(comparison: SetComparison, schema: &DFSchema, place: Place) -> Resul
 
 /// `x [NOT] IN (SELECT max(y) …)`: compares with the one row's value.
 fn of_one_row(predicate: &InSubquery) -> Result<Option<Expr>> {
-    let Some(row) = OneRow::of(&predicate.subquery.subquery)? else { return Ok(None) };
-    let op = if predicate.negated { Operator::NotEq } else { Operator::Eq };
-    let compared = binary_expr((*predicate.expr).clone(), op, scalar(Arc::clone(&row.plan)));
+    let InSubquery { expr, subquery, negated } = predicate;
+    let op = if *negated { Operator::NotEq } else { Operator::Eq };
+    with_one_row(expr, op, subquery, *negated)
+}
+
+/// Compares with the value of a subquery of one row; `without_row` is what is said if it is not there.
+fn with_one_row(
+    expr: &Expr,
+    op: Operator,
+    subquery: &Subquery,
+    without_row: bool,
+) -> Result<Option<Expr>> {
+    let Some(row) = OneRow::of(&subquery.subquery)? else { return Ok(None) };
+    let compared = binary_expr(expr.clone(), op, scalar(Arc::clone(&row.plan)));
     Ok(Some(match row.having {
         None => compared,
-        Some(_) => when(row.is_there()?, compared).otherwise(lit(predicate.negated))?,
+        Some(_) => when(row.is_there()?, compared).otherwise(lit(without_row))?,
     }))
 }
 
@@ -393,6 +407,7 @@ impl OneRow {
             }
             LogicalPlan::Projection(node) => Self::of(&node.input)?.map(without).transpose(),
             LogicalPlan::SubqueryAlias(node) => Self::of(&node.input)?.map(without).transpose(),
+            LogicalPlan::Distinct(Distinct::All(input)) => Self::of(input),
             LogicalPlan::Sort(node) if node.fetch.is_none() => Self::of(&node.input),
             LogicalPlan::Filter(node) => {
                 let inner = Self::of(&node.input)?.filter(|inner| inner.having.is_none());
@@ -407,6 +422,9 @@ impl OneRow {
 
     fn is_there(&self) -> Result<Expr> {
         let Some((having, plan)) = &self.having else { return Ok(lit(true)) };
+        if !having.any_column_refs() && !having.contains_outer() {
+            return Ok(coalesce(vec![having.clone(), lit(false)]));
+        }
         let kept = LogicalPlanBuilder::from(Arc::clone(plan)).project([having.clone()])?.build()?;
         Ok(coalesce(vec![scalar(Arc::new(kept)), lit(false)]))
     }

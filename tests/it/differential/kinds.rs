@@ -72,26 +72,18 @@ pub enum Kind {
 
 /// Why each is off stands beside it.
 const OFF: &[Kind] = &[
-    // DuckDB joins 0.0 with -0.0 and groups them apart, so it does not know either.
+    // DuckDB joins 0.0 with −0.0 and groups them apart, so it does not know either.
     Kind::NegativeZero,
     // Refused with a hint: it is one column.
     Kind::NamedByTable,
-    // Refused: literals and casts are nanoseconds.
-    Kind::FarTimes,
-    // −NaN, which 0/0 gives as well, sorts before everything and is another value.
+    // −NaN, which 0 / 0 gives as well, sorts before everything and is another value.
     Kind::NotANumber,
-    // `a.s = outer.s` inside finds `b.s`, if that is what the subquery selects or joins first.
-    Kind::CorrelatedJoin,
-    // A merged column is taken for one of the query outside.
-    Kind::UsingInSubquery,
-    // `NOT IN (SELECT DISTINCT max(x) …)` where no row is left inside.
-    Kind::CorrelatedDistinct,
-    // A constant of one side of a UNION or of an outer join is left out of orders above it.
+    // An internal error for a UNION of a UNION ALL with constants at other places.
     Kind::ConstantBelow,
-    // `GROUP BY k, k` ends in an internal error.
-    Kind::RepeatedGroup,
     // `(SELECT true FROM … WHERE false) IS NULL` is false.
     Kind::EmptyScalar,
+    // A merged column is taken for one of the query outside.
+    Kind::UsingInSubquery,
 ];
 
 impl Kind {

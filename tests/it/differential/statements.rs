@@ -57,9 +57,11 @@ pub struct Generator<'a> {
     pub outer_of_hundred: u64,
     /// Whether values are made without subqueries.
     pub is_flat: bool,
+    /// Whether what is made is of a window, which takes fewer aggregates.
     pub is_window: bool,
     /// Whether the row outside is named in equalities alone, as every engine can.
     pub is_strict: bool,
+    /// Whether the next subquery is one value.
     pub is_scalar: bool,
     /// Queries around.
     depth: usize,
@@ -388,7 +390,7 @@ impl Generator<'_> {
     /// A term of `WHERE`, `HAVING` or `QUALIFY`.
     fn condition(&mut self, scope: &Scope) -> Node {
         if self.chance(25)
-            && let Some(predicate) = self.subquery_predicate(scope, true)
+            && let Some(predicate) = self.subquery_predicate(scope)
         {
             return predicate;
         }

@@ -147,7 +147,8 @@ pub fn random_constant(random: &mut Random, of: Type) -> String {
             let mut values =
                 vec!["2024-02-29", "2024-01-31", "1970-01-01", "1999-12-31", "2024-03-01"];
             if Kind::FarTimes.is_on() {
-                values.extend(["0001-01-01", "9999-12-31"]);
+                // Python knows no year 0 and none after 9999, to which an interval may lead.
+                values.extend(["0003-01-01", "9990-12-31"]);
             }
             one_of(&values)
         }
@@ -161,7 +162,7 @@ pub fn random_constant(random: &mut Random, of: Type) -> String {
                 "2024-03-01 00:00:00.000001",
             ];
             if Kind::FarTimes.is_on() {
-                values.extend(["0001-01-01 00:00:00", "9999-12-31 23:59:59.999999"]);
+                values.extend(["0003-01-01 00:00:00", "9990-12-31 23:59:59.999999"]);
             }
             one_of(&values)
         }

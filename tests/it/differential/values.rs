@@ -157,7 +157,13 @@ impl Generator<'_> {
                 sequence![function, "(", value, ")"]
             }
             (Type::WildDouble, 0) => {
-                sequence!["(", operand(Type::Double), " / ", operand(Type::Double), ")"]
+                let divided = operand(Type::Double);
+                // 0 / 0 is NaN.
+                let divisor = match Kind::NotANumber.is_on() {
+                    true => operand(Type::Double),
+                    false => Node::from("CAST(3 AS DOUBLE)"),
+                };
+                sequence!["(", divided, " / ", divisor, ")"]
             }
             (Type::WildDouble, 1) => sequence!["CAST(", operand(Type::Decimal), " AS DOUBLE)"],
             (Type::WildDouble, 2) => sequence!["(- ", operand(of), ")"],
@@ -229,7 +235,7 @@ impl Generator<'_> {
     fn predicate(&mut self, scope: &Scope, depth: u32) -> Node {
         if self.chance(6)
             && Kind::InAsValue.is_on()
-            && let Some(predicate) = self.subquery_predicate(scope, false)
+            && let Some(predicate) = self.subquery_predicate(scope)
         {
             return predicate;
         }
@@ -324,8 +330,8 @@ impl Generator<'_> {
         node
     }
 
-    /// A condition on the rows of a query. As a `term` it stands alone in a `WHERE`.
-    pub fn subquery_predicate(&mut self, scope: &Scope, is_term: bool) -> Option<Node> {
+    /// A condition on the rows of a query.
+    pub fn subquery_predicate(&mut self, scope: &Scope) -> Option<Node> {
         let way = self.random.below(10);
         if way == 9 && !Kind::Quantified.is_on() || self.is_flat || !self.has_block() {
             return None;
@@ -353,7 +359,6 @@ impl Generator<'_> {
             }
             _ => sequence![value, format!(" {not}IN ("), query, ")"],
         };
-        let _ = is_term;
         Some(sequence!["(", node, ")"].value(Type::Boolean))
     }
 

@@ -33,10 +33,12 @@ impl Generator<'_> {
         };
         let by = self.random_type();
         let first = self.value(scope, by, 0);
-        let first = match first.text(Dialect::Duckdb).contains('.') {
+        let has_column = first.text(Dialect::Duckdb).contains('.');
+        let first = match has_column {
             true => first,
             false => total[0].clone(),
         };
+        let is_number = has_column && matches!(by, Type::Int | Type::Bigint);
         let first = self.ordered(first);
         let rest = total.into_iter().map(|node| self.ordered(node)).collect::<Vec<_>>();
         let total = match self.chance(60) {
@@ -61,18 +63,18 @@ impl Generator<'_> {
         match self.random.below(5) {
             0 | 1 => {
                 let (call, takes_frame) = self.place_call(scope, of);
-                let frame = if takes_frame { self.frame("ROWS") } else { Node::nothing() };
+                let frame = if takes_frame { self.frame("ROWS", true) } else { Node::nothing() };
                 sequence![call, over(total, frame)]
             }
             2 => {
                 let call = self.aggregate(scope, of);
-                let frame = self.frame("ROWS");
+                let frame = self.frame("ROWS", true);
                 sequence![call, over(total, frame)]
             }
             3 => {
                 let call = self.aggregate(scope, of);
                 let kind = self.one(&["RANGE", "GROUPS"]);
-                let frame = self.frame(kind);
+                let frame = self.frame(kind, kind == "GROUPS" || is_number);
                 sequence![call, over(first, frame)]
             }
             _ => {
@@ -119,25 +121,23 @@ impl Generator<'_> {
         }
     }
 
-    fn frame(&mut self, kind: &str) -> Node {
+    /// A frame, with distances from the row if `has_distance`.
+    fn frame(&mut self, kind: &str, has_distance: bool) -> Node {
         if self.chance(30) {
             return Node::nothing();
         }
-        // Of RANGE only what needs no numbers.
-        let (one, other) = match kind {
-            "RANGE" => (0, 0),
-            _ => (self.random.below(3), self.random.below(3)),
+        let (near, far) = (self.random.below(2), 1 + self.random.below(2));
+        let bounds = match self.random.below(if has_distance { 9 } else { 4 }) {
+            0 => "UNBOUNDED PRECEDING AND CURRENT ROW".to_owned(),
+            1 => "UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING".to_owned(),
+            2 => "CURRENT ROW AND UNBOUNDED FOLLOWING".to_owned(),
+            3 => "CURRENT ROW AND CURRENT ROW".to_owned(),
+            4 => format!("{far} PRECEDING AND CURRENT ROW"),
+            5 => format!("{near} PRECEDING AND {far} FOLLOWING"),
+            6 => format!("{} PRECEDING AND {near} PRECEDING", near + far),
+            7 => format!("{near} FOLLOWING AND {} FOLLOWING", near + far),
+            _ => format!("UNBOUNDED PRECEDING AND {far} FOLLOWING"),
         };
-        let from = match self.random.below(3) {
-            0 => "UNBOUNDED PRECEDING".to_owned(),
-            1 if kind != "RANGE" => format!("{one} PRECEDING"),
-            _ => "CURRENT ROW".to_owned(),
-        };
-        let to = match self.random.below(3) {
-            0 => "UNBOUNDED FOLLOWING".to_owned(),
-            1 if kind != "RANGE" => format!("{other} FOLLOWING"),
-            _ => "CURRENT ROW".to_owned(),
-        };
-        Node::from(format!(" {kind} BETWEEN {from} AND {to}")).optional()
+        Node::from(format!(" {kind} BETWEEN {bounds}")).optional()
     }
 }
