@@ -9,74 +9,24 @@ use arrow::compute::kernels::numeric::{add, div, mul, neg, sub};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Decimal128Type, Decimal256Type};
 use arrow::error::ArrowError;
-use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue, internal_err};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::expr_fn::cast;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::type_coercion::binary::BinaryTypeCoercer;
-use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ScalarFunctionArgs,
-    ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    BinaryExpr, ColumnarValue, Expr, ExprSchemable, Operator, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, Volatility,
 };
-use datafusion::optimizer::AnalyzerRule;
 use datafusion::physical_expr_common::datum::apply;
-
-/// Puts a function that fails in the place of the operators that wrap. After type coercion: both
-/// sides have the types that they are computed in.
-#[derive(Debug)]
-pub struct CheckArithmetic;
-
-impl AnalyzerRule for CheckArithmetic {
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        plan.transform_up_with_subqueries(|node| {
-            let schema = merge_schema(&node.inputs());
-            let names = NamePreserver::new(&node);
-            node.map_expressions(|expr| {
-                let name = names.save(&expr);
-                let checked = expr.transform_down(|expr| checked(expr, &schema))?;
-                Ok(checked.update_data(|expr| name.restore(expr)))
-            })
-        })
-        .map(|checked| checked.data)
-    }
-
-    fn name(&self) -> &str {
-        "check_arithmetic"
-    }
-}
-
-/// Gives quotients of decimals and integers at least [`QUOTIENT_SCALE`] places: `1 / 3.0` would have
-/// four. Before type coercion, which takes up the new types.
-#[derive(Debug)]
-pub struct DivideFurther;
 
 /// As many as Snowflake gives; the engine adds four to the dividend's.
 const QUOTIENT_SCALE: i8 = 6;
 const ENGINE_ADDS: i8 = 4;
 
-impl AnalyzerRule for DivideFurther {
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        plan.transform_up_with_subqueries(|node| {
-            let schema = merge_schema(&node.inputs());
-            let names = NamePreserver::new(&node);
-            node.map_expressions(|expr| {
-                let name = names.save(&expr);
-                let divided = expr.transform_up(|expr| divided(expr, &schema))?;
-                Ok(divided.update_data(|expr| name.restore(expr)))
-            })
-        })
-        .map(|divided| divided.data)
-    }
-
-    fn name(&self) -> &str {
-        "divide_further"
-    }
-}
-
-fn divided(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+/// Gives quotients of decimals and integers at least [`QUOTIENT_SCALE`] places: `1 / 3.0` would have
+/// four. Before type coercion, which takes up the new types.
+pub fn divided(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Divide, right }) = &mut expr else {
         return Ok(Transformed::no(expr));
     };
@@ -97,8 +47,10 @@ fn divided(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     Ok(Transformed::yes(expr))
 }
 
-/// A chain such as `a + b - c` becomes one function, however long it is.
-fn checked(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+/// Puts a function that fails in the place of the operators that wrap. A chain such as `a + b - c`
+/// becomes one function, however long it is. After type coercion: both sides have the types that they
+/// are computed in.
+pub fn checked(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     if let Expr::Negative(of) = expr {
         return Ok(match is_exact(&of.get_type(schema)?) {
             true => Transformed::yes(call(vec![Operator::Minus], vec![*of])),

@@ -2,40 +2,14 @@
 //! nanoseconds, which end in 2262: `valid_to < '9999-12-31'` could not be asked.
 
 use arrow::datatypes::{DataType, TimeUnit};
-use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result};
 use datafusion::logical_expr::expr::{Between, InList};
 use datafusion::logical_expr::expr_fn::cast;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan};
-use datafusion::optimizer::AnalyzerRule;
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable};
 
 /// Casts texts and dates beside times. Before type coercion, which then has nothing left to do.
-#[derive(Debug)]
-pub struct FarTimes;
-
-impl AnalyzerRule for FarTimes {
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        plan.transform_up_with_subqueries(|node| {
-            let schema = merge_schema(&node.inputs());
-            let names = NamePreserver::new(&node);
-            node.map_expressions(|expr| {
-                let name = names.save(&expr);
-                let compared = expr.transform_up(|expr| compared(expr, &schema))?;
-                Ok(compared.update_data(|expr| name.restore(expr)))
-            })
-        })
-        .map(|compared| compared.data)
-    }
-
-    fn name(&self) -> &str {
-        "far_times"
-    }
-}
-
-fn compared(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+pub fn compared(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let mut sides: Vec<&mut Expr> = match &mut expr {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) if op.supports_propagation() => {
             vec![&mut **left, &mut **right]

@@ -3,9 +3,10 @@
 //! version raised, its file can go; the tests of `it::right_answers` say whether too early.
 
 mod arithmetic;
+mod exceptions;
+mod expressions;
 mod extremes;
 mod far_times;
-mod filters;
 mod local_time;
 mod nan;
 mod null_safe;
@@ -13,7 +14,6 @@ mod offset;
 mod pushdown;
 mod set_operation;
 mod shift;
-mod sorts;
 mod subquery;
 mod sum;
 mod syntax;
@@ -24,18 +24,17 @@ use std::sync::Arc;
 
 use datafusion::common::Result;
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
+use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::analyzer::resolve_grouping_function::ResolveGroupingFunction;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
-use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
 use datafusion::optimizer::optimizer::Optimizer;
-use datafusion::optimizer::push_down_filter::PushDownFilter;
-use datafusion::optimizer::single_distinct_to_groupby::SingleDistinctToGroupBy;
-use datafusion::optimizer::{AnalyzerRule, OptimizerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement;
+
+use self::expressions::Expressions;
 
 /// A session state that answers rightly.
 pub fn state(builder: SessionStateBuilder, config: SessionConfig) -> SessionState {
@@ -43,7 +42,7 @@ pub fn state(builder: SessionStateBuilder, config: SessionConfig) -> SessionStat
         .with_config(with_exact_values(config))
         .with_default_features()
         .with_analyzer_rules(analyzer())
-        .with_optimizer_rules(logical())
+        .with_optimizer_rules(exceptions::excepted(Optimizer::new().rules))
         .with_type_planner(Arc::new(types::Microseconds))
         .with_physical_optimizer_rules(physical())
         .build();
@@ -83,29 +82,15 @@ fn analyzer() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
         Arc::new(using::MergeUsing),
         Arc::new(set_operation::CountOccurrences),
         Arc::new(subquery::ThreeValued),
-        Arc::new(far_times::FarTimes),
-        Arc::new(arithmetic::DivideFurther),
+        Arc::new(Expressions::up("far_times", far_times::compared)),
+        Arc::new(Expressions::up("divide_further", arithmetic::divided)),
         Arc::new(ResolveGroupingFunction::new()),
         Arc::new(TypeCoercion::new()),
-        Arc::new(local_time::LocalTimes),
+        Arc::new(Expressions::up("local_times", local_time::localized)),
         Arc::new(null_safe::KnownEqualities),
-        Arc::new(nan::OneNan),
-        Arc::new(arithmetic::CheckArithmetic),
+        Arc::new(Expressions::up("one_nan", nan::unsigned)),
+        Arc::new(Expressions::down("check_arithmetic", arithmetic::checked)),
     ]
-}
-
-fn logical() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
-    let (filters, distinct) = (PushDownFilter::new(), SingleDistinctToGroupBy::new());
-    let repeated = EliminateDuplicatedExpr::new();
-    let rules = Optimizer::new().rules.into_iter();
-    rules
-        .map(|rule| match rule.name() {
-            name if name == repeated.name() => Arc::new(sorts::OfGroupsAlone::default()) as _,
-            name if name == filters.name() => Arc::new(filters::AboveTotals::default()) as _,
-            name if name == distinct.name() => Arc::new(sum::OfOneType::default()) as _,
-            _ => rule,
-        })
-        .collect()
 }
 
 fn physical() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {

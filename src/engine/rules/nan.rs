@@ -6,44 +6,18 @@ use std::sync::{Arc, LazyLock};
 
 use arrow::array::{ArrayRef, AsArray};
 use arrow::datatypes::{DataType, Float32Type, Float64Type};
-use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue, internal_err};
 use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ScalarFunctionArgs,
-    ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    BinaryExpr, ColumnarValue, Expr, ExprSchemable, Operator, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, Volatility,
 };
-use datafusion::optimizer::AnalyzerRule;
 
 const NAME: &str = "unsigned_nan";
 
 /// Takes the sign from what division and negation give.
-#[derive(Debug)]
-pub struct OneNan;
-
-impl AnalyzerRule for OneNan {
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        plan.transform_up_with_subqueries(|node| {
-            let schema = merge_schema(&node.inputs());
-            let names = NamePreserver::new(&node);
-            node.map_expressions(|expr| {
-                let name = names.save(&expr);
-                let unsigned = expr.transform_up(|expr| unsigned(expr, &schema))?;
-                Ok(unsigned.update_data(|expr| name.restore(expr)))
-            })
-        })
-        .map(|unsigned| unsigned.data)
-    }
-
-    fn name(&self) -> &str {
-        "one_nan"
-    }
-}
-
-fn unsigned(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+pub fn unsigned(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     // A plan may be analyzed more than once.
     if let Expr::ScalarFunction(call) = &expr
         && call.name() == NAME

@@ -7,18 +7,13 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array};
 use arrow::datatypes::{DataType, Decimal128Type, Field, FieldRef, Int64Type, UInt64Type};
-use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Result, ScalarValue, exec_datafusion_err, internal_err};
 use datafusion::functions_aggregate::sum::Sum;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::format_state_name;
 use datafusion::logical_expr::{
-    Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, LogicalPlan,
-    ReversedUDAF, Signature,
+    Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, ReversedUDAF, Signature,
 };
-use datafusion::optimizer::optimizer::ApplyOrder;
-use datafusion::optimizer::single_distinct_to_groupby::SingleDistinctToGroupBy;
-use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
 /// Holds every total of 64-bit integers, and of decimals as long as it fits into 38 digits.
 const STATE: DataType = DataType::Decimal128(38, 0);
@@ -26,35 +21,6 @@ const STATE: DataType = DataType::Decimal128(38, 0);
 /// The function that replaces DataFusion's.
 pub fn checked_sum() -> AggregateUDF {
     AggregateUDF::new_from_impl(CheckedSum(Sum::new()))
-}
-
-/// The rule that makes groups of what `count(DISTINCT …)` counts, where it keeps types: it sums a sum
-/// of decimals once more, which has more digits each time.
-#[derive(Debug, Default)]
-pub struct OfOneType(SingleDistinctToGroupBy);
-
-impl OptimizerRule for OfOneType {
-    fn name(&self) -> &str {
-        self.0.name()
-    }
-
-    fn apply_order(&self) -> Option<ApplyOrder> {
-        self.0.apply_order()
-    }
-
-    fn rewrite(
-        &self,
-        plan: LogicalPlan,
-        config: &dyn OptimizerConfig,
-    ) -> Result<Transformed<LogicalPlan>> {
-        let has_decimals = match &plan {
-            LogicalPlan::Aggregate(node) => {
-                node.schema.fields().iter().any(|field| field.data_type().is_decimal())
-            }
-            _ => false,
-        };
-        if has_decimals { Ok(Transformed::no(plan)) } else { self.0.rewrite(plan, config) }
-    }
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]

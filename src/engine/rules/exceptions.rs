@@ -1,0 +1,89 @@
+//! Rules of DataFusion's optimizer, and the nodes that they must leave alone.
+
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::common::tree_node::Transformed;
+use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
+use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
+use datafusion::optimizer::optimizer::ApplyOrder;
+use datafusion::optimizer::push_down_filter::PushDownFilter;
+use datafusion::optimizer::single_distinct_to_groupby::SingleDistinctToGroupBy;
+use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
+
+type Rule = Arc<dyn OptimizerRule + Send + Sync>;
+
+/// `rules`, some of them with exceptions.
+pub fn excepted(rules: Vec<Rule>) -> Vec<Rule> {
+    let (filters, repeated) = (PushDownFilter::new(), EliminateDuplicatedExpr::new());
+    let distinct = SingleDistinctToGroupBy::new();
+    let with_exception = |rule: Rule| {
+        let except: fn(&LogicalPlan) -> bool = match rule.name() {
+            name if name == filters.name() => is_over_total,
+            name if name == repeated.name() => is_sort,
+            name if name == distinct.name() => aggregates_decimals,
+            _ => return rule,
+        };
+        Arc::new(Excepted { rule, except }) as Rule
+    };
+    rules.into_iter().map(with_exception).collect()
+}
+
+/// A condition over a total says whether there is the total's one row, also where it names no column.
+/// DataFusion 55.2 moves such conditions below the aggregate, which then has one row all the same; it
+/// does so in HAVING, above subqueries, and in joins whose ON can be decided early.
+fn is_over_total(plan: &LogicalPlan) -> bool {
+    let LogicalPlan::Filter(filter) = plan else { return false };
+    let mut input = &*filter.input;
+    // The rule makes one of several filters before it goes on.
+    while let LogicalPlan::Filter(filter) = input {
+        input = &filter.input;
+    }
+    match input {
+        LogicalPlan::Aggregate(Aggregate { group_expr, .. }) => {
+            group_expr.is_empty() || matches!(group_expr.as_slice(), [Expr::GroupingSet(_)])
+        }
+        _ => false,
+    }
+}
+
+/// A term of ORDER BY may be left out where the terms before it decide it. DataFusion 55.2 takes a
+/// column that is unique in one table for one that is unique behind a join.
+fn is_sort(plan: &LogicalPlan) -> bool {
+    matches!(plan, LogicalPlan::Sort(_))
+}
+
+/// Groups of what `count(DISTINCT …)` counts are summed once more, and a sum of decimals has more
+/// digits each time.
+fn aggregates_decimals(plan: &LogicalPlan) -> bool {
+    let LogicalPlan::Aggregate(node) = plan else { return false };
+    node.schema.fields().iter().any(|field| field.data_type().is_decimal())
+}
+
+#[derive(Debug)]
+struct Excepted {
+    rule: Rule,
+    except: fn(&LogicalPlan) -> bool,
+}
+
+impl OptimizerRule for Excepted {
+    fn name(&self) -> &str {
+        self.rule.name()
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        self.rule.apply_order()
+    }
+
+    fn rewrite(
+        &self,
+        plan: LogicalPlan,
+        config: &dyn OptimizerConfig,
+    ) -> Result<Transformed<LogicalPlan>> {
+        if (self.except)(&plan) {
+            Ok(Transformed::no(plan))
+        } else {
+            self.rule.rewrite(plan, config)
+        }
+    }
+}
