@@ -7,7 +7,9 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Datum, Scalar};
 use arrow::compute::kernels::numeric::{add, div, mul, neg, sub};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Decimal128Type, Decimal256Type};
+use arrow::datatypes::{
+    DECIMAL128_MAX_PRECISION, DECIMAL256_MAX_PRECISION, DataType, Decimal128Type, Decimal256Type,
+};
 use arrow::error::ArrowError;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue, internal_err};
@@ -188,13 +190,14 @@ fn rounded_quotient(
     cast_with_options(&quotient, &result, &options)
 }
 
-/// The kernels look whether a decimal fits into its bits, not into its digits.
+/// The kernels look whether a decimal fits into its bits, not into its digits. Only of the most digits
+/// there may be can there be too few: any other type has one more than its operands need.
 fn within(array: ArrayRef) -> std::result::Result<ArrayRef, ArrowError> {
     match array.data_type() {
-        DataType::Decimal128(precision, _) => {
+        DataType::Decimal128(precision @ DECIMAL128_MAX_PRECISION, _) => {
             array.as_primitive::<Decimal128Type>().validate_decimal_precision(*precision)?;
         }
-        DataType::Decimal256(precision, _) => {
+        DataType::Decimal256(precision @ DECIMAL256_MAX_PRECISION, _) => {
             array.as_primitive::<Decimal256Type>().validate_decimal_precision(*precision)?;
         }
         _ => {}
