@@ -14,7 +14,7 @@ use super::publish::Exported;
 use super::selection::Exports;
 use super::side::Destination;
 use crate::dag::{Severity, Target};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::retry::Retry;
 use crate::table::TableName;
 
@@ -62,6 +62,11 @@ pub async fn run(
         failed += usize::from(outcome.is_err());
         let seconds = began.elapsed().as_secs_f64();
         on_event(Event::Ended { table, outcome: &outcome, seconds })?;
+        if let Err(error) = outcome
+            && error.kind == ErrorKind::Interrupted
+        {
+            return Err(error);
+        }
         if let (Some(to), Some(severity)) = (&mut to, exports.gate(target, table)?) {
             let parity = source.parity(to, table).await?;
             let differs = !parity.differences.is_empty();

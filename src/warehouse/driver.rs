@@ -24,6 +24,9 @@ struct Session {
     phase: Phase,
     /// A request is being served.
     is_busy: bool,
+    /// No request is answered any more: the engine must not take for the warehouse's word what came
+    /// of an interruption.
+    is_ending: bool,
 }
 
 /// Where the session is; it never goes back to an earlier phase.
@@ -86,7 +89,14 @@ impl Driver {
                     ingest(connection, &schema, &table, input.clone())
                 }
             };
-            self.lock().is_busy = false;
+            let is_ending = {
+                let mut session = self.lock();
+                session.is_busy = false;
+                session.is_ending
+            };
+            if is_ending {
+                break;
+            }
             let reply = match outcome {
                 Ok(rows) => Reply::Done { rows },
                 Err(Fault { status, message, sqlstate }) => {
@@ -102,6 +112,7 @@ impl Driver {
     /// instead, if the driver is able to.
     pub fn end(&self) {
         let mut session = self.lock();
+        session.is_ending = true;
         if !session.is_busy {
             return self.close(session);
         }

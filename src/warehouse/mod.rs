@@ -7,10 +7,11 @@ mod frames;
 pub mod libraries;
 
 use std::io::{BufReader, BufWriter};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -30,6 +31,9 @@ pub const DRIVER_COMMAND: &str = "warehouse-driver";
 /// Of rows that wait for the driver, unless a single batch has more. It takes some at once and then
 /// none for a while, in which they are read on.
 const WAITING_KIB_MAX: u32 = 32 << 10;
+/// How long a child that broke its pipe may take to end.
+const ENDING_MAX: Duration = Duration::from_secs(2);
+const ENDING_CHECK: Duration = Duration::from_millis(10);
 
 /// What to load, and what to connect to.
 #[derive(Debug, Clone)]
@@ -171,11 +175,24 @@ impl Warehouse {
                 self.pipes = Some(pipes);
                 Err(driver_error(format!("{doing} `{target}`"), &status, message, &sqlstate))
             }
-            Err(Fault::Pipe(source)) => Err(Error::new(
-                ErrorKind::Unavailable,
-                format!("{doing} `{target}`: the driver's process ended"),
-            )
-            .source(source)),
+            Err(Fault::Pipe(source)) => {
+                let kind = self.kind_of_end().await;
+                let message = format!("{doing} `{target}`: the driver's process ended");
+                Err(Error::new(kind, message).source(source))
+            }
+        }
+    }
+
+    /// Whoever ends a service asks its processes one by one: a driver that was asked to end is the
+    /// first this process sees of its own interruption.
+    async fn kind_of_end(&mut self) -> ErrorKind {
+        let deadline = Instant::now() + ENDING_MAX;
+        loop {
+            match self.child.try_wait() {
+                Ok(None) if Instant::now() < deadline => tokio::time::sleep(ENDING_CHECK).await,
+                Ok(Some(status)) if is_asked(status) => return ErrorKind::Interrupted,
+                _ => return ErrorKind::Unavailable,
+            }
         }
     }
 }
@@ -184,11 +201,18 @@ impl Drop for Warehouse {
     fn drop(&mut self) {
         // Without a call under way the end of its input is enough; with one, it is asked to end. It
         // must not be cut short while it closes: that tears a DuckDB file.
-        if self.pipes.take().is_none() {
+        let is_alive = matches!(self.child.try_wait(), Ok(None));
+        if self.pipes.take().is_none() && is_alive {
             let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
         }
         let _ = self.child.wait();
     }
+}
+
+/// A driver's process that is asked to end does so in order; before it can listen, by the signal.
+fn is_asked(status: ExitStatus) -> bool {
+    let asking = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+    status.success() || status.signal().is_some_and(|by| asking.iter().any(|s| *s as i32 == by))
 }
 
 fn start(program: &Path) -> std::io::Result<(Child, Pipes)> {

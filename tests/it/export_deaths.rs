@@ -285,6 +285,27 @@ async fn an_export_to_snowflake_killed_about_its_transaction_publishes_once() {
     killed_at_steps(test, |_| Warehouse::snowflake(test)).await;
 }
 
+/// Whoever ends a service may reach the driver before the engine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_whose_driver_is_asked_to_end_was_interrupted() {
+    let project = growing_project().await;
+    let test = "export_deaths::driver_is_asked";
+    let Some(warehouse) = Warehouse::duckdb(test, &project) else { return };
+    let mut table = Growing::new(&project, &warehouse);
+    let stand_in = StandIn::new();
+    table.begins_anew().await;
+    for step in [1, 2, 5, 9] {
+        table.grow().await;
+        stand_in.dies("asked", step, "during");
+        let outcome = stand_in.run(&project, &["export", "run"]);
+        assert_eq!(outcome.code, Some(130), "step {step}: {}", outcome.stderr);
+        assert_eq!(stand_in.requests().len(), step);
+        let (_, wrong) = table.look();
+        assert_eq!(wrong, Vec::<String>::new(), "step {step}");
+        table.goes_on(&format!("step {step}"));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_export_killed_at_random_moments_publishes_once() {
     let seed = new_seed();

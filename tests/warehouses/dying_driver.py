@@ -2,8 +2,9 @@
 
 dying_driver.py PROGRAM STEP MOMENT STEPS_FILE [VICTIM]: at request number STEP, `during` it (as
 soon as it was passed on) or `after` it (the reply is lost); at none if that is 0. Writes the
-requests that it saw to STEPS_FILE, one per line. VICTIM is the `driver` or the `engine`, whose ends
-of the pipes then close, as a dead engine's do; the driver is left to itself.
+requests that it saw to STEPS_FILE, one per line. VICTIM is the `driver`, or the `engine`, whose ends
+of the pipes then close, as a dead engine's do; the driver is left to itself. An `asked` driver is
+sent SIGTERM alone, and what it says passed on.
 """
 
 import os
@@ -44,6 +45,14 @@ def die():
         os.kill(os.getppid(), signal.SIGKILL)
         driver.stdin.close()
         driver.stdout.close()
+    elif victim == "asked":
+        driver.terminate()
+        engine_out.write(driver.stdout.read())
+        engine_out.flush()
+        by = -driver.wait()
+        if by > 0:
+            os.kill(os.getpid(), by)
+        sys.exit(-by)
     else:
         driver.kill()
         driver.wait()
