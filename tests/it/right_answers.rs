@@ -30,6 +30,67 @@ const RIGHT: &[(&str, &str)] = &[
         "SELECT j.k FROM (SELECT k FROM (VALUES (1)) a(k) RIGHT JOIN (VALUES (2)) b(k) USING (k)) j",
         "2",
     ),
+    (
+        "SELECT * FROM (VALUES (1, 'a1'), (2, 'a2'), (2, 'a3')) z(k, x) LEFT JOIN (VALUES (2, 'b2'), (3, 'b3')) b(k, y) USING (k) ORDER BY x",
+        "1,a1, 2,a2,b2 2,a3,b2",
+    ),
+    (
+        "SELECT * FROM (VALUES (1, 'a1'), (2, 'a2'), (2, 'a3')) z(k, x) LEFT JOIN (VALUES (2, 'b2'), (3, 'b3')) b(k, y) USING (k) LEFT JOIN (VALUES (2, 'c2'), (4, 'c4')) a(k, w) USING (k) ORDER BY x",
+        "1,a1,, 2,a2,b2,c2 2,a3,b2,c2",
+    ),
+    (
+        "SELECT *, 7 FROM (VALUES (1, 'a1'), (2, 'a2'), (2, 'a3')) z(k, x) JOIN (VALUES (2, 'b2'), (3, 'b3')) b(k, y) USING (k) ORDER BY k, x",
+        "2,a2,b2,7 2,a3,b2,7",
+    ),
+    (
+        "SELECT * FROM (VALUES (1, 'a1'), (2, 'a2'), (2, 'a3')) z(k, x) FULL JOIN (VALUES (2, 'b2'), (3, 'b3')) b(k, y) USING (k) ORDER BY k, x",
+        "1,a1, 2,a2,b2 2,a3,b2 3,,b3",
+    ),
+    (
+        "SELECT * FROM (VALUES (1, 'a1'), (2, 'a2'), (2, 'a3')) z(k, x) LEFT JOIN (VALUES (2, 'b2'), (3, 'b3')) b(k, y) USING (k) WHERE b.k IS NULL",
+        "1,a1,",
+    ),
+    (
+        "SELECT k, x, y, w, u FROM (VALUES (1, 'a1'), (2, 'a2'), (2, 'a3')) z(k, x) LEFT JOIN (VALUES (2, 'b2'), (3, 'b3')) b(k, y) USING (k) LEFT JOIN (VALUES (2, 'c2'), (4, 'c4')) a(k, w) USING (k) JOIN (VALUES (2, 'd2'), (1, 'd1')) d(k, u) USING (k) WHERE k < 3 ORDER BY k, x",
+        "1,a1,,,d1 2,a2,b2,c2,d2 2,a3,b2,c2,d2",
+    ),
+    (
+        "SELECT * FROM (VALUES (1, 'a1'), (2, 'a2'), (2, 'a3')) z(k, x) JOIN (VALUES (2, 'b2'), (3, 'b3')) b(k, y) USING (k) JOIN (VALUES (2, 'c2'), (4, 'c4')) a(k, w) USING (k) JOIN (VALUES (2, 'd2'), (1, 'd1')) d(k, u) USING (k) ORDER BY x",
+        "2,a2,b2,c2,d2 2,a3,b2,c2,d2",
+    ),
+    (
+        "SELECT k, count(*) AS n FROM (VALUES (1, 'a1'), (2, 'a2'), (2, 'a3')) z(k, x) LEFT JOIN (VALUES (2, 'b2'), (3, 'b3')) b(k, y) USING (k) LEFT JOIN (VALUES (2, 'c2'), (4, 'c4')) a(k, w) USING (k) GROUP BY k HAVING k > 0 ORDER BY k",
+        "1,1 2,2",
+    ),
+    (
+        "SELECT -k AS k FROM (VALUES (1, 'a1'), (2, 'a2'), (2, 'a3')) z(k, x) JOIN (VALUES (2, 'b2'), (3, 'b3')) b(k, y) USING (k) JOIN (VALUES (2, 'c2'), (4, 'c4')) a(k, w) USING (k) ORDER BY k LIMIT 1",
+        "-2",
+    ),
+    (
+        "SELECT o.k FROM (VALUES (1), (2), (3)) o(k) WHERE EXISTS (SELECT 1 FROM (VALUES (1, 'a1'), (2, 'a2'), (2, 'a3')) z(k, x) JOIN (VALUES (2, 'b2'), (3, 'b3')) b(k, y) USING (k) WHERE k = o.k)",
+        "2",
+    ),
+    (
+        "SELECT o.k FROM (VALUES (2), (3)) o(k) WHERE o.k IN (SELECT k + 1 FROM (VALUES (1, 'a1'), (2, 'a2'), (2, 'a3')) z(k, x) LEFT JOIN (VALUES (2, 'b2'), (3, 'b3')) b(k, y) USING (k) WHERE k > 1)",
+        "3",
+    ),
+    (
+        "SELECT * FROM (VALUES (2)) b(k) CROSS JOIN (VALUES (2)) z(k) WHERE z.k IN (SELECT z.k FROM (VALUES (1, 'a1'), (2, 'a2'), (2, 'a3')) z(k, x) JOIN (VALUES (2, 'b2'), (3, 'b3')) b(k, y) USING (k))",
+        "2,2",
+    ),
+    // Subqueries without a row.
+    (
+        "SELECT (SELECT true FROM (VALUES (1)) t(x) WHERE x > 1) IS NULL, coalesce((SELECT 1 FROM (VALUES (1)) t(x) WHERE x > 1), 0)",
+        "true,0",
+    ),
+    (
+        "SELECT x FROM (VALUES (1)) t(x) WHERE (SELECT 2 FROM (VALUES (1)) u(y) WHERE y > 1) IS NULL",
+        "1",
+    ),
+    (
+        "SELECT k, (SELECT count(*) FROM (VALUES (1), (1)) b(k) WHERE b.k = a.k) FROM (VALUES (1), (2)) a(k) ORDER BY k",
+        "1,2 2,0",
+    ),
     // NOT IN.
     (
         "SELECT id FROM (VALUES (1,10),(2,20),(NULL,30),(4,40)) a(id,z) WHERE id NOT IN (SELECT id FROM (VALUES (1,5),(NULL,50)) b(id,z) WHERE b.z < a.z) ORDER BY id",
@@ -255,6 +316,14 @@ const REFUSED: &[(&str, &str)] = &[
     (
         "SELECT 1 FROM (VALUES (1)) a(k) WHERE 1 IN (SELECT row_number() OVER (ORDER BY b.k) FROM (VALUES (1),(0)) b(k) WHERE b.k >= a.k)",
         "window functions cannot stand",
+    ),
+    (
+        "SELECT * FROM (VALUES (1)) z(k) NATURAL LEFT JOIN (VALUES (2)) b(k)",
+        "would not say which side's column it is",
+    ),
+    (
+        "SELECT 1 FROM (VALUES (1)) o(x) WHERE x IN (SELECT x FROM (VALUES (1, 1)) a(k, x) JOIN (VALUES (1)) b(k) USING (k) LEFT JOIN (VALUES (1)) c(x) USING (x))",
+        "of one of several tables",
     ),
 ];
 

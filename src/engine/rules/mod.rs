@@ -3,8 +3,8 @@
 //! version raised, its file can go; the tests of `it::right_answers` say whether too early.
 
 mod arithmetic;
+mod empty_scalar;
 mod exceptions;
-mod expressions;
 mod extremes;
 mod far_times;
 mod local_time;
@@ -12,6 +12,8 @@ mod nan;
 mod null_safe;
 mod offset;
 mod pushdown;
+mod refusal;
+mod rewrites;
 mod set_operation;
 mod shift;
 mod subquery;
@@ -34,7 +36,7 @@ use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement;
 
-use self::expressions::Expressions;
+use self::rewrites::{Expressions, Nodes};
 
 /// A session state that answers rightly.
 pub fn state(builder: SessionStateBuilder, config: SessionConfig) -> SessionState {
@@ -60,7 +62,7 @@ pub fn prepare(statement: &mut Statement) -> Result<()> {
     match statement {
         Statement::Statement(statement) => {
             syntax::correct(statement);
-            using::refuse_named_by_table(statement)
+            using::resolve(statement)
         }
         Statement::Explain(explain) => prepare(&mut explain.statement),
         _ => Ok(()),
@@ -79,15 +81,16 @@ fn with_exact_values(mut config: SessionConfig) -> SessionConfig {
 
 fn analyzer() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     vec![
-        Arc::new(using::MergeUsing),
-        Arc::new(set_operation::CountOccurrences),
-        Arc::new(subquery::ThreeValued),
+        Arc::new(Nodes::new("merge_using", using::merged)),
+        Arc::new(Nodes::new("count_occurrences", set_operation::counted)),
+        Arc::new(Nodes::new("three_valued_subqueries", subquery::three_valued)),
+        Arc::new(Expressions::up("absent_rows", empty_scalar::nullable)),
         Arc::new(Expressions::up("far_times", far_times::compared)),
         Arc::new(Expressions::up("divide_further", arithmetic::divided)),
         Arc::new(ResolveGroupingFunction::new()),
         Arc::new(TypeCoercion::new()),
         Arc::new(Expressions::up("local_times", local_time::localized)),
-        Arc::new(null_safe::KnownEqualities),
+        Arc::new(Nodes::new("known_equalities", null_safe::known)),
         Arc::new(Expressions::up("one_nan", nan::unsigned)),
         Arc::new(Expressions::down("check_arithmetic", arithmetic::checked)),
     ]

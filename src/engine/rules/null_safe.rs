@@ -3,32 +3,20 @@
 //! -0.0 and 0.0 for two values.
 
 use arrow::datatypes::DataType;
-use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::functions::core::expr_fn::coalesce;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator};
-use datafusion::optimizer::AnalyzerRule;
 
 /// Puts equalities that joins know in the place of those that they mistake. After type coercion:
 /// both sides have one type.
-#[derive(Debug)]
-pub struct KnownEqualities;
-
-impl AnalyzerRule for KnownEqualities {
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        plan.transform_up_with_subqueries(|node| match node {
-            LogicalPlan::Filter(_) | LogicalPlan::Join(_) => rewrite_conditions(node),
-            LogicalPlan::Window(_) => rewrite_partitions(node),
-            node => Ok(Transformed::no(node)),
-        })
-        .map(|rewritten| rewritten.data)
-    }
-
-    fn name(&self) -> &str {
-        "known_equalities"
+pub fn known(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    match node {
+        LogicalPlan::Filter(_) | LogicalPlan::Join(_) => rewrite_conditions(node),
+        LogicalPlan::Window(_) => rewrite_partitions(node),
+        node => Ok(Transformed::no(node)),
     }
 }
 

@@ -4,14 +4,12 @@
 
 use std::sync::Arc;
 
-use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{NullEquality, Result};
 use datafusion::functions_window::expr_fn::row_number;
 use datafusion::logical_expr::{
     Distinct, Expr, ExprFunctionExt, Join, JoinType, LogicalPlan, LogicalPlanBuilder,
 };
-use datafusion::optimizer::AnalyzerRule;
 use datafusion::prelude::ident;
 
 /// Of a row among its likes.
@@ -19,20 +17,10 @@ const LEFT: &str = "__occurrence_left";
 const RIGHT: &str = "__occurrence_right";
 
 /// Makes set operations with ALL count.
-#[derive(Debug)]
-pub struct CountOccurrences;
-
-impl AnalyzerRule for CountOccurrences {
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        plan.transform_up_with_subqueries(|node| match node {
-            LogicalPlan::Join(join) if counts(&join) => Ok(Transformed::yes(numbered(join)?)),
-            node => Ok(Transformed::no(node)),
-        })
-        .map(|counted| counted.data)
-    }
-
-    fn name(&self) -> &str {
-        "count_occurrences"
+pub fn counted(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    match node {
+        LogicalPlan::Join(join) if counts(&join) => Ok(Transformed::yes(numbered(join)?)),
+        node => Ok(Transformed::no(node)),
     }
 }
 

@@ -6,11 +6,8 @@
 
 use std::sync::Arc;
 
-use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{
-    Column, DFSchema, DataFusionError, Diagnostic, ExprSchema, Result, ScalarValue, Spans,
-};
+use datafusion::common::{Column, DFSchema, ExprSchema, Result, ScalarValue, Spans};
 use datafusion::functions::core::expr_fn::coalesce;
 use datafusion::functions_aggregate::count::count_all;
 use datafusion::functions_aggregate::expr_fn::{max, min};
@@ -21,8 +18,9 @@ use datafusion::logical_expr::{
     Aggregate, Distinct, Expr, ExprSchemable, FetchType, Filter, LogicalPlan, LogicalPlanBuilder,
     Operator, Projection, SkipType, Subquery, binary_expr, lit, not, when,
 };
-use datafusion::optimizer::AnalyzerRule;
 use datafusion::prelude::ident;
+
+use super::refusal::refused;
 
 /// The value of a subquery.
 const VALUE: &str = "__value";
@@ -30,20 +28,7 @@ const VALUE: &str = "__value";
 const INNER: &str = "__inner_";
 
 /// Rewrites predicates over subqueries so that no value of them is wrong.
-#[derive(Debug)]
-pub struct ThreeValued;
-
-impl AnalyzerRule for ThreeValued {
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        plan.transform_up_with_subqueries(rewrite_node).map(|rewritten| rewritten.data)
-    }
-
-    fn name(&self) -> &str {
-        "three_valued_subqueries"
-    }
-}
-
-fn rewrite_node(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+pub fn three_valued(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     refuse_dependent(&node)?;
     let names = NamePreserver::new(&node);
     let node = node.map_expressions(|expr| {
@@ -117,13 +102,9 @@ fn refuse_within(subquery: &Arc<LogicalPlan>) -> Result<()> {
     })?;
     let Some(what) = found else { return Ok(()) };
     let message = format!("{what} cannot stand over rows that a subquery chooses by its outer row");
-    let mut diagnostic = Diagnostic::new_error(&message, None);
-    diagnostic.add_help(
-        "join instead, and choose by number: row_number() OVER (PARTITION BY … ORDER BY …) AS rn, \
-         then WHERE rn = 1",
-        None,
-    );
-    Err(DataFusionError::Plan(message).with_diagnostic(diagnostic))
+    let hint = "join instead, and choose by number: row_number() OVER (PARTITION BY … ORDER BY …) AS \
+                rn, then WHERE rn = 1";
+    Err(refused(message, None, hint))
 }
 
 /// EXISTS is the same without a limit that leaves a row where there is one.

@@ -76,14 +76,8 @@ const OFF: &[Kind] = &[
     Kind::NegativeZero,
     // Refused with a hint: it is one column.
     Kind::NamedByTable,
-    // −NaN, which 0 / 0 gives as well, sorts before everything and is another value.
-    Kind::NotANumber,
     // An internal error for a UNION of a UNION ALL with constants at other places.
     Kind::ConstantBelow,
-    // `(SELECT true FROM … WHERE false) IS NULL` is false.
-    Kind::EmptyScalar,
-    // A merged column is taken for one of the query outside.
-    Kind::UsingInSubquery,
 ];
 
 impl Kind {

@@ -1,4 +1,5 @@
-//! Rules that look at one expression after the other, whatever node they stand in.
+//! Rules that look at one node after the other, or at one expression after the other, in whatever node
+//! it stands; in subqueries too, inner ones first.
 
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -53,6 +54,32 @@ impl AnalyzerRule for Expressions {
             })
         })?;
         Ok(rewritten.data)
+    }
+
+    fn name(&self) -> &str {
+        self.name
+    }
+}
+
+/// Rewrites nodes of a plan.
+#[derive(Debug)]
+pub struct Nodes {
+    name: &'static str,
+    rewrite: fn(LogicalPlan) -> Result<Transformed<LogicalPlan>>,
+}
+
+impl Nodes {
+    pub fn new(
+        name: &'static str,
+        rewrite: fn(LogicalPlan) -> Result<Transformed<LogicalPlan>>,
+    ) -> Self {
+        Self { name, rewrite }
+    }
+}
+
+impl AnalyzerRule for Nodes {
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        plan.transform_up_with_subqueries(self.rewrite).map(|rewritten| rewritten.data)
     }
 
     fn name(&self) -> &str {
