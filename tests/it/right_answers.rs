@@ -91,6 +91,32 @@ const RIGHT: &[(&str, &str)] = &[
         "SELECT k, (SELECT count(*) FROM (VALUES (1), (1)) b(k) WHERE b.k = a.k) FROM (VALUES (1), (2)) a(k) ORDER BY k",
         "1,2 2,0",
     ),
+    // What is constant on one side of an outer join is NULL where that side has no row.
+    (
+        "SELECT s, x, count(*) FROM (VALUES (1, 1), (2, 1), (3, 1), (4, 2)) a(k, x) LEFT JOIN (SELECT k, s FROM (VALUES (1, 'p'), (2, 'q'), (3, 'p')) c(k, s) WHERE s = 'p') b ON a.k = b.k GROUP BY s, x ORDER BY s, x",
+        "p,1,2 ,1,1 ,2,1",
+    ),
+    (
+        "SELECT a.k, s FROM (VALUES (1, 1), (2, 1), (3, 1), (4, 2)) a(k, x) LEFT JOIN (SELECT k, s FROM (VALUES (1, 'p'), (2, 'q'), (3, 'p')) c(k, s) WHERE s = 'p') b ON a.k = b.k ORDER BY s DESC, a.k",
+        "2, 4, 1,p 3,p",
+    ),
+    (
+        "SELECT a.k, row_number() OVER (PARTITION BY s ORDER BY a.k) FROM (VALUES (1, 1), (2, 1), (3, 1), (4, 2)) a(k, x) LEFT JOIN (SELECT k, s FROM (VALUES (1, 'p'), (2, 'q'), (3, 'p')) c(k, s) WHERE s = 'p') b ON a.k = b.k ORDER BY a.k",
+        "1,1 2,1 3,2 4,2",
+    ),
+    (
+        "SELECT a.k, one FROM (VALUES (1), (2), (3)) a(k) LEFT JOIN (SELECT k, 1 AS one FROM (VALUES (2)) c(k)) b ON a.k = b.k ORDER BY one NULLS FIRST, a.k",
+        "1, 3, 2,1",
+    ),
+    (
+        "SELECT b.k, one FROM (SELECT k, 1 AS one FROM (VALUES (2), (9)) c(k)) a FULL JOIN (VALUES (1), (2), (3)) b(k) ON a.k = b.k ORDER BY one, b.k",
+        "2,1 ,1 1, 3,",
+    ),
+    (
+        "SELECT count(DISTINCT x * y), count(DISTINCT round(x / 10)) FROM (VALUES (0e0, -1e0), (0e0, 1e0), (-1e0, 0e0)) t(x, y)",
+        "1,1",
+    ),
+    ("SELECT DISTINCT lag(d) OVER (ORDER BY d) AS l, d FROM (VALUES (1)) t(d) LIMIT 1", ",1"),
     // NOT IN.
     (
         "SELECT id FROM (VALUES (1,10),(2,20),(NULL,30),(4,40)) a(id,z) WHERE id NOT IN (SELECT id FROM (VALUES (1,5),(NULL,50)) b(id,z) WHERE b.z < a.z) ORDER BY id",

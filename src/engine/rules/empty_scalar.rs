@@ -25,7 +25,8 @@ pub fn nullable(expr: Expr, _: &DFSchema) -> Result<Transformed<Expr>> {
         OR_NULL.call(vec![column]).alias_qualified(table.cloned(), field.name())
     });
     let columns = columns.collect::<Vec<Expr>>();
-    let plan = LogicalPlanBuilder::from(Arc::clone(&subquery.subquery)).project(columns)?.build()?;
+    let plan =
+        LogicalPlanBuilder::from(Arc::clone(&subquery.subquery)).project(columns)?.build()?;
     Ok(Transformed::yes(Expr::ScalarSubquery(Subquery { subquery: Arc::new(plan), ..subquery })))
 }
 

@@ -3,12 +3,14 @@
 //! version raised, its file can go; the tests of `it::right_answers` say whether too early.
 
 mod arithmetic;
+mod distinct_limit;
 mod empty_scalar;
 mod exceptions;
 mod extremes;
 mod far_times;
 mod local_time;
 mod nan;
+mod null_filled;
 mod null_safe;
 mod offset;
 mod pushdown;
@@ -96,13 +98,16 @@ fn analyzer() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     ]
 }
 
-fn physical() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+type PhysicalRule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
+
+fn physical() -> Vec<PhysicalRule> {
     let orders = EnsureRequirements::new();
     let rules = pushdown::fenced(PhysicalOptimizer::new().rules).into_iter();
-    rules
-        .map(|rule| match rule.name() == orders.name() {
-            true => Arc::new(offset::AroundOffsets(rule)) as _,
-            false => rule,
-        })
-        .collect()
+    let rules = rules.map(|rule| match rule.name() == orders.name() {
+        true => Arc::new(offset::AroundOffsets(rule)) as _,
+        false => rule,
+    });
+    let first: PhysicalRule = Arc::new(null_filled::ForgetConstants);
+    let last: PhysicalRule = Arc::new(distinct_limit::WithoutLostLimits);
+    [first].into_iter().chain(rules).chain([last]).collect()
 }

@@ -1,6 +1,6 @@
 //! There is one NaN, and it is greater than every number. Processors give `0 / 0` a sign of minus, and
 //! DataFusion 55.2 orders by sign first, so that a rate of nothing came before all others. Zero has no
-//! sign either.
+//! sign either: `0 * -1` and `round(-0.4)` are the group of 0.
 
 use std::sync::{Arc, LazyLock};
 
@@ -16,7 +16,10 @@ use datafusion::logical_expr::{
 
 const NAME: &str = "unsigned_nan";
 
-/// Takes the sign from what division and negation give.
+/// Functions whose zero may have a sign although no argument is one.
+const ROUNDING: [&str; 4] = ["round", "ceil", "floor", "trunc"];
+
+/// Takes the sign from what products, quotients, negation and rounding give.
 pub fn unsigned(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     // A plan may be analyzed more than once.
     if let Expr::ScalarFunction(call) = &expr
@@ -28,9 +31,10 @@ pub fn unsigned(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     }
     let may_be_signed = match &expr {
         Expr::BinaryExpr(BinaryExpr { op, .. }) => {
-            matches!(op, Operator::Divide | Operator::Modulo)
+            matches!(op, Operator::Multiply | Operator::Divide | Operator::Modulo)
         }
         Expr::Negative(_) => true,
+        Expr::ScalarFunction(call) => ROUNDING.contains(&call.name()),
         _ => false,
     };
     if !may_be_signed || !matches!(expr.get_type(schema)?, DataType::Float32 | DataType::Float64) {

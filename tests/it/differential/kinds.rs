@@ -76,8 +76,6 @@ const OFF: &[Kind] = &[
     Kind::NegativeZero,
     // Refused with a hint: it is one column.
     Kind::NamedByTable,
-    // An internal error for a UNION of a UNION ALL with constants at other places.
-    Kind::ConstantBelow,
 ];
 
 impl Kind {

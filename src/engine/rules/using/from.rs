@@ -65,7 +65,8 @@ impl Scope {
             self.merged_outside.extend(inner.merged_outside);
             self.is_natural_outside |= inner.is_natural_outside;
             for (name, merged) in inner.merged {
-                self.merged.entry(name).or_insert(Merged { joins: 0, ..merged }).joins += merged.joins;
+                self.merged.entry(name).or_insert(Merged { joins: 0, ..merged }).joins +=
+                    merged.joins;
             }
         }
         self.tables.extend(qualifier(factor).as_ref().and_then(|parts| Some(text(parts.last()?))));
@@ -134,7 +135,10 @@ pub fn is_left(join: &JoinOperator) -> bool {
 
 /// Whether rows of the right side alone are kept.
 fn is_outside(join: &JoinOperator) -> bool {
-    matches!(join, JoinOperator::Right(_) | JoinOperator::RightOuter(_) | JoinOperator::FullOuter(_))
+    matches!(
+        join,
+        JoinOperator::Right(_) | JoinOperator::RightOuter(_) | JoinOperator::FullOuter(_)
+    )
 }
 
 /// As the planner reads a name.

@@ -67,7 +67,8 @@ struct Refusal {
 impl Refusal {
     fn named_by_table(what: Vec<Ident>) -> Self {
         let message = "names a table's column that USING or NATURAL merges";
-        let hint = "name the merged column without its table, or write JOIN … ON left.key = right.key";
+        let hint =
+            "name the merged column without its table, or write JOIN … ON left.key = right.key";
         Self { what, message, hint }
     }
 

@@ -15,7 +15,8 @@ type Side = (Qualifier, Vec<String>);
 /// Writes `*` as the tables' own, each merged column where it comes first. Gives back false where
 /// that cannot be told from the text, and it matters.
 pub fn expand(select: &mut Select) -> bool {
-    let Some(at) = select.projection.iter().position(|item| matches!(item, SelectItem::Wildcard(_)))
+    let Some(at) =
+        select.projection.iter().position(|item| matches!(item, SelectItem::Wildcard(_)))
     else {
         return true;
     };
@@ -36,8 +37,10 @@ pub fn expand(select: &mut Select) -> bool {
 
 fn all_of((table, merged): Side) -> SelectItem {
     let mut options = WildcardAdditionalOptions::default();
-    let merged: Vec<ObjectName> =
-        merged.into_iter().map(|name| ObjectName::from(vec![Ident::with_quote('"', name)])).collect();
+    let merged: Vec<ObjectName> = merged
+        .into_iter()
+        .map(|name| ObjectName::from(vec![Ident::with_quote('"', name)]))
+        .collect();
     options.opt_exclude = (!merged.is_empty()).then_some(ExcludeSelectItem::Multiple(merged));
     let table = SelectItemQualifiedWildcardKind::ObjectName(ObjectName::from(table));
     SelectItem::QualifiedWildcard(table, options)

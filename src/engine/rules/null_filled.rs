@@ -1,0 +1,159 @@
+//! Columns of an outer join's side that may find nothing. DataFusion 55.2 knows by a condition or a
+//! literal that a column of that side is constant, and takes it for constant above the join too, where
+//! it is also NULL: an ORDER BY leaves it out, and groups of it end too early and come twice. (No issue
+//! of theirs was found.) So a node above the join forgets what was known.
+
+use std::sync::Arc;
+
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::{JoinType, Result, Statistics};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::execution_plan::CardinalityEffect;
+use datafusion::physical_plan::filter_pushdown::{FilterDescription, FilterPushdownPhase};
+use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
+use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
+    PlanProperties, ReplaceChildrenOptions,
+};
+
+type Plan = Arc<dyn ExecutionPlan>;
+
+/// Before all other rules: nodes above a join look at its properties when they are made anew.
+#[derive(Debug)]
+pub struct ForgetConstants;
+
+impl PhysicalOptimizerRule for ForgetConstants {
+    fn optimize(&self, plan: Plan, _: &ConfigOptions) -> Result<Plan> {
+        plan.transform_up(|node| {
+            Ok(match fills_constants(&node) {
+                true => Transformed::yes(Arc::new(Unknown::new(node)) as Plan),
+                false => Transformed::no(node),
+            })
+        })
+        .data()
+    }
+
+    fn name(&self) -> &str {
+        "forget_constants"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+/// Whether NULL stands for a constant in rows of an outer join.
+fn fills_constants(node: &Plan) -> bool {
+    let (left, right, kind) = if let Some(join) = node.downcast_ref::<HashJoinExec>() {
+        (join.left(), join.right(), *join.join_type())
+    } else if let Some(join) = node.downcast_ref::<NestedLoopJoinExec>() {
+        (join.left(), join.right(), *join.join_type())
+    } else if let Some(join) = node.downcast_ref::<SortMergeJoinExec>() {
+        (join.left(), join.right(), join.join_type())
+    } else {
+        return false;
+    };
+    let knows = |side: &Plan| !side.equivalence_properties().constants().is_empty();
+    match kind {
+        JoinType::Left => knows(right),
+        JoinType::Right => knows(left),
+        JoinType::Full => knows(left) || knows(right),
+        _ => false,
+    }
+}
+
+/// Passes everything on, and knows nothing of it.
+#[derive(Debug, Clone)]
+struct Unknown {
+    input: Plan,
+    properties: Arc<PlanProperties>,
+}
+
+impl Unknown {
+    fn new(input: Plan) -> Self {
+        let nothing = EquivalenceProperties::new(input.schema());
+        let properties = PlanProperties::clone(input.properties()).with_eq_properties(nothing);
+        Self { input, properties: Arc::new(properties) }
+    }
+}
+
+impl DisplayAs for Unknown {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "NullFilledExec")
+    }
+}
+
+impl ExecutionPlan for Unknown {
+    fn name(&self) -> &'static str {
+        "NullFilledExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Plan> {
+        vec![&self.input]
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        mut children: Vec<Plan>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Plan> {
+        Ok(Arc::new(Self::new(children.swap_remove(0))))
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Plan>) -> Result<Plan> {
+        let mode = ChildrenPropertiesMode::Recompute;
+        self.replace_children(children, ReplaceChildrenOptions::new(mode))
+    }
+
+    fn execute(&self, at: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        self.input.execute(at, context)
+    }
+
+    fn child_stats_requests(&self, partition: Option<usize>) -> Vec<ChildStats> {
+        vec![ChildStats::At(partition)]
+    }
+
+    fn statistics_from_inputs(
+        &self,
+        inputs: &[Arc<Statistics>],
+        _: &StatisticsArgs,
+    ) -> Result<Arc<Statistics>> {
+        Ok(Arc::clone(&inputs[0]))
+    }
+
+    fn supports_limit_pushdown(&self) -> bool {
+        true
+    }
+
+    fn cardinality_effect(&self) -> CardinalityEffect {
+        CardinalityEffect::Equal
+    }
+
+    fn gather_filters_for_pushdown(
+        &self,
+        _: FilterPushdownPhase,
+        filters: Vec<Arc<dyn PhysicalExpr>>,
+        _: &ConfigOptions,
+    ) -> Result<FilterDescription> {
+        FilterDescription::from_children(filters, &self.children())
+    }
+}
