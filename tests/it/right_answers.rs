@@ -117,6 +117,10 @@ const RIGHT: &[(&str, &str)] = &[
         "1,1",
     ),
     ("SELECT DISTINCT lag(d) OVER (ORDER BY d) AS l, d FROM (VALUES (1)) t(d) LIMIT 1", ",1"),
+    (
+        "SELECT DISTINCT y FROM (VALUES (CAST('nan' AS DOUBLE)), (1)) t(y) CROSS JOIN (VALUES (1), (2), (3)) u(z) ORDER BY y LIMIT 4",
+        "1.0 NaN",
+    ),
     // NOT IN.
     (
         "SELECT id FROM (VALUES (1,10),(2,20),(NULL,30),(4,40)) a(id,z) WHERE id NOT IN (SELECT id FROM (VALUES (1,5),(NULL,50)) b(id,z) WHERE b.z < a.z) ORDER BY id",

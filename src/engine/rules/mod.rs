@@ -3,11 +3,12 @@
 //! version raised, its file can go; the tests of `it::right_answers` say whether too early.
 
 mod arithmetic;
-mod distinct_limit;
+
 mod empty_scalar;
 mod exceptions;
 mod extremes;
 mod far_times;
+mod group_limit;
 mod local_time;
 mod nan;
 mod null_filled;
@@ -108,6 +109,6 @@ fn physical() -> Vec<PhysicalRule> {
         false => rule,
     });
     let first: PhysicalRule = Arc::new(null_filled::ForgetConstants);
-    let last: PhysicalRule = Arc::new(distinct_limit::WithoutLostLimits);
+    let last: PhysicalRule = Arc::new(group_limit::WithoutFaultyLimits);
     [first].into_iter().chain(rules).chain([last]).collect()
 }

@@ -1,6 +1,7 @@
-//! `SELECT DISTINCT … LIMIT`: groups end early when there are enough of them. DataFusion 55.2 decides so
-//! while their input has no order; where it gets one afterwards, for a window below, the statement ends
-//! in an internal error when it is run.
+//! Groups below a LIMIT end early when there are enough of them. DataFusion 55.2 decides so while their
+//! input has no order; where it gets one afterwards, for a window below, the statement ends in an
+//! internal error when it is run. And where a LIMIT keeps the first by order, it does not find a NaN
+//! again that it keeps, and panics.
 
 use std::sync::Arc;
 
@@ -13,9 +14,9 @@ use datafusion::physical_plan::aggregates::AggregateExec;
 
 /// After all rules that decide orders.
 #[derive(Debug)]
-pub struct WithoutLostLimits;
+pub struct WithoutFaultyLimits;
 
-impl PhysicalOptimizerRule for WithoutLostLimits {
+impl PhysicalOptimizerRule for WithoutFaultyLimits {
     fn optimize(
         &self,
         plan: Arc<dyn ExecutionPlan>,
@@ -31,7 +32,7 @@ impl PhysicalOptimizerRule for WithoutLostLimits {
     }
 
     fn name(&self) -> &str {
-        "without_lost_limits"
+        "without_faulty_limits"
     }
 
     fn schema_check(&self) -> bool {
@@ -40,8 +41,11 @@ impl PhysicalOptimizerRule for WithoutLostLimits {
 }
 
 fn without_limit(groups: &AggregateExec) -> Option<AggregateExec> {
-    let is_of_distinct =
-        groups.aggr_expr().is_empty() && groups.limit_options()?.descending.is_none();
+    let limit = groups.limit_options()?;
+    let is_of_distinct = groups.aggr_expr().is_empty() && limit.descending.is_none();
     let runs = groups.is_unordered_unfiltered_group_by_distinct();
-    (is_of_distinct && !runs).then(|| groups.with_new_limit_options(None))
+    let schema = groups.schema();
+    let has_floats = schema.fields().iter().any(|field| field.data_type().is_floating());
+    let keeps_floats = limit.descending.is_some() && has_floats;
+    (keeps_floats || is_of_distinct && !runs).then(|| groups.with_new_limit_options(None))
 }
