@@ -5,10 +5,13 @@ mod budget;
 pub mod catalog;
 mod cooperate;
 pub mod fault;
+mod growth;
 pub mod hash;
 pub mod interval;
+pub mod patience;
 pub mod query;
 mod rules;
+mod shape;
 pub mod storable;
 
 use std::collections::HashMap;
@@ -203,6 +206,7 @@ pub async fn planned_statement(
     state: &SessionState,
     mut statement: Statement,
 ) -> datafusion::common::Result<LogicalPlan> {
+    shape::bound(&mut statement)?;
     rules::prepare(&mut statement)?;
     state.statement_to_plan(statement).await
 }

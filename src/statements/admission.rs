@@ -24,7 +24,7 @@ pub struct Admission {
     limits: AdmissionLimits,
     running: Arc<Semaphore>,
     /// One per user who runs or waits; gone with the last of them.
-    users: Mutex<HashMap<String, Weak<Semaphore>>>,
+    users: Mutex<HashMap<String, Weak<Share>>>,
     waiting: AtomicUsize,
 }
 
@@ -32,7 +32,13 @@ pub struct Admission {
 pub struct Permit {
     _all: OwnedSemaphorePermit,
     _user: OwnedSemaphorePermit,
-    _share: Arc<Semaphore>,
+    _share: Arc<Share>,
+}
+
+/// One user's places and statements that wait.
+struct Share {
+    running: Arc<Semaphore>,
+    waiting: AtomicUsize,
 }
 
 impl Admission {
@@ -42,23 +48,28 @@ impl Admission {
     }
 
     /// Waits for the user's turn, then for a place. A user's own statements wait for each other
-    /// without taking places from those of others.
+    /// without taking places from those of others, and take no more than half of the queue; when that
+    /// is full, everybody may still wait with one.
     pub async fn enter(&self, user: &str) -> Result<Permit> {
         let share = self.share_of(user);
-        let Some(_waiter) = Waiter::enter(&self.waiting, self.limits.waiting_max) else {
-            return Err(Error::new(
-                ErrorKind::Exhausted,
-                format!("{} statements are waiting already", self.limits.waiting_max),
-            )
-            .hint("try again later, or raise `server.waiting_statements_max`"));
+        let full = |waiting: usize| {
+            Error::new(ErrorKind::Exhausted, format!("{waiting} statements are waiting already"))
+                .hint("try again later, or raise `server.waiting_statements_max`")
         };
+        let own_max = self.limits.waiting_max.div_ceil(2);
+        let own = Waiter::enter(&share.waiting, own_max).ok_or_else(|| full(own_max))?;
+        let all_max = if own.before == 0 { usize::MAX } else { self.limits.waiting_max };
+        let _waiter =
+            Waiter::enter(&self.waiting, all_max).ok_or_else(|| full(self.limits.waiting_max))?;
         let permits = async {
-            let user = Arc::clone(&share).acquire_owned().await;
+            let user = Arc::clone(&share.running).acquire_owned().await;
             let all = Arc::clone(&self.running).acquire_owned().await;
             user.and_then(|user| all.map(|all| (user, all)))
         };
         match tokio::time::timeout(self.limits.wait_max, permits).await {
-            Ok(Ok((user, all))) => Ok(Permit { _all: all, _user: user, _share: share }),
+            Ok(Ok((user, all))) => {
+                Ok(Permit { _all: all, _user: user, _share: Arc::clone(&share) })
+            }
             Ok(Err(_)) => Err(Error::internal("the queue of statements was closed")),
             Err(_) => Err(Error::new(
                 ErrorKind::Exhausted,
@@ -76,32 +87,36 @@ impl Admission {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    fn share_of(&self, user: &str) -> Arc<Semaphore> {
+    fn share_of(&self, user: &str) -> Arc<Share> {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         users.retain(|_, share| share.strong_count() > 0);
         if let Some(share) = users.get(user).and_then(Weak::upgrade) {
             return share;
         }
-        let share = Arc::new(Semaphore::new(self.limits.running_per_user_max));
+        let running = Arc::new(Semaphore::new(self.limits.running_per_user_max));
+        let share = Arc::new(Share { running, waiting: AtomicUsize::new(0) });
         users.insert(user.to_owned(), Arc::downgrade(&share));
         share
     }
 }
 
 /// Counts one waiting statement for as long as it lives.
-struct Waiter<'a>(&'a AtomicUsize);
+struct Waiter<'a> {
+    waiting: &'a AtomicUsize,
+    before: usize,
+}
 
 impl<'a> Waiter<'a> {
     fn enter(waiting: &'a AtomicUsize, max: usize) -> Option<Self> {
         let free = |count: usize| (count < max).then_some(count + 1);
-        waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).ok()?;
-        Some(Self(waiting))
+        let before = waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).ok()?;
+        Some(Self { waiting, before })
     }
 }
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -128,6 +143,31 @@ mod tests {
         assert_eq!((admission.running(), admission.waiting()), (2, 0));
         drop((first, other));
         admission.enter("a").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_user_who_fills_the_queue_leaves_places_to_others() {
+        let long = Duration::from_secs(60);
+        let admission = Arc::new(Admission::new(AdmissionLimits {
+            waiting_max: 4,
+            wait_max: long,
+            ..limits()
+        }));
+        let _running = admission.enter("a").await.unwrap();
+        for _ in 0..20 {
+            let admission = Arc::clone(&admission);
+            tokio::spawn(async move { admission.enter("a").await.map(std::mem::forget) });
+        }
+        tokio::task::yield_now().await;
+        assert_eq!(admission.waiting(), 2, "half of the queue");
+        let _other = admission.enter("b").await.unwrap();
+        for waiting in 3..9 {
+            let admission = Arc::clone(&admission);
+            let user = format!("c{waiting}");
+            tokio::spawn(async move { admission.enter(&user).await.map(std::mem::forget) });
+        }
+        tokio::task::yield_now().await;
+        assert_eq!(admission.waiting(), 8, "everybody may wait with one");
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 mod admission;
 pub mod figures;
 pub mod log;
+mod planning;
 mod rows;
 mod statement;
 
@@ -25,6 +26,7 @@ pub use statement::{Parameter, Statement};
 use self::admission::Admission;
 use self::figures::Figures;
 use self::log::{Outcome, Record, StatementLog};
+use self::planning::Planning;
 use crate::access::Principal;
 use crate::clock::Clock;
 use crate::engine::query::Planner;
@@ -92,6 +94,7 @@ struct Shared {
     engine: Engine,
     models: Arc<ModelSet>,
     limits: StatementLimits,
+    planning: Planning,
     admission: Admission,
     figures: Figures,
     log: StatementLog,
@@ -109,6 +112,48 @@ impl Shared {
     }
 }
 
+/// Notes a statement that was not planned: refused, or given up by its user.
+struct Unplanned<'a> {
+    statements: &'a Statements,
+    principal: &'a Principal,
+    sql: &'a str,
+    /// Microseconds since 1970 UTC.
+    started: i64,
+    began: std::time::Instant,
+    error: Option<String>,
+    is_planned: bool,
+}
+
+impl<'a> Unplanned<'a> {
+    fn new(statements: &'a Statements, principal: &'a Principal, sql: &'a str) -> Self {
+        let started = statements.shared.clock.micros();
+        let began = std::time::Instant::now();
+        Self { statements, principal, sql, started, began, error: None, is_planned: false }
+    }
+}
+
+impl Drop for Unplanned<'_> {
+    fn drop(&mut self) {
+        if self.is_planned {
+            return;
+        }
+        let shared = &self.statements.shared;
+        let outcome = if self.error.is_some() { Outcome::Failed } else { Outcome::Cancelled };
+        shared.figures.refused();
+        shared.log.write(&Record {
+            id: Uuid::now_v7(),
+            user: self.principal.user.clone(),
+            sql: self.sql.to_owned(),
+            started: self.started,
+            seconds: self.began.elapsed().as_secs_f64(),
+            rows: 0,
+            bytes: 0,
+            outcome,
+            error: self.error.take(),
+        });
+    }
+}
+
 /// What statements are run over and with.
 pub struct StatementsSetup {
     pub lake: Lake,
@@ -123,6 +168,7 @@ pub struct StatementsSetup {
 impl Statements {
     pub fn new(parts: StatementsSetup) -> Self {
         let StatementsSetup { lake, engine, models, limits, log, executor, clock } = parts;
+        let planning = Planning::new(&limits.admission);
         let admission = Admission::new(limits.admission.clone());
         let figures = Figures::default();
         let under_way = Mutex::default();
@@ -131,6 +177,7 @@ impl Statements {
             engine,
             models,
             limits,
+            planning,
             admission,
             figures,
             log,
@@ -148,22 +195,10 @@ impl Statements {
         sql: &str,
         terms: &Terms,
     ) -> Result<Statement> {
+        let mut unplanned = Unplanned::new(self, principal, sql);
         let planned = self.plan_unnoted(principal, sql, terms).await;
-        if let Err(error) = &planned {
-            let outcome = Outcome::Failed;
-            self.shared.figures.refused();
-            self.shared.log.write(&Record {
-                id: Uuid::now_v7(),
-                user: principal.user.clone(),
-                sql: sql.to_owned(),
-                started: self.shared.clock.micros(),
-                seconds: 0.0,
-                rows: 0,
-                bytes: 0,
-                outcome,
-                error: Some(error.message.clone()),
-            });
-        }
+        unplanned.error = planned.as_ref().err().map(|error| error.message.clone());
+        unplanned.is_planned = planned.is_ok();
         planned
     }
 
@@ -179,6 +214,26 @@ impl Statements {
                 format!("the statement is longer than {SQL_BYTES_MAX} bytes"),
             ));
         }
+        let run_max = self.run_max(terms);
+        let (this, principal, sql, terms) =
+            (self.clone(), Arc::clone(principal), sql.to_owned(), terms.clone());
+        let user = principal.user.clone();
+        let plan = async move { this.plan_here(principal, &sql, terms).await };
+        self.shared.planning.run(&user, run_max, plan).await
+    }
+
+    /// How long a statement may be planned, and how long it may run.
+    fn run_max(&self, terms: &Terms) -> Duration {
+        let limit = self.shared.limits.run_max;
+        terms.run_max.map_or(limit, |wanted| wanted.min(limit))
+    }
+
+    async fn plan_here(
+        &self,
+        principal: Arc<Principal>,
+        sql: &str,
+        terms: Terms,
+    ) -> Result<Statement> {
         let shared = &self.shared;
         let session = shared.engine.session_within(&SessionLimits {
             memory_bytes_max: shared.limits.memory_bytes_max,
@@ -191,8 +246,7 @@ impl Statements {
         let planner = self.planner(&may_read, terms.layer);
         let query = planner.plan(session, &source).await?;
         let range = terms.range.unwrap_or_else(|| self.last_day(terms.timezone));
-        Statement::new(self.clone(), Arc::clone(principal), source, terms.clone(), range, query)
-            .await
+        Statement::new(self.clone(), principal, source, terms, range, query).await
     }
 
     fn planner<'a>(

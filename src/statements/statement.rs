@@ -247,7 +247,7 @@ impl Statement {
                 .hint("bind all parameters before running the statement"));
         }
         let plan = async {
-            let plan = inner.query.physical(&inner.plans[0]).await?;
+            let plan = self.planned(0).await?;
             let parts = plan.output_partitioning().partition_count();
             if inner.plans.len() == 1 && parts > 1 && is_separable(&plan) {
                 return Ok(Physical::new(parts, plan));
@@ -255,6 +255,14 @@ impl Statement {
             Ok(Physical::new(1, whole(plan)))
         };
         inner.physical.get_or_try_init(|| plan).await
+    }
+
+    /// How it is executed for one row of parameters.
+    async fn planned(&self, row: usize) -> Result<Arc<dyn ExecutionPlan>> {
+        let statements = &self.0.statements;
+        let (run_max, inner) = (statements.run_max(&self.0.terms), Arc::clone(&self.0));
+        let plan = async move { inner.query.physical(&inner.plans[row]).await };
+        statements.shared.planning.run(&self.0.principal.user, run_max, plan).await
     }
 
     /// Starts streaming one part. Waits for a place among the running statements.
@@ -265,8 +273,8 @@ impl Statement {
         }
         let running = self.running().await?;
         let mut plans: Vec<_> = physical.plan().into_iter().collect();
-        for plan in self.0.plans.iter().skip(plans.len()) {
-            plans.push(whole(self.0.query.physical(plan).await?));
+        for row in plans.len()..self.0.plans.len() {
+            plans.push(whole(self.planned(row).await?));
         }
         let query = Arc::clone(&self.0.query);
         Ok(Rows::start(running, plans, part, &self.0.schema, query))
@@ -298,7 +306,7 @@ impl Statement {
             permit,
             Bounds {
                 rows_max: terms.rows_max.unwrap_or(u64::MAX).min(limits.rows_max),
-                run_max: terms.run_max.unwrap_or(limits.run_max).min(limits.run_max),
+                run_max: self.0.statements.run_max(terms),
             },
             self.0.stop.clone(),
         ));

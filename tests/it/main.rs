@@ -32,6 +32,7 @@ mod flight;
 mod gold;
 mod headers;
 mod histories;
+mod hostile;
 mod ingest_faults;
 mod intervals;
 mod kill9;

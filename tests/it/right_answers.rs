@@ -121,6 +121,10 @@ const RIGHT: &[(&str, &str)] = &[
         "SELECT DISTINCT y FROM (VALUES (CAST('nan' AS DOUBLE)), (1)) t(y) CROSS JOIN (VALUES (1), (2), (3)) u(z) ORDER BY y LIMIT 4",
         "1.0 NaN",
     ),
+    (
+        "(SELECT x, 'a' AS c FROM (VALUES (1), (2), (3), (4), (5), (6)) t(x)) UNION ALL (SELECT x, 'b' FROM (VALUES (9), (7), (8)) u(x)) ORDER BY c DESC, x LIMIT 4",
+        "7,b 8,b 9,b 1,a",
+    ),
     // NOT IN.
     (
         "SELECT id FROM (VALUES (1,10),(2,20),(NULL,30),(4,40)) a(id,z) WHERE id NOT IN (SELECT id FROM (VALUES (1,5),(NULL,50)) b(id,z) WHERE b.z < a.z) ORDER BY id",

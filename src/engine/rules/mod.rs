@@ -3,6 +3,7 @@
 //! version raised, its file can go; the tests of `it::right_answers` say whether too early.
 
 mod arithmetic;
+mod constants;
 
 mod empty_scalar;
 mod exceptions;
@@ -11,7 +12,6 @@ mod far_times;
 mod group_limit;
 mod local_time;
 mod nan;
-mod null_filled;
 mod null_safe;
 mod offset;
 mod pushdown;
@@ -40,6 +40,7 @@ use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement;
 
 use self::rewrites::{Expressions, Nodes};
+use super::growth::bounded;
 
 /// A session state that answers rightly.
 pub fn state(builder: SessionStateBuilder, config: SessionConfig) -> SessionState {
@@ -53,6 +54,10 @@ pub fn state(builder: SessionStateBuilder, config: SessionConfig) -> SessionStat
         .build();
     for aggregate in extremes::extremes().into_iter().chain([sum::checked_sum()]) {
         state.register_udaf(Arc::new(aggregate)).expect("a state takes any function");
+    }
+    let growing: Vec<_> = state.scalar_functions().values().filter_map(bounded).collect();
+    for function in growing {
+        state.register_udf(Arc::new(function)).expect("a state takes any function");
     }
     for shift in shift::shifts() {
         state.register_udwf(Arc::new(shift)).expect("a state takes any function");
@@ -108,7 +113,7 @@ fn physical() -> Vec<PhysicalRule> {
         true => Arc::new(offset::AroundOffsets(rule)) as _,
         false => rule,
     });
-    let first: PhysicalRule = Arc::new(null_filled::ForgetConstants);
+    let first: PhysicalRule = Arc::new(constants::ForgetConstants);
     let last: PhysicalRule = Arc::new(group_limit::WithoutFaultyLimits);
     [first].into_iter().chain(rules).chain([last]).collect()
 }

@@ -9,6 +9,8 @@ use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::optimizer::AnalyzerRule;
 
+use crate::engine::patience::check;
+
 /// What a rule makes of one expression over columns of a schema.
 pub type Rewrite = fn(Expr, &DFSchema) -> Result<Transformed<Expr>>;
 
@@ -42,6 +44,7 @@ impl Expressions {
 impl AnalyzerRule for Expressions {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         let rewritten = plan.transform_up_with_subqueries(|node| {
+            check()?;
             let schema = merge_schema(&node.inputs());
             let names = NamePreserver::new(&node);
             node.map_expressions(|expr| {

@@ -1,7 +1,8 @@
-//! Columns of an outer join's side that may find nothing. DataFusion 55.2 knows by a condition or a
-//! literal that a column of that side is constant, and takes it for constant above the join too, where
-//! it is also NULL: an ORDER BY leaves it out, and groups of it end too early and come twice. (No issue
-//! of theirs was found.) So a node above the join forgets what was known.
+//! Columns that are constant below a node and not above it. DataFusion 55.2 knows by a condition or a
+//! literal that a column is constant, and takes it for constant also where an outer join fills it with
+//! NULL, and where a UNION ALL has another constant in its other parts: an ORDER BY leaves it out, and
+//! groups of it end too early and come twice. (No issue of theirs was found.) So a node above forgets
+//! what was known.
 
 use std::sync::Arc;
 
@@ -9,12 +10,13 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{JoinType, Result, Statistics};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::{AcrossPartitions, EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::execution_plan::CardinalityEffect;
 use datafusion::physical_plan::filter_pushdown::{FilterDescription, FilterPushdownPhase};
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
 use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
+use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
 use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
     PlanProperties, ReplaceChildrenOptions,
@@ -29,7 +31,7 @@ pub struct ForgetConstants;
 impl PhysicalOptimizerRule for ForgetConstants {
     fn optimize(&self, plan: Plan, _: &ConfigOptions) -> Result<Plan> {
         plan.transform_up(|node| {
-            Ok(match fills_constants(&node) {
+            Ok(match mixes_constants(&node) {
                 true => Transformed::yes(Arc::new(Unknown::new(node)) as Plan),
                 false => Transformed::no(node),
             })
@@ -46,8 +48,14 @@ impl PhysicalOptimizerRule for ForgetConstants {
     }
 }
 
-/// Whether NULL stands for a constant in rows of an outer join.
-fn fills_constants(node: &Plan) -> bool {
+/// Whether what is constant below is not in all rows of `node`.
+fn mixes_constants(node: &Plan) -> bool {
+    if node.is::<UnionExec>() || node.is::<InterleaveExec>() {
+        let constants = node.equivalence_properties().constants();
+        return constants
+            .iter()
+            .any(|constant| matches!(constant.across_partitions, AcrossPartitions::Heterogeneous));
+    }
     let (left, right, kind) = if let Some(join) = node.downcast_ref::<HashJoinExec>() {
         (join.left(), join.right(), *join.join_type())
     } else if let Some(join) = node.downcast_ref::<NestedLoopJoinExec>() {
@@ -83,13 +91,13 @@ impl Unknown {
 
 impl DisplayAs for Unknown {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "NullFilledExec")
+        write!(f, "ForgetExec")
     }
 }
 
 impl ExecutionPlan for Unknown {
     fn name(&self) -> &'static str {
-        "NullFilledExec"
+        "ForgetExec"
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {

@@ -1,0 +1,123 @@
+//! Statements that are long, deep, or much more than they look like: each is answered or refused, and
+//! while it is, the server is well, answers others, and takes no more memory than it may.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::program::{Project, model};
+use crate::served::{Request, Served};
+
+/// What others may wait while a statement is planned or runs. A busy machine takes some of it; planning
+/// on the threads that serve took 22 s.
+const OTHERS_WAIT_MAX: Duration = Duration::from_secs(3);
+/// Of resident memory, at any time: that of one statement, and the program itself.
+const MEMORY_MIB_MAX: f64 = 2_048.0;
+
+fn chain(before: &str, link: &str, count: usize, after: &str) -> String {
+    let links: Vec<String> = (0..count).map(|at| link.replace('#', &at.to_string())).collect();
+    format!("{before}{}{after}", links.concat())
+}
+
+/// Statement, status, and what the answer contains.
+fn statements() -> Vec<(String, u16, &'static str)> {
+    let doubling = |times: usize| {
+        let each = (1..=times).map(|at| {
+            let before = at - 1;
+            format!(", a{at} AS (SELECT x.n FROM a{before} x, a{before} y)")
+        });
+        format!("WITH a0 AS (SELECT 1 AS n){} SELECT n FROM a{times}", each.collect::<String>())
+    };
+    let one = "SELECT count(*) AS n FROM silver.one WHERE x IN (0";
+    let not = "SELECT count(*) AS n FROM silver.one WHERE x = 1";
+    vec![
+        // What simply works, however long it is.
+        (chain("SELECT 1", "+1", 20_000, " AS n"), 200, "20001"),
+        (chain(one, ", #", 100_000, ")"), 200, "{\"n\":1}"),
+        (chain("SELECT 1 AS n WHERE true", " AND 1 = 1", 20_000, ""), 200, "{\"n\":1}"),
+        (chain(not, " OR x = -#", 20_000, ""), 200, "{\"n\":1}"),
+        (
+            chain("SELECT count(*) AS n FROM (SELECT 1", " UNION ALL SELECT 1", 3_000, ")"),
+            200,
+            "3001",
+        ),
+        (chain("SELECT count(*) AS n FROM (SELECT 1", " UNION SELECT #", 2_000, ")"), 200, "2000"),
+        (
+            chain("SELECT count(*) AS n FROM (SELECT 1", " EXCEPT SELECT #", 2_000, ")"),
+            200,
+            "\"n\":0",
+        ),
+        (chain("SELECT length('a'", "||'b'", 20_000, ") AS n"), 200, "20001"),
+        // What is refused before it is planned.
+        (chain("SELECT 1", "::INT", 20_000, ""), 400, "nested too deeply"),
+        (chain("SELECT 1", " - 1", 20_000, ""), 400, "nested too deeply"),
+        (chain("SELECT 1 AS n", " EXCEPT ALL SELECT 1", 20_000, ""), 400, "nested too deeply"),
+        (chain("SELECT CAST(NULL AS INT", "[]", 20_000, ")"), 400, "nested too deeply"),
+        (doubling(20), 400, "may add 4096"),
+        (doubling(60), 400, "may add 4096"),
+        (
+            chain("SELECT 1 FROM silver.one GROUP BY CUBE(x", ", x + #", 23, ")"),
+            400,
+            "16777216 grouping sets",
+        ),
+        (chain("SELECT 1 IN (?", ", ?", 100_000, ")"), 400, "placeholders"),
+        ("SELECT arrow_cast(X'00', 'FixedSizeBinary(2147483647)')".to_owned(), 400, "fixed length"),
+        // What would be made of literals while they are planned.
+        ("SELECT length(repeat('x', 2000000000))".to_owned(), 429, "may make 128 MiB"),
+        ("SELECT length(lpad('x', 2000000000))".to_owned(), 429, "may make 128 MiB"),
+        ("SELECT array_length(array_repeat(1, 500000000))".to_owned(), 429, "may make 128 MiB"),
+        ("SELECT array_length(range(0, 2000000000))".to_owned(), 429, "may make 128 MiB"),
+        (
+            "SELECT length(replace(repeat('a', 1000000), 'a', repeat('b', 1000000)))".to_owned(),
+            429,
+            "may make 128 MiB",
+        ),
+    ]
+}
+
+fn ask(served: &Served, sql: &str) -> (u16, String) {
+    let headers = &[("content-type", "text/plain")];
+    let request = Request { method: "POST", path: "/api/v1/query", headers, body: sql.as_bytes() };
+    let reply = served.ask(&request);
+    (reply.status, reply.text())
+}
+
+/// The longest that anybody else waited, until `done`.
+fn longest_wait(served: &Served, done: &AtomicBool) -> Duration {
+    let mut longest = Duration::ZERO;
+    while !done.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        assert_eq!(served.get("/healthz").succeeded(), "ok\n");
+        assert_eq!(ask(served, "SELECT 1 AS one").0, 200);
+        longest = longest.max(began.elapsed());
+        thread::sleep(Duration::from_millis(20));
+    }
+    longest
+}
+
+#[test]
+fn hostile_statements_take_nothing_from_others() {
+    let project = Project::of_models(&[("silver/one", &model("kind: full", "SELECT 1 AS x"))]);
+    project.run(&["run"]).succeeded();
+    let served = Served::start(&project, &[]);
+    let done = AtomicBool::new(false);
+    let mut wrong = BTreeMap::new();
+    let waited = thread::scope(|scope| {
+        let others = scope.spawn(|| longest_wait(&served, &done));
+        for (sql, status, part) in statements() {
+            let (found, said) = ask(&served, &sql);
+            if found != status || !said.contains(part) {
+                let said: String = said.chars().take(400).collect();
+                wrong.insert(sql[..sql.len().min(60)].to_owned(), format!("{found} {said}"));
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        others.join().expect("others are answered")
+    });
+    let peak = served.memory_mib("VmHWM");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(waited < OTHERS_WAIT_MAX, "others waited {waited:?}");
+    assert!(peak < MEMORY_MIB_MAX, "{peak} MiB");
+    assert_eq!(served.stop(), Some(0));
+}
