@@ -53,6 +53,7 @@ mod served;
 mod services;
 mod shell;
 mod spark;
+mod sqllogic;
 mod stand_in;
 mod statistics;
 mod store_errors;
