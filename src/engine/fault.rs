@@ -74,10 +74,19 @@ pub fn sql_problem(error: &DataFusionError, tables: &[String]) -> SqlProblem {
     SqlProblem { span, message, hint }
 }
 
+/// What DataFusion says of arguments that a function does not take, as if that were a bug.
+const NO_SIGNATURE: &str = " failed to match any signature, errors: ";
+
 /// The first line of an error without DataFusion's category prefix.
 fn plain_text(error: &DataFusionError) -> String {
     let text = error.strip_backtrace();
     let line = text.lines().next().unwrap_or_default();
+    if let Some((function, reasons)) = line.split_once(NO_SIGNATURE) {
+        let function = function.rsplit("Function ").next().unwrap_or_default();
+        let reasons = reasons.replace(",Error during planning: ", "; ");
+        let reasons = reasons.trim_start_matches("Error during planning: ");
+        return format!("function {function} does not take these arguments: {reasons}");
+    }
     let plain = [
         "Error during planning: ",
         "SQL error: ",
@@ -111,7 +120,9 @@ pub fn engine_error(doing: &str, error: DataFusionError) -> Error {
             crate::lake::store::store_error(doing, error)
         }
         DataFusionError::External(_) => crate::lake::store::store_error(doing, error),
-        DataFusionError::Internal(_) => Error::internal(format!("{doing}: {text}")).source(error),
+        DataFusionError::Internal(said) if !said.contains(NO_SIGNATURE) => {
+            Error::internal(format!("{doing}: {text}")).source(error)
+        }
         _ => {
             let problem = sql_problem(&error, &[]);
             let mut mapped = Error::invalid(format!("{doing}: {}", problem.message));

@@ -54,6 +54,7 @@ mod served;
 mod services;
 mod shell;
 mod spark;
+mod sqllogic;
 mod stand_in;
 mod statistics;
 mod store_errors;

@@ -73,19 +73,25 @@ pub fn checked(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     while let Expr::BinaryExpr(BinaryExpr { left, op, right }) = first
         && may_overflow(*op)
     {
-        steps.push((*op, &**right));
+        steps.push((first, *op, &**right));
         first = left;
     }
     steps.reverse();
-    let mut result = first.get_type(schema)?;
-    for (op, right) in &steps {
-        result = BinaryTypeCoercer::new(&result, op, &right.get_type(schema)?).get_result_type()?;
-        if !is_exact(&result) {
-            return Ok(Transformed::no(expr));
+    // The chain begins behind what is computed otherwise, such as the days between two dates.
+    let (mut result, mut begin) = (first.get_type(schema)?, 0);
+    for (at, (step, op, right)) in steps.iter().enumerate() {
+        let of_right = right.get_type(schema)?;
+        if !is_exact(&result) || !is_exact(&of_right) {
+            (first, begin) = (*step, at + 1);
         }
+        result = BinaryTypeCoercer::new(&result, op, &of_right).get_result_type()?;
     }
-    let ops = steps.iter().map(|(op, _)| *op).collect();
-    let args = [first].into_iter().chain(steps.iter().map(|(_, right)| *right)).cloned();
+    let chain = &steps[begin..];
+    if chain.is_empty() || !is_exact(&result) {
+        return Ok(Transformed::no(expr));
+    }
+    let ops = chain.iter().map(|(_, op, _)| *op).collect();
+    let args = [first].into_iter().chain(chain.iter().map(|(_, _, right)| *right)).cloned();
     Ok(Transformed::yes(call(ops, args.collect())))
 }
 

@@ -4,12 +4,14 @@
 
 mod arithmetic;
 mod constants;
-
 mod empty_scalar;
+mod epochs;
 mod exceptions;
 mod extremes;
 mod far_times;
+mod floats;
 mod group_limit;
+mod lists;
 mod local_time;
 mod nan;
 mod null_safe;
@@ -17,6 +19,8 @@ mod offset;
 mod pushdown;
 mod refusal;
 mod rewrites;
+mod round;
+mod series;
 mod set_operation;
 mod shift;
 mod subquery;
@@ -62,6 +66,7 @@ pub fn state(builder: SessionStateBuilder, config: SessionConfig) -> SessionStat
     for shift in shift::shifts() {
         state.register_udwf(Arc::new(shift)).expect("a state takes any function");
     }
+    series::register(&mut state);
     state
 }
 
@@ -93,6 +98,10 @@ fn analyzer() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
         Arc::new(Nodes::new("count_occurrences", set_operation::counted)),
         Arc::new(Nodes::new("three_valued_subqueries", subquery::three_valued)),
         Arc::new(Expressions::up("absent_rows", empty_scalar::nullable)),
+        Arc::new(Expressions::up("epochs", epochs::counted)),
+        Arc::new(Expressions::up("round_places", round::with_places)),
+        Arc::new(Expressions::up("list_items", lists::with_items)),
+        Arc::new(floats::KeptFloats),
         Arc::new(Expressions::up("far_times", far_times::compared)),
         Arc::new(Expressions::up("divide_further", arithmetic::divided)),
         Arc::new(ResolveGroupingFunction::new()),

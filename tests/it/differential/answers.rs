@@ -2,10 +2,11 @@
 
 use super::compare::{Cell, Rows, is_same};
 use super::duckdb::Duckdb;
+use super::lakehouse::Refusal;
 use super::statements::{random_partition, random_statement};
 use super::tables::Table;
 use super::tree::{Dialect, Node};
-use super::world::{Answer, Refusal, World};
+use super::world::{Answer, World};
 use crate::topic_in_memory::Random;
 
 /// Of a hundred statements, those that FlowGuard is asked in other words.

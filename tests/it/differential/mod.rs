@@ -16,6 +16,7 @@ mod compare;
 mod duckdb;
 mod joins;
 mod kinds;
+pub mod lakehouse;
 mod shrink;
 mod statements;
 mod tables;

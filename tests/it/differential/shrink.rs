@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use super::answers::{Judge, Outcome, Statement, Wrong, all, outcome, texts};
 use super::compare::{Rows, is_same};
 use super::duckdb::Duckdb;
+use super::lakehouse::Refusal;
 use super::tables::Table;
 use super::tree::Dialect;
-use super::world::{Answer, Refusal, World};
+use super::world::{Answer, World};
 
 /// How long a statement may be made smaller, and after it the tables.
 const SHRINKING: Duration = Duration::from_secs(12);
@@ -27,7 +28,7 @@ pub fn report(
 ) -> String {
     let small = smaller(duckdb, world, statement, wrong);
     let tables = fewer_rows(duckdb, world, seed, &small, wrong);
-    let world = World::new(&world.runtime, tables, seed);
+    let world = World::new(world.runtime(), tables, seed);
     world.tell(duckdb);
     let (judged, judge) = small.texts();
     let found = all(&world, &judged);
@@ -90,7 +91,7 @@ fn fewer_rows(
     wrong: &Wrong,
 ) -> Vec<Table> {
     let end = Instant::now() + SHRINKING;
-    let runtime = Arc::clone(&world.runtime);
+    let runtime = Arc::clone(world.runtime());
     let mut fails = |tables: &[Table]| {
         let world = World::new(&runtime, tables.to_vec(), seed);
         world.tell(duckdb);
