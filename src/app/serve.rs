@@ -41,6 +41,9 @@ const NOTES_GRACE: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often the broker is asked how far behind the lake is.
 const POSITIONS_EVERY: Duration = Duration::from_secs(15);
+/// A plan that computes for long without giving way holds as many threads as there are processors;
+/// with more of them the system shares the processors out.
+const THREADS_PER_PROCESSOR: usize = 4;
 
 /// Which parts are to be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -324,7 +327,7 @@ struct Execution {
 impl Execution {
     fn start(app: &App) -> Result<Self> {
         let threads = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(threads_of(&app.config))
+            .worker_threads(threads_of(&app.config) * THREADS_PER_PROCESSOR)
             .thread_name("execute")
             .thread_stack_size(STACK_BYTES)
             .enable_all()

@@ -14,6 +14,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::Statements;
@@ -209,13 +210,7 @@ struct Uncut(Option<Arc<Running>>);
 impl Drop for Uncut {
     fn drop(&mut self) {
         let Some(running) = self.0.take() else { return };
-        let mut ending = running.ending();
-        if std::thread::panicking() {
-            let message = "the statement ended abnormally".to_owned();
-            ending.error.get_or_insert((ErrorKind::Internal, message));
-        } else {
-            ending.cut += 1;
-        }
+        running.ending().cut += 1;
     }
 }
 
@@ -225,8 +220,13 @@ impl Execution {
         let sender = self.sender.clone();
         let mut cut = Uncut(Some(Arc::clone(&running)));
         let left = running.bounds.run_max.saturating_sub(running.began.elapsed());
+        // A task of its own: one that computes for long without giving way must not keep its end from
+        // being heard of.
+        let execution = AbortOnDropHandle::new(tokio::spawn(self.execute()));
         let outcome = tokio::select! {
-            outcome = self.execute() => outcome,
+            outcome = execution => outcome.unwrap_or_else(|source| {
+                Err(Error::internal("the statement ended abnormally").source(source))
+            }),
             () = running.stop.cancelled() => Err(cancelled()),
             () = tokio::time::sleep(left) => Err(Error::new(
                 ErrorKind::Exhausted,

@@ -121,3 +121,31 @@ fn hostile_statements_take_nothing_from_others() {
     assert!(peak < MEMORY_MIB_MAX, "{peak} MiB");
     assert_eq!(served.stop(), Some(0));
 }
+
+/// It neither gives way nor finds a row, on all processors.
+#[test]
+fn a_join_that_finds_nothing_ends_in_time() {
+    let project = Project::of_models(&[("silver/one", &model("kind: full", "SELECT 1 AS x"))]);
+    project.run(&["run"]).succeeded();
+    let served = Served::start(&project, &["--set=server.statement_run_ms_max=3s"]);
+    let done = AtomicBool::new(false);
+    let waited = thread::scope(|scope| {
+        let others = scope.spawn(|| longest_wait(&served, &done));
+        let began = Instant::now();
+        let (status, said) = ask(
+            &served,
+            "SELECT count(*) FROM generate_series(1, 200000) a(x) \
+             JOIN generate_series(1, 200000) b(y) ON a.x * a.x + b.y * b.y = -1",
+        );
+        assert_eq!(status, 429, "{said}");
+        assert!(said.contains("ran longer than 3 s"), "{said}");
+        assert!(
+            began.elapsed() < Duration::from_secs(3) + OTHERS_WAIT_MAX,
+            "{:?}",
+            began.elapsed()
+        );
+        done.store(true, Ordering::Relaxed);
+        others.join().expect("others are answered")
+    });
+    assert!(waited < OTHERS_WAIT_MAX, "others waited {waited:?}");
+}
