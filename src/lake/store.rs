@@ -6,6 +6,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::error::ArrowError;
+use deltalake::kernel::transaction::TransactionError;
 use object_store::aws::AmazonS3Builder;
 use object_store::client::{HttpError, HttpErrorKind};
 use object_store::local::LocalFileSystem;
@@ -109,6 +111,11 @@ const fn symptom(kind: ErrorKind, message: &'static str, hint: &'static str) -> 
 }
 
 const FREE_SPACE: &str = "free some space; nothing of this was committed";
+const FOREIGN: Symptom = symptom(
+    ErrorKind::Invalid,
+    "its log asks for something that FlowGuard does not read",
+    "another writer changed it: have that writer undo it, or copy the rows into a new table",
+);
 const MISSING_RIGHT: &str = "these keys lack the right; see the policies in `minio/`";
 
 /// Of an operating system.
@@ -187,6 +194,8 @@ struct Findings {
     /// Of an answer without a body, as to a HEAD request, this is all there is.
     is_denied: bool,
     is_missing: bool,
+    /// The log asks for something, or holds something, that this program does not read.
+    is_foreign: bool,
     /// The body of an answer of S3, and the text around it.
     answer: Option<String>,
 }
@@ -198,6 +207,19 @@ impl Findings {
         while let Some(error) = layer {
             if let Some(error) = error.downcast_ref::<io::Error>() {
                 found.io = Some(error.kind());
+            } else if let Some(error) = error.downcast_ref::<buoyant_kernel::Error>() {
+                use buoyant_kernel::Error::{Arrow, InvalidColumnMappingMode, Schema, Unsupported};
+                found.is_foreign |= matches!(
+                    error,
+                    Unsupported(_)
+                        | Schema(_)
+                        | InvalidColumnMappingMode(_)
+                        | Arrow(ArrowError::SchemaError(_))
+                );
+            } else if let Some(error) = error.downcast_ref::<TransactionError>() {
+                found.is_foreign |= matches!(error, TransactionError::UnsupportedTableFeatures(_));
+            } else if let Some(error) = error.downcast_ref::<ArrowError>() {
+                found.is_foreign |= matches!(error, ArrowError::SchemaError(_));
             } else if let Some(error) = error.downcast_ref::<HttpError>() {
                 found.http.get_or_insert(error.kind());
             } else if let Some(error) = error.downcast_ref::<object_store::Error>() {
@@ -221,6 +243,7 @@ impl Findings {
             .or_else(|| {
                 denied.then_some(symptom(ErrorKind::Denied, "access denied", MISSING_RIGHT))
             })
+            .or_else(|| self.is_foreign.then_some(FOREIGN))
     }
 }
 
@@ -280,6 +303,17 @@ mod tests {
 
     fn generic(source: impl Into<Box<dyn StdError + Send + Sync>>) -> object_store::Error {
         object_store::Error::Generic { store: "S3", source: source.into() }
+    }
+
+    /// They were tried again, as if the store had been away.
+    #[test]
+    fn what_this_program_does_not_read_is_wrong_input() {
+        use buoyant_kernel::Error::{Schema, Unsupported};
+        for error in [Unsupported("typeWidening".into()), Schema("`id` and `ID`".into())] {
+            let error = store_error("cannot read `gold.a`", DeltaTableError::KernelError(error));
+            assert_eq!(error.kind, ErrorKind::Invalid);
+            assert!(error.message.ends_with("something that FlowGuard does not read"));
+        }
     }
 
     #[test]
