@@ -2,7 +2,6 @@
 //! user who is disabled stays out without a restart. A file that cannot be read changes nothing.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
 
@@ -10,7 +9,7 @@ use super::principal::Principal;
 use super::token::Token;
 use super::users::{self, User, Users};
 use crate::error::Result;
-use crate::source::Source;
+use crate::source::{Source, Stamp};
 
 /// How often the file is looked at.
 const LOOK_MICROS: i64 = 1_000_000;
@@ -40,14 +39,6 @@ pub struct Member {
 struct Seen {
     stamp: Option<Stamp>,
     looked: i64,
-}
-
-/// What changes with every change of a file, be it replaced, written to, or given other rights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    bytes: u64,
-    changed: (i64, i64),
 }
 
 impl Roster {
@@ -142,16 +133,5 @@ impl Members {
         let member = self.get(self.token_owners.get(id)?)?;
         let token = member.user.tokens.iter().find(|token| token.id == id)?;
         Some((member, token))
-    }
-}
-
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some(Self {
-            inode: metadata.ino(),
-            bytes: metadata.len(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
     }
 }
