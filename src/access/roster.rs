@@ -39,6 +39,8 @@ pub struct Member {
 struct Seen {
     stamp: Option<Stamp>,
     looked: i64,
+    /// Why the file as it is now was not taken.
+    problem: Option<String>,
 }
 
 impl Roster {
@@ -50,7 +52,7 @@ impl Roster {
         Ok(Self {
             path: Some(path.to_path_buf()),
             members: RwLock::new(Arc::new(members)),
-            seen: Mutex::new(Seen { stamp, looked: i64::MIN }),
+            seen: Mutex::new(Seen { stamp, looked: i64::MIN, problem: None }),
         })
     }
 
@@ -60,13 +62,18 @@ impl Roster {
         Ok(Self {
             path: None,
             members: RwLock::new(Arc::new(members)),
-            seen: Mutex::new(Seen { stamp: None, looked: i64::MIN }),
+            seen: Mutex::new(Seen { stamp: None, looked: i64::MIN, problem: None }),
         })
     }
 
     /// `None` if the users came as a text, which does not change.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
+    }
+
+    /// Why the file cannot be used as it was when it was last looked at.
+    pub fn problem(&self) -> Option<String> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).problem.clone()
     }
 
     /// The users as the file says, but for the last second.
@@ -95,11 +102,13 @@ impl Roster {
         seen.stamp = stamp;
         match users::read_text(path).and_then(|source| users::parse(&source)) {
             Ok(users) => {
+                seen.problem = None;
                 tracing::info!(path = %path.display(), users = users.len(), "users read again");
                 let members = Arc::new(Members::new(users));
                 *self.members.write().unwrap_or_else(PoisonError::into_inner) = members;
             }
             Err(error) => {
+                seen.problem = Some(error.line());
                 let problem = error.diagnostics.first().map(ToString::to_string);
                 tracing::error!(path = %path.display(), %error, problem, "users cannot be read again; those before stay");
             }

@@ -24,8 +24,8 @@ use crate::error::{Error, Result};
 use crate::ingest::status::positions;
 use crate::ingest::worker::Until;
 use crate::kafka::KafkaAccess;
-use crate::model::CurrentModels;
 use crate::model::depth::STACK_BYTES;
+use crate::model::{CurrentModels, ModelSet};
 use crate::server::flight;
 use crate::server::health::{Health, Part};
 use crate::server::http::{self, Readiness, Site};
@@ -98,6 +98,7 @@ impl Door {
     async fn watch(
         self,
         statements: Statements,
+        health: Health,
         clock: Clock,
         stop: CancellationToken,
     ) -> Result<()> {
@@ -112,8 +113,10 @@ impl Door {
                 let current = self.access.current(&principal.user, clock.micros());
                 current.is_some_and(|current| *current == *principal)
             });
+            health.set(Part::Users, self.access.problem(clock.micros()));
             if let Some(tls) = &self.tls {
                 tls.look_again();
+                health.set(Part::Certificate, tls.problem());
             }
         }
     }
@@ -126,6 +129,8 @@ pub struct Server {
     pub http: Option<SocketAddr>,
     /// What is ingested; empty without Kafka.
     pub ingested: Vec<TableName>,
+    /// At the start; what is left out of them is said by the caller.
+    pub models: Arc<ModelSet>,
     pub has_tls: bool,
     pub asks_users: bool,
     parts: Vec<Service>,
@@ -141,6 +146,7 @@ impl Server {
             flight: None,
             http: None,
             ingested: Vec::new(),
+            models: project.current().get(),
             has_tls: door.tls.is_some(),
             asks_users: !door.access.is_open(),
             parts: Vec::new(),
@@ -178,40 +184,50 @@ impl Server {
             false => None,
         };
         let execution = Execution::start(&app, models)?;
-        let (watcher, statements) = (door.clone(), execution.statements.clone());
-        let clock = app.clock.clone();
-        server
-            .parts
-            .push(Service::new("watch", move |stop| watcher.watch(statements, clock, stop)));
-        let statements = execution.statements.clone();
-        server.parts.push(Service::new("tables", move |stop| watch_tables(statements, stop)));
-        let mut connections = Vec::new();
+        let metrics = Metrics {
+            statements: execution.statements.clone(),
+            ingest: figures,
+            health,
+            connections: Vec::new(),
+            started: app.clock.micros(),
+        };
+        server.execution = Some(execution);
+        server.add_servers(&app, door, metrics, flight, http);
+        Ok(server)
+    }
+
+    /// What answers, and what looks after it.
+    fn add_servers(
+        &mut self,
+        app: &App,
+        door: Door,
+        mut metrics: Metrics,
+        flight: Option<Listener>,
+        http: Option<Listener>,
+    ) {
+        let (watcher, statements) = (door.clone(), metrics.statements.clone());
+        let (clock, health) = (app.clock.clone(), metrics.health.clone());
+        let watch = move |stop| watcher.watch(statements, health, clock, stop);
+        self.parts.push(Service::new("watch", watch));
+        let statements = metrics.statements.clone();
+        self.parts.push(Service::new("tables", move |stop| watch_tables(statements, stop)));
         if let Some(listener) = flight {
-            server.flight = Some(listener.address());
-            connections.push(("flight", listener.open_connections()));
-            let (statements, access) = (execution.statements.clone(), door.access.clone());
+            self.flight = Some(listener.address());
+            metrics.connections.push(("flight", listener.open_connections()));
+            let (statements, access) = (metrics.statements.clone(), door.access.clone());
             let clock = app.clock.clone();
-            server.parts.push(Service::within(STREAMS_GRACE, "flight", move |stop| {
+            self.parts.push(Service::within(STREAMS_GRACE, "flight", move |stop| {
                 flight::serve(listener.incoming(), statements, access, clock, stop)
             }));
         }
         if let Some(listener) = http {
-            server.http = Some(listener.address());
-            connections.push(("http", listener.open_connections()));
-            let metrics = Metrics {
-                statements: execution.statements.clone(),
-                ingest: figures,
-                health,
-                connections,
-                started: app.clock.micros(),
-            };
-            let site = site(&app, door.access, metrics);
-            server.parts.push(Service::within(STREAMS_GRACE, "http", move |stop| {
+            self.http = Some(listener.address());
+            metrics.connections.push(("http", listener.open_connections()));
+            let site = site(app, door.access, metrics);
+            self.parts.push(Service::within(STREAMS_GRACE, "http", move |stop| {
                 http::serve(listener.incoming(), site, stop)
             }));
         }
-        server.execution = Some(execution);
-        Ok(server)
     }
 
     fn add_ingest(&mut self, ingesting: Ingesting) -> Result<()> {

@@ -185,23 +185,9 @@ async fn ingest(
     let total = options.orders + options.clicks;
     let bar = bar(total + total / 100);
     let stop = session.process.stop.child_token();
-    let on_event: OnEvent = {
+    let on_event = {
         let (landed, accounted, bar) = (Arc::clone(&landed), Arc::clone(&accounted), bar.clone());
-        let failed = stop.clone();
-        Arc::new(move |table, event| {
-            let report = match event {
-                IngestEvent::Committed(report) => report,
-                // Nobody would wait for the others.
-                IngestEvent::Failed(_) => return failed.cancel(),
-                IngestEvent::Works | IngestEvent::Ended => return,
-            };
-            let mut landed = landed.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(topic) = topics.get(table) {
-                landed.extend(report.next_offsets.iter().map(|(id, next)| ((*topic, *id), *next)));
-            }
-            let done = report.rows + report.rejects;
-            bar.set_position(accounted.fetch_add(done, Ordering::Relaxed) + done);
-        })
+        on_event(topics, landed, accounted, bar, stop.clone())
     };
     let producer = {
         let (landed, stop, access) = (Arc::clone(&landed), stop.clone(), access.clone());
@@ -240,6 +226,29 @@ async fn ingest(
     }
     super::ingest::say_totals(&reports);
     Ok(produced)
+}
+
+/// Notes what landed; a table that fails stops all, because nobody would wait for the others.
+fn on_event(
+    topics: BTreeMap<TableName, Topic>,
+    landed: Arc<Mutex<Positions>>,
+    accounted: Arc<AtomicU64>,
+    bar: ProgressBar,
+    failed: CancellationToken,
+) -> OnEvent {
+    Arc::new(move |table, event| {
+        let report = match event {
+            IngestEvent::Committed(report) => report,
+            IngestEvent::Failed(_) => return failed.cancel(),
+            IngestEvent::Works | IngestEvent::Ended => return,
+        };
+        let mut landed = landed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(topic) = topics.get(table) {
+            landed.extend(report.next_offsets.iter().map(|(id, next)| ((*topic, *id), *next)));
+        }
+        let done = report.rows + report.rejects;
+        bar.set_position(accounted.fetch_add(done, Ordering::Relaxed) + done);
+    })
 }
 
 fn bar(total: u64) -> ProgressBar {

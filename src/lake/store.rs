@@ -207,19 +207,6 @@ impl Findings {
         while let Some(error) = layer {
             if let Some(error) = error.downcast_ref::<io::Error>() {
                 found.io = Some(error.kind());
-            } else if let Some(error) = error.downcast_ref::<buoyant_kernel::Error>() {
-                use buoyant_kernel::Error::{Arrow, InvalidColumnMappingMode, Schema, Unsupported};
-                found.is_foreign |= matches!(
-                    error,
-                    Unsupported(_)
-                        | Schema(_)
-                        | InvalidColumnMappingMode(_)
-                        | Arrow(ArrowError::SchemaError(_))
-                );
-            } else if let Some(error) = error.downcast_ref::<TransactionError>() {
-                found.is_foreign |= matches!(error, TransactionError::UnsupportedTableFeatures(_));
-            } else if let Some(error) = error.downcast_ref::<ArrowError>() {
-                found.is_foreign |= matches!(error, ArrowError::SchemaError(_));
             } else if let Some(error) = error.downcast_ref::<HttpError>() {
                 found.http.get_or_insert(error.kind());
             } else if let Some(error) = error.downcast_ref::<object_store::Error>() {
@@ -229,6 +216,7 @@ impl Findings {
                     matches!(error, PermissionDenied { .. } | Unauthenticated { .. });
                 found.answer.get_or_insert_with(|| error.to_string());
             }
+            found.is_foreign |= is_foreign(error);
             layer = below(error);
         }
         found
@@ -245,6 +233,28 @@ impl Findings {
             })
             .or_else(|| self.is_foreign.then_some(FOREIGN))
     }
+}
+
+/// A log that is whole, and asks for what this program does not read, or holds it.
+fn is_foreign(error: &(dyn StdError + 'static)) -> bool {
+    use buoyant_kernel::Error::{
+        Arrow, InvalidColumnMappingMode, MalformedJson, Schema, Unsupported,
+    };
+    if let Some(error) = error.downcast_ref::<buoyant_kernel::Error>() {
+        return match error {
+            Unsupported(_) | Schema(_) | InvalidColumnMappingMode(_) => true,
+            Arrow(error) => matches!(error, ArrowError::SchemaError(_)),
+            // Such as a schema with two columns of one name.
+            MalformedJson(error) => error.is_data(),
+            _ => false,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<TransactionError>() {
+        return matches!(error, TransactionError::UnsupportedTableFeatures(_));
+    }
+    let is_schema = |error: &ArrowError| matches!(error, ArrowError::SchemaError(_));
+    error.downcast_ref::<ArrowError>().is_some_and(is_schema)
+        || error.downcast_ref::<serde_json::Error>().is_some_and(serde_json::Error::is_data)
 }
 
 /// The next layer of an error, also where its type does not name it as the source.

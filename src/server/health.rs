@@ -15,6 +15,9 @@ pub enum Part {
     Project,
     /// `dags.yaml`.
     Dags,
+    /// The file of users.
+    Users,
+    Certificate,
     /// A file below `sql/` that is no model of any table.
     File(PathBuf),
     Model(TableName),
@@ -30,6 +33,8 @@ impl Part {
         match self {
             Part::Project => "project",
             Part::Dags => "dags",
+            Part::Users => "users",
+            Part::Certificate => "certificate",
             Part::File(_) => "file",
             Part::Model(_) => "model",
             Part::Ingestion(_) => "ingestion",
@@ -42,6 +47,8 @@ impl Part {
         match self {
             Part::Project => "sql".to_owned(),
             Part::Dags => "dags.yaml".to_owned(),
+            Part::Users => "server.users_file".to_owned(),
+            Part::Certificate => "server.tls_certificate".to_owned(),
             Part::File(file) => file.display().to_string(),
             Part::Model(name) | Part::Ingestion(name) | Part::Table(name) => name.to_string(),
         }
@@ -53,6 +60,7 @@ impl Part {
             Part::Model(name) | Part::Ingestion(name) | Part::Table(name) => {
                 principal.may_read(name)
             }
+            Part::Users | Part::Certificate => principal.role >= Role::Admin,
             Part::Project | Part::Dags | Part::File(_) => principal.role >= Role::Engineer,
         }
     }
@@ -88,6 +96,14 @@ impl Health {
     /// The part works.
     pub fn mend(&self, part: &Part) {
         self.lock().remove(part);
+    }
+
+    /// The part is as `problem` says, or works.
+    pub fn set(&self, part: Part, problem: Option<String>) {
+        match problem {
+            Some(reason) => drop(self.is_new(part, &reason)),
+            None => self.mend(&part),
+        }
     }
 
     /// Notes all broken parts of some sorts, in place of those that were; those that are news.
