@@ -110,7 +110,8 @@ pub fn one_error(done: &str, failed: BTreeMap<TableName, Error>, total: usize) -
     let count = failed.len();
     let mut said: Vec<(TableName, Error)> = Vec::new();
     for (name, error) in failed {
-        if said.iter().all(|(_, other)| other.message != error.message) {
+        let fault = fault_of(&name, &error);
+        if said.iter().all(|(other, said)| fault_of(other, said) != fault) {
             said.push((name, error));
         }
     }
@@ -120,7 +121,8 @@ pub fn one_error(done: &str, failed: BTreeMap<TableName, Error>, total: usize) -
     let kind = said.iter().map(|(_, error)| error.kind).max_by_key(|kind| gravity(*kind))?;
     let messages: Vec<String> =
         said.iter().map(|(name, error)| format!("\n  {name}: {}", error.message)).collect();
-    let hints: Vec<String> = said.iter().filter_map(|(_, error)| error.hint.clone()).collect();
+    let mut hints: Vec<String> = said.iter().filter_map(|(_, error)| error.hint.clone()).collect();
+    hints.dedup();
     let message = format!("{count} of {total} tables were not {done}:{}", messages.concat());
     let mut error = Error::new(kind, message);
     if !hints.is_empty() {
@@ -128,6 +130,11 @@ pub fn one_error(done: &str, failed: BTreeMap<TableName, Error>, total: usize) -
     }
     error.diagnostics = said.into_iter().flat_map(|(_, error)| error.diagnostics).collect();
     Some(error)
+}
+
+/// What is wrong, whichever table it happened to.
+fn fault_of(name: &TableName, error: &Error) -> String {
+    error.message.replace(&name.to_string(), "")
 }
 
 /// What all tables of one process share.
@@ -448,9 +455,11 @@ mod tests {
             "2 of 3 tables were not ingested:\n  bronze.a: no topic\n  bronze.b: offsets are gone";
         assert_eq!(both.message, said);
         assert_eq!(both.hint.unwrap(), "mend bronze.a; mend bronze.b");
-        let away = |name| (name, ErrorKind::Unavailable, "the broker is away");
-        let same = failed(&[away("bronze.a"), away("bronze.b")]);
-        assert_eq!(one_error("ingested", same, 2).unwrap().message, "the broker is away");
+        let same = failed(&[
+            ("bronze.a", ErrorKind::Unavailable, "`bronze.a`: no such bucket"),
+            ("bronze.b", ErrorKind::Unavailable, "`bronze.b`: no such bucket"),
+        ]);
+        assert_eq!(one_error("ingested", same, 2).unwrap().message, "`bronze.a`: no such bucket");
         assert!(one_error("ingested", BTreeMap::new(), 2).is_none());
     }
 }

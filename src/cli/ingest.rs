@@ -180,7 +180,8 @@ fn report(
         );
     }
     say_totals(reports);
-    for (name, error) in failed {
+    // Without a table that was ingested, the error at the end says all there is.
+    for (name, error) in failed.iter().filter(|_| !reports.is_empty()) {
         output::say(&format!("{:<32} failed: {error}", name.to_string()));
     }
     Ok(())

@@ -22,6 +22,7 @@ use uuid::Uuid;
 use crate::program::{Finished, Project, model};
 use crate::runs::{add, project};
 use crate::served::{PATIENCE, Served};
+use crate::services::services;
 
 const DAGS: &str = "version: 1
 targets:
@@ -530,6 +531,40 @@ async fn a_topic_that_is_not_there_stops_its_own_table_only() {
     assert!(failed[0].2.contains("`absent`"), "{}", failed[0].2);
     assert_eq!(failed[1].2, "`bronze.broken` is left out: its model has problems");
     assert_eq!(count(&project, "SELECT count(*) AS n FROM bronze.there"), "1");
+}
+
+#[test]
+fn a_missing_topic_on_a_real_broker_is_named_and_ingested_once_it_is_there() {
+    let Some(services) = services("blast_radius::a_missing_topic") else { return };
+    let topic = |name: &str| format!("test.{}.{name}", services.nonce);
+    let (here, gone) = (topic("here"), topic("gone"));
+    services.create_topic(&here, 1);
+    let project = Project::of_models(&[
+        ("bronze/gone", &raw("gone", &gone)),
+        ("bronze/here", &raw("here", &here)),
+        ("silver/bad", &full("SELECT ix FROM bronze.here")),
+    ]);
+    let project = project
+        .with("FLOWGUARD_KAFKA_BOOTSTRAP_SERVERS", &services.kafka)
+        .with("FLOWGUARD_INGEST_FLUSH_ROWS_MAX", "1");
+    let kafka = KafkaAccess { bootstrap_servers: services.kafka.clone(), ..KafkaAccess::default() };
+    send(&kafka, &here, &[r#"{"id": "a"}"#]);
+    let once = project.run(&["ingest", "--once", "--output", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&once.stdout).unwrap();
+    let found = (once.code, &report["tables"][0]["table"], &report["failed"][0]["table"]);
+    assert_eq!(found, (Some(1), &"bronze.here".into(), &"bronze.gone".into()), "{}", once.stderr);
+    assert!(once.stderr.contains(&format!("`{gone}`")), "{}", once.stderr);
+    assert!(once.stderr.contains("warning: `silver.bad` is left out: "), "{}", once.stderr);
+    let served = Served::start(&project, &[]);
+    let verbose = "/readyz?verbose";
+    becomes(&served, verbose, |found| found.contains("ingestion bronze.gone: "));
+    send(&kafka, &here, &[r#"{"id": "b"}"#]);
+    holds(&project, "bronze.here", 2);
+    services.create_topic(&gone, 1);
+    send(&kafka, &gone, &[r#"{"id": "c"}"#]);
+    holds(&project, "bronze.gone", 1);
+    becomes(&served, verbose, |found| !found.contains("ingestion"));
+    assert_eq!(served.stop(), Some(0));
 }
 
 /// Each raised the owner's number that the other one went by.
