@@ -71,12 +71,20 @@ pub struct Diagnostic {
     pub hint: Option<String>,
 }
 
+impl Diagnostic {
+    /// Place and message on one line.
+    pub fn place(&self) -> String {
+        let file = self.file.display();
+        match self.line {
+            0 => format!("{file}: {}", self.message),
+            line => format!("{file}:{line}:{}: {}", self.column, self.message),
+        }
+    }
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.line {
-            0 => write!(f, "{}: {}", self.file.display(), self.message)?,
-            line => write!(f, "{}:{line}:{}: {}", self.file.display(), self.column, self.message)?,
-        }
+        f.write_str(&self.place())?;
         if !self.text.is_empty() {
             let pad: String = self
                 .text
@@ -136,19 +144,32 @@ impl Error {
         self
     }
 
+    /// What is wrong and where, on one line.
+    pub fn line(&self) -> String {
+        match (self.diagnostics.as_slice(), self.cause()) {
+            ([], None) => self.message.clone(),
+            ([], Some(cause)) => format!("{}: {cause}", self.message),
+            ([first], _) => first.place(),
+            ([first, rest @ ..], _) => format!("{} ({} more)", first.place(), rest.len()),
+        }
+    }
+
+    /// The deepest cause says most; the layers between repeat it.
+    fn cause(&self) -> Option<String> {
+        let mut source = std::error::Error::source(self)?;
+        while let Some(deeper) = source.source() {
+            source = deeper;
+        }
+        source.to_string().lines().next().map(str::to_owned)
+    }
+
     /// All of it as people read it, over several lines.
     pub fn report(&self) -> String {
         let diagnostics = self.diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n\n"));
         let mut text: String = diagnostics.collect();
         text.push_str(&format!("error: {self}"));
-        let mut source = std::error::Error::source(self);
-        // The deepest cause says most; the layers between repeat it.
-        while let Some(deeper) = source.and_then(std::error::Error::source) {
-            source = Some(deeper);
-        }
-        if let Some(cause) = source {
-            let cause = cause.to_string();
-            text.push_str(&format!("\ncause: {}", cause.lines().next().unwrap_or_default()));
+        if let Some(cause) = self.cause() {
+            text.push_str(&format!("\ncause: {cause}"));
         }
         if let Some(hint) = &self.hint {
             text.push_str(&format!("\nhint: {hint}"));

@@ -13,10 +13,12 @@ pub struct Edge {
     pub to: TableName,
 }
 
-/// Every edge once, sorted.
+/// Every edge once, sorted; also those of models that are left out, as far as they can be read.
 pub fn edges(models: &ModelSet) -> BTreeSet<Edge> {
+    let left_out = models.left_out().values().filter_map(|left_out| left_out.model.as_deref());
     models
         .iter()
+        .chain(left_out)
         .flat_map(|model| {
             let to = &model.name;
             model.inputs.iter().map(|from| Edge { from: from.clone(), to: to.clone() })
@@ -28,7 +30,7 @@ pub fn edges(models: &ModelSet) -> BTreeSet<Edge> {
 pub fn upstream(models: &ModelSet, tables: &BTreeSet<TableName>) -> BTreeSet<TableName> {
     let mut inputs: BTreeMap<TableName, Vec<TableName>> = BTreeMap::new();
     for edge in edges(models) {
-        if models.get(&edge.from).is_some() {
+        if models.get(&edge.from).is_some() || models.left_out().contains_key(&edge.from) {
             inputs.entry(edge.to).or_default().push(edge.from);
         }
     }
@@ -61,12 +63,21 @@ fn reachable(
 }
 
 /// `{"tables": [{"name", "kind", "file", "topic"}], "edges": [{"from", "to"}]}`, by name. A built-in
-/// table that a model reads has the kind `builtin` and no file.
+/// table that a model reads has the kind `builtin` and no file; a model that is left out has
+/// `left_out`, the reason, and no kind if its header cannot be read.
 pub fn to_json(models: &ModelSet) -> serde_json::Value {
     let edges = edges(models);
     let tables: Vec<serde_json::Value> = names(models, &edges)
         .into_iter()
         .map(|name| {
+            if let Some(left_out) = models.left_out().get(&name) {
+                return serde_json::json!({
+                    "name": name.to_string(),
+                    "kind": left_out.model.as_ref().map(|model| model.kind.to_string()),
+                    "file": left_out.file.display().to_string(),
+                    "left_out": left_out.reason(),
+                });
+            }
             let Some(model) = models.get(&name) else {
                 return serde_json::json!({"name": name.to_string(), "kind": "builtin"});
             };
@@ -104,6 +115,7 @@ pub fn to_dot(models: &ModelSet) -> String {
 
 fn names(models: &ModelSet, edges: &BTreeSet<Edge>) -> BTreeSet<TableName> {
     let modelled = models.iter().map(|model| model.name.clone());
+    let modelled = modelled.chain(models.left_out().keys().cloned());
     modelled.chain(edges.iter().map(|edge| edge.from.clone())).collect()
 }
 

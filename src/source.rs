@@ -1,8 +1,9 @@
-//! Positions in the files users write, and the one list that collects what is wrong in a file.
-//! Reads no file and knows no syntax.
+//! Positions in the files users write, the one list that collects what is wrong in a file, and how
+//! it is noticed that a file changed. Reads no file and knows no syntax.
 
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Diagnostic, did_you_mean};
 
@@ -27,6 +28,26 @@ pub struct Position {
 pub struct Spanned<T> {
     pub value: T,
     pub position: Position,
+}
+
+/// What changes with every change of a file, be it replaced, written to, or given other rights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    inode: u64,
+    bytes: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// `None` if there is no such file, or it may not be looked at.
+    pub fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self {
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
 }
 
 impl Position {

@@ -16,23 +16,27 @@ use crate::engine::fault::sql_problem;
 use crate::engine::interval::{is_bound, separates, unbound};
 use crate::engine::storable::storable_type;
 use crate::engine::{Engine, coerced, interval_parameters, planned, read_only};
-use crate::error::{Diagnostic, Error, Result, did_you_mean};
+use crate::error::{Diagnostic, Error, ErrorKind, Result, did_you_mean};
 use crate::ingest::batch::dead_letters_spec;
 use crate::ingest::decode;
 use crate::interval::{Every, Instant, Range};
 use crate::lake::spec::{DAY_COLUMN, TableSpec};
-use crate::model::{Model, ModelSet};
+use crate::model::{LeftOut, Model, ModelSet};
 use crate::source::Position;
 use crate::table::TableName;
 
 /// What planning says about every model.
 pub struct Typed {
     models: BTreeMap<TableName, TypedModel>,
+    /// Why models that were not planned are left out.
+    left_out: BTreeMap<TableName, LeftOut>,
 }
 
 /// What planning says about one model.
 #[derive(Clone)]
 pub struct TypedModel {
+    /// As it was planned.
+    pub model: Arc<Model>,
     pub spec: TableSpec,
     /// Hash of the resolved logical plan and of what places its rows in time.
     pub fingerprint: String,
@@ -53,16 +57,57 @@ impl Typed {
     pub fn get(&self, name: &TableName) -> Option<&TypedModel> {
         self.models.get(name)
     }
+
+    /// Fails with the problems of a model that is left out.
+    pub fn find(&self, name: &TableName) -> Result<&TypedModel> {
+        self.models.get(name).ok_or_else(|| match self.left_out.get(name) {
+            Some(left_out) => left_out.error(name),
+            None => Error::new(ErrorKind::NotFound, format!("no model `{name}`")),
+        })
+    }
+
+    /// With what `before` says of models that are left out here.
+    #[must_use]
+    pub fn keeping(mut self, before: &Typed) -> Typed {
+        for name in self.left_out.keys() {
+            if let Some(typed) = before.models.get(name) {
+                self.models.insert(name.clone(), typed.clone());
+            }
+        }
+        self
+    }
 }
 
-/// Plans all models in dependency order. Fails with every diagnostic of every model; a model
-/// whose input failed is not planned, so that one mistake is reported once.
+/// Plans all models in dependency order. Fails with every diagnostic of every model.
 pub async fn typecheck(engine: &Engine, models: &ModelSet) -> Result<Typed> {
+    let (typed, problems) = plan_all(engine, models).await?;
+    let mut diagnostics: Vec<Diagnostic> = problems.into_values().flatten().collect();
+    if diagnostics.is_empty() {
+        return Ok(typed);
+    }
+    diagnostics.sort();
+    Err(Error::diagnosed("the models do not check", diagnostics))
+}
+
+/// The models that can be planned, and what planning says about them; the others are left out.
+pub async fn usable(engine: &Engine, models: &ModelSet) -> Result<(ModelSet, Typed)> {
+    let (mut typed, problems) = plan_all(engine, models).await?;
+    let models = models.clone().without(problems);
+    typed.left_out.clone_from(models.left_out());
+    Ok((models, typed))
+}
+
+/// What planning says, and what is wrong with which models. A model whose input failed is not
+/// planned, so that one mistake is reported once.
+async fn plan_all(
+    engine: &Engine,
+    models: &ModelSet,
+) -> Result<(Typed, BTreeMap<TableName, Vec<Diagnostic>>)> {
     let session = engine.session();
     let dead_letters = dead_letters_spec();
     register(&session, &dead_letters.name, &dead_letters.schema())?;
     let mut typed = BTreeMap::new();
-    let mut diagnostics = Vec::new();
+    let mut problems = BTreeMap::new();
     let tables: Vec<String> = models
         .iter()
         .map(|model| model.name.to_string())
@@ -78,14 +123,10 @@ pub async fn typecheck(engine: &Engine, models: &ModelSet) -> Result<Typed> {
                 register(&session, &model.name, &found.spec.schema())?;
                 typed.insert(model.name.clone(), found);
             }
-            Err(found) => diagnostics.extend(found),
+            Err(found) => drop(problems.insert(model.name.clone(), found)),
         }
     }
-    if diagnostics.is_empty() {
-        return Ok(Typed { models: typed });
-    }
-    diagnostics.sort();
-    Err(Error::diagnosed("the models do not check", diagnostics))
+    Ok((Typed { models: typed, left_out: BTreeMap::new() }, problems))
 }
 
 fn register(session: &SessionContext, name: &TableName, schema: &SchemaRef) -> Result<()> {
@@ -126,7 +167,7 @@ async fn type_one(session: &SessionContext, model: &Model, tables: &[String]) ->
         doc: model.doc.clone(),
         shape: model.shape(),
     };
-    Ok(TypedModel { spec, fingerprint, intervals })
+    Ok(TypedModel { model: Arc::new(model.clone()), spec, fingerprint, intervals })
 }
 
 fn hash_text(text: &str) -> String {

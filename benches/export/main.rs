@@ -124,7 +124,7 @@ async fn add(project: &Path, first: usize, rows: usize, step: u64) {
 async fn scans(project: &Path) -> Vec<RecordBatch> {
     let config = Config::load(project, &BTreeMap::new(), &[]).expect("a project");
     let app = App::open(config).expect("a project");
-    let target = app.dags.target("here").expect("it is configured");
+    let target = app.dags().expect("it is right").target("here").expect("it is configured");
     let keeper = statements(target, Uuid::nil()).expect("a target of SQL");
     let source = app.export_source();
     let name = "silver.many".parse().expect("a table name");

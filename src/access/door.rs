@@ -196,6 +196,14 @@ impl Access {
         format!("{BEARER_PREFIX}{}", URL_SAFE_NO_PAD.encode(sealed))
     }
 
+    /// Why the file of users cannot be used as it is now, but for the last second; the users before
+    /// stay.
+    pub fn problem(&self, now: i64) -> Option<String> {
+        let people = self.shared.people.as_ref()?;
+        people.roster.at(now);
+        people.roster.problem()
+    }
+
     /// The user as the file says, but for the last second; `None` once disabled or gone.
     pub fn current(&self, user: &str, now: i64) -> Option<Arc<Principal>> {
         let Some(people) = &self.shared.people else {

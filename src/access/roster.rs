@@ -2,7 +2,6 @@
 //! user who is disabled stays out without a restart. A file that cannot be read changes nothing.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
 
@@ -10,7 +9,7 @@ use super::principal::Principal;
 use super::token::Token;
 use super::users::{self, User, Users};
 use crate::error::Result;
-use crate::source::Source;
+use crate::source::{Source, Stamp};
 
 /// How often the file is looked at.
 const LOOK_MICROS: i64 = 1_000_000;
@@ -40,14 +39,8 @@ pub struct Member {
 struct Seen {
     stamp: Option<Stamp>,
     looked: i64,
-}
-
-/// What changes with every change of a file, be it replaced, written to, or given other rights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    bytes: u64,
-    changed: (i64, i64),
+    /// Why the file as it is now was not taken.
+    problem: Option<String>,
 }
 
 impl Roster {
@@ -59,7 +52,7 @@ impl Roster {
         Ok(Self {
             path: Some(path.to_path_buf()),
             members: RwLock::new(Arc::new(members)),
-            seen: Mutex::new(Seen { stamp, looked: i64::MIN }),
+            seen: Mutex::new(Seen { stamp, looked: i64::MIN, problem: None }),
         })
     }
 
@@ -69,13 +62,18 @@ impl Roster {
         Ok(Self {
             path: None,
             members: RwLock::new(Arc::new(members)),
-            seen: Mutex::new(Seen { stamp: None, looked: i64::MIN }),
+            seen: Mutex::new(Seen { stamp: None, looked: i64::MIN, problem: None }),
         })
     }
 
     /// `None` if the users came as a text, which does not change.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
+    }
+
+    /// Why the file cannot be used as it was when it was last looked at.
+    pub fn problem(&self) -> Option<String> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).problem.clone()
     }
 
     /// The users as the file says, but for the last second.
@@ -104,11 +102,13 @@ impl Roster {
         seen.stamp = stamp;
         match users::read_text(path).and_then(|source| users::parse(&source)) {
             Ok(users) => {
+                seen.problem = None;
                 tracing::info!(path = %path.display(), users = users.len(), "users read again");
                 let members = Arc::new(Members::new(users));
                 *self.members.write().unwrap_or_else(PoisonError::into_inner) = members;
             }
             Err(error) => {
+                seen.problem = Some(error.line());
                 let problem = error.diagnostics.first().map(ToString::to_string);
                 tracing::error!(path = %path.display(), %error, problem, "users cannot be read again; those before stay");
             }
@@ -142,16 +142,5 @@ impl Members {
         let member = self.get(self.token_owners.get(id)?)?;
         let token = member.user.tokens.iter().find(|token| token.id == id)?;
         Some((member, token))
-    }
-}
-
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some(Self {
-            inode: metadata.ino(),
-            bytes: metadata.len(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
     }
 }

@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{App, s3_access};
+use crate::error::Result;
 use crate::export::Source;
 use crate::export::open::Surroundings;
 use crate::export::selection::Exports;
 
 impl App {
-    pub fn exports(&self) -> Exports<'_> {
-        Exports { models: &self.models, dags: &self.dags }
+    /// Fails with the problems of `dags.yaml`.
+    pub fn exports(&self) -> Result<Exports<'_>> {
+        Ok(Exports { models: &self.models, dags: self.dags()? })
     }
 
     /// With a count of rows read of its own, which begins at 0.

@@ -2,57 +2,57 @@
 //! and pipelines out. Decides nothing of its own.
 
 pub mod export;
+pub mod ingest;
+pub mod project;
 pub mod serve;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+use self::project::{Checked, DagsFile};
 
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dag::Dags;
 use crate::engine::{Engine, EngineOptions};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::batch::{BatchReport, dead_letters_spec};
-use crate::ingest::worker::{self, Until, WorkerReport};
+use crate::ingest::batch::dead_letters_spec;
 use crate::ingest::{Limits, Pipeline};
 use crate::kafka::KafkaAccess;
 use crate::lake::Lake;
 use crate::lake::commit::ensure_table;
 use crate::lake::ledger::Ledger;
 use crate::lake::store::S3Access;
-use crate::model::ModelSet;
-use crate::retry::Retry;
+use crate::model::{Model, ModelSet};
 use crate::runner::RunContext;
-use crate::table::TableName;
-use crate::typecheck::{Typed, typecheck};
+use crate::table::{Layer, TableName};
+use crate::typecheck::Typed;
 
-/// Of a worker that lost its broker or store.
-const RESTART: Retry = Retry::for_ever(Duration::from_secs(1), RESTART_PAUSE_MAX);
-const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Well below the time after which a group gives up a member that does not poll.
 const POLL_PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// An opened project: what commands work with.
+/// An opened project: what commands work with. Broken parts of it are left out, and wrong only for
+/// whoever needs them.
 pub struct App {
     pub config: Config,
+    /// As far as their files can be read; what planning says is in [`Self::checked`].
     pub models: Arc<ModelSet>,
-    pub dags: Dags,
+    dags: DagsFile,
     pub lake: Lake,
     pub engine: Engine,
     pub clock: Clock,
 }
 
 impl App {
-    /// Reads the project and opens the lake, which is not asked anything yet.
+    /// Reads the project and opens the lake, which is not asked anything yet. Fails where the
+    /// project's folder cannot be read; a broken model or `dags.yaml` is left out.
     pub fn open(config: Config) -> Result<Self> {
-        let models = ModelSet::read(&config.project)?;
-        let dags = Dags::read(&config.project)?;
+        let models = ModelSet::read_usable(&config.project)?;
+        let dags = DagsFile::read(&config.project);
         let lake = Lake::open(&config.lake, &s3_access(&config))?;
         let engine = engine(&config)?;
         Ok(Self {
@@ -65,18 +65,29 @@ impl App {
         })
     }
 
-    /// Plans every model anew; the error carries the problems of all.
-    pub async fn typed(&self) -> Result<Arc<Typed>> {
-        typecheck(&self.engine, &self.models).await.map(Arc::new)
+    /// What `dags.yaml` says; fails with its problems.
+    pub fn dags(&self) -> Result<&Dags> {
+        self.dags.get()
     }
 
-    /// For one run, with an id of its own. Plans every model, as [`Self::typed`] does.
+    /// Plans every model anew; those that cannot be planned, and what needs them, are left out.
+    pub async fn checked(&self) -> Result<Checked> {
+        Checked::of(&self.engine, &self.models).await
+    }
+
+    /// What planning says of the models that can be planned.
+    pub async fn typed(&self) -> Result<Arc<Typed>> {
+        self.checked().await.map(|checked| checked.typed)
+    }
+
+    /// For one run, with an id of its own. Plans every model, as [`Self::checked`] does.
     pub async fn run_context(&self) -> Result<Arc<RunContext>> {
+        let Checked { models, typed } = self.checked().await?;
         Ok(Arc::new(RunContext {
             lake: self.lake.clone(),
             engine: self.engine.clone(),
-            models: Arc::clone(&self.models),
-            typed: self.typed().await?,
+            models,
+            typed,
             run: Uuid::now_v7(),
             parallel_models_max: usize::try_from(self.config.engine.parallel_models_max)
                 .unwrap_or(1),
@@ -98,23 +109,10 @@ impl App {
         Ok(KafkaAccess { bootstrap_servers, options, ..KafkaAccess::default() })
     }
 
-    /// The bronze tables to ingest: all, or those named.
+    /// The bronze tables to ingest: all, or those named. Tables whose models are left out are among
+    /// them: they fail one by one.
     pub fn bronze(&self, names: &[TableName]) -> Result<Vec<TableName>> {
-        let is_append =
-            |name: &TableName| self.models.get(name).is_some_and(|model| model.topic().is_some());
-        for name in names {
-            let model = self.models.find(name)?;
-            if !is_append(&model.name) {
-                return Err(Error::invalid(format!("`{name}` is not fed by a topic"))
-                    .hint("only tables of kind `append` are ingested"));
-            }
-        }
-        Ok(self
-            .models
-            .iter()
-            .map(|model| model.name.clone())
-            .filter(|name| is_append(name) && (names.is_empty() || names.contains(name)))
-            .collect())
+        bronze_of(&self.models, names)
     }
 
     /// Everything that the ingestion of `name` needs; creates its table, or adds new columns.
@@ -143,8 +141,9 @@ impl App {
         kafka: &KafkaAccess,
         run: Uuid,
     ) -> Result<Pipeline> {
-        let model = self.models.find(name)?;
-        let (Some(source), Some(checked)) = (model.topic(), typed.get(name)) else {
+        let checked = typed.find(name)?;
+        let model = &checked.model;
+        let Some(source) = model.topic() else {
             return Err(Error::internal(format!("`{name}` has no topic")));
         };
         let ingest = &self.config.ingest;
@@ -171,6 +170,27 @@ impl App {
             clock: self.clock.clone(),
         })
     }
+}
+
+/// Those of `models` that are fed by a topic: all, or those named.
+fn bronze_of(models: &ModelSet, names: &[TableName]) -> Result<Vec<TableName>> {
+    let is_append = |model: &Model| model.topic().is_some();
+    for name in names {
+        let left_out = models.left_out().get(name);
+        let model = match left_out.and_then(|left_out| left_out.model.as_deref()) {
+            Some(model) => model,
+            None => models.find(name)?,
+        };
+        if !is_append(model) {
+            return Err(Error::invalid(format!("`{name}` is not fed by a topic"))
+                .hint("only tables of kind `append` are ingested"));
+        }
+    }
+    let usable = models.iter().filter(|model| is_append(model)).map(|model| &model.name);
+    // Tables of bronze have no other kind.
+    let left_out = models.left_out().keys().filter(|name| name.layer == Layer::Bronze);
+    let wanted = usable.chain(left_out).filter(|name| names.is_empty() || names.contains(name));
+    Ok(wanted.cloned().collect())
 }
 
 fn s3_access(config: &Config) -> S3Access {
@@ -222,78 +242,5 @@ pub fn project_folder(given: Option<PathBuf>, current: &Path) -> Result<PathBuf>
                 .hint("point --project at the folder that holds dags.yaml and sql/")
             }),
         None => crate::config::find_project(current),
-    }
-}
-
-/// Called after each commit with the table's name.
-pub type OnCommit = Arc<dyn Fn(&TableName, &BatchReport) + Send + Sync>;
-
-/// Runs one worker per pipeline, each on a thread of its own, until all are done. A worker that
-/// loses its broker or store starts again, except when draining once.
-pub async fn ingest(
-    pipelines: Vec<Arc<Pipeline>>,
-    until: Until,
-    stop: &CancellationToken,
-    on_commit: OnCommit,
-) -> Result<BTreeMap<TableName, WorkerReport>> {
-    let runtime = Handle::current();
-    let mut workers = Vec::new();
-    for pipeline in pipelines {
-        let (runtime, on_commit) = (runtime.clone(), Arc::clone(&on_commit));
-        // A worker that fails for good ends the others too: they commit what they hold.
-        let (stop, end_all) = (stop.clone(), stop.clone().drop_guard());
-        workers.push(tokio::task::spawn_blocking(move || {
-            let name = pipeline.spec.name.clone();
-            let report = supervise(&pipeline, &runtime, until, &stop, &on_commit);
-            if report.is_ok() {
-                end_all.disarm();
-            }
-            report.map(|report| (name, report))
-        }));
-    }
-    let mut reports = BTreeMap::new();
-    let mut failure = None;
-    for worker in workers {
-        let panicked = |source| Error::internal("a worker ended abnormally").source(source);
-        match worker.await.map_err(panicked).flatten() {
-            Ok((name, report)) => drop(reports.insert(name, report)),
-            Err(error) => drop(failure.get_or_insert(error)),
-        }
-    }
-    failure.map_or(Ok(reports), Err)
-}
-
-fn supervise(
-    pipeline: &Arc<Pipeline>,
-    runtime: &Handle,
-    until: Until,
-    stop: &CancellationToken,
-    on_commit: &OnCommit,
-) -> Result<WorkerReport> {
-    let name = pipeline.spec.name.clone();
-    let mut restarts = RESTART.begin(0);
-    let mut was_lost = false;
-    loop {
-        let began = Instant::now();
-        let (forward, table) = (Arc::clone(on_commit), name.clone());
-        let on_commit = Arc::new(move |report: &BatchReport| forward(&table, report));
-        match worker::run(pipeline, runtime, until, stop, on_commit) {
-            // A broker that just came back may not know its topics for a moment.
-            Err(error)
-                if (error.kind.is_retryable()
-                    || (was_lost && error.kind == ErrorKind::NotFound))
-                    && until == Until::Stopped
-                    && !stop.is_cancelled() =>
-            {
-                // What went well for long has nothing to do with earlier troubles.
-                if began.elapsed() > RESTART_PAUSE_MAX {
-                    restarts = RESTART.begin(0);
-                }
-                was_lost = true;
-                tracing::warn!(table = %name, %error, "ingestion stopped, starting again");
-                runtime.block_on(stop.run_until_cancelled(restarts.wait()));
-            }
-            outcome => return outcome,
-        }
     }
 }

@@ -8,25 +8,28 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::runtime::Runtime;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{App, OnCommit, RESTART, ingest, threads_of};
+use super::ingest::{IngestEvent, OnEvent, Setup, Tables, ingest};
+use super::project::{Checked, Watched};
+use super::{App, bronze_of, threads_of};
 use crate::access::Access;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::ingest::Pipeline;
 use crate::ingest::status::positions;
 use crate::ingest::worker::Until;
 use crate::kafka::KafkaAccess;
 use crate::model::depth::STACK_BYTES;
+use crate::model::{CurrentModels, ModelSet};
 use crate::server::flight;
+use crate::server::health::{Health, Part};
 use crate::server::http::{self, Readiness, Site};
-use crate::server::listen::{Listener, OpenConnections};
+use crate::server::listen::Listener;
 use crate::server::metrics::{IngestFigures, Metrics};
 use crate::server::tls::Tls;
 use crate::statements::log::StatementLog;
@@ -37,8 +40,11 @@ use crate::table::TableName;
 const STREAMS_GRACE: Duration = Duration::from_secs(5);
 /// What statements that were cut off get to be noted in the log.
 const NOTES_GRACE: Duration = Duration::from_secs(1);
-/// How often users and certificates are looked at again.
+/// How often users, certificates and the project's files are looked at again.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often every table is opened to see whether it can be read: two small requests for each that
+/// did not change.
+const TABLES_EVERY: Duration = Duration::from_secs(300);
 /// How often the broker is asked how far behind the lake is.
 const POSITIONS_EVERY: Duration = Duration::from_secs(15);
 /// A plan that computes for long without giving way holds as many threads as there are processors;
@@ -95,6 +101,7 @@ impl Door {
     async fn watch(
         self,
         statements: Statements,
+        health: Health,
         clock: Clock,
         stop: CancellationToken,
     ) -> Result<()> {
@@ -109,8 +116,10 @@ impl Door {
                 let current = self.access.current(&principal.user, clock.micros());
                 current.is_some_and(|current| *current == *principal)
             });
+            health.set(Part::Users, self.access.problem(clock.micros()));
             if let Some(tls) = &self.tls {
                 tls.look_again();
+                health.set(Part::Certificate, tls.problem());
             }
         }
     }
@@ -123,6 +132,8 @@ pub struct Server {
     pub http: Option<SocketAddr>,
     /// What is ingested; empty without Kafka.
     pub ingested: Vec<TableName>,
+    /// At the start; what is left out of them is said by the caller.
+    pub models: Arc<ModelSet>,
     pub has_tls: bool,
     pub asks_users: bool,
     parts: Vec<Service>,
@@ -131,26 +142,39 @@ pub struct Server {
 
 impl Server {
     /// Binds what is wanted; asks neither the lake nor Kafka anything yet.
-    pub async fn open(app: App, wanted: Wanted, door: Door) -> Result<Self> {
-        let app = Arc::new(app);
+    pub async fn open(app: Arc<App>, wanted: Wanted, door: Door) -> Result<Self> {
+        let health = Health::default();
+        let project = Watched::open(&app.config.project, &app.engine, &health).await?;
         let mut server = Self {
             flight: None,
             http: None,
             ingested: Vec::new(),
+            models: project.current().get(),
             has_tls: door.tls.is_some(),
             asks_users: !door.access.is_open(),
             parts: Vec::new(),
             execution: None,
         };
         let figures = IngestFigures::default();
+        let is_alone = !(wanted.flight || wanted.http);
         if let Some(kafka) = kafka(&app, wanted.ingest)? {
-            server.add_ingest(&app, kafka, &figures)?;
+            let ingesting = Ingesting {
+                app: Arc::clone(&app),
+                kafka,
+                project: project.checked(),
+                is_patient: !is_alone,
+                figures: figures.clone(),
+                health: health.clone(),
+            };
+            server.add_ingest(ingesting)?;
         }
         if wanted.ingest == Ingestion::Yes && server.ingested.is_empty() {
             return Err(Error::invalid("no table is fed by a topic")
                 .hint("models of kind `append` name their topic"));
         }
-        if !(wanted.flight || wanted.http) {
+        let models = project.current();
+        server.parts.push(Service::new("project", move |stop| watch_project(project, stop)));
+        if is_alone {
             return Ok(server);
         }
         let addresses = &app.config.server;
@@ -162,53 +186,58 @@ impl Server {
             true => Some(door.listen("server.http_address", &addresses.http_address).await?),
             false => None,
         };
-        let execution = Execution::start(&app)?;
-        let (watcher, statements) = (door.clone(), execution.statements.clone());
-        let clock = app.clock.clone();
-        server
-            .parts
-            .push(Service::new("watch", move |stop| watcher.watch(statements, clock, stop)));
-        let mut connections = Vec::new();
+        let execution = Execution::start(&app, models)?;
+        let metrics = Metrics {
+            statements: execution.statements.clone(),
+            ingest: figures,
+            health,
+            connections: Vec::new(),
+            started: app.clock.micros(),
+        };
+        server.execution = Some(execution);
+        server.add_servers(&app, door, metrics, flight, http);
+        Ok(server)
+    }
+
+    /// What answers, and what looks after it.
+    fn add_servers(
+        &mut self,
+        app: &App,
+        door: Door,
+        mut metrics: Metrics,
+        flight: Option<Listener>,
+        http: Option<Listener>,
+    ) {
+        let (watcher, statements) = (door.clone(), metrics.statements.clone());
+        let (clock, health) = (app.clock.clone(), metrics.health.clone());
+        let watch = move |stop| watcher.watch(statements, health, clock, stop);
+        self.parts.push(Service::new("watch", watch));
+        let statements = metrics.statements.clone();
+        self.parts.push(Service::new("tables", move |stop| watch_tables(statements, stop)));
         if let Some(listener) = flight {
-            server.flight = Some(listener.address());
-            connections.push(("flight", listener.open_connections()));
-            let (statements, access) = (execution.statements.clone(), door.access.clone());
+            self.flight = Some(listener.address());
+            metrics.connections.push(("flight", listener.open_connections()));
+            let (statements, access) = (metrics.statements.clone(), door.access.clone());
             let clock = app.clock.clone();
-            server.parts.push(Service::within(STREAMS_GRACE, "flight", move |stop| {
+            self.parts.push(Service::within(STREAMS_GRACE, "flight", move |stop| {
                 flight::serve(listener.incoming(), statements, access, clock, stop)
             }));
         }
         if let Some(listener) = http {
-            server.http = Some(listener.address());
-            connections.push(("http", listener.open_connections()));
-            let site = site(&app, &execution.statements, door.access, figures, connections);
-            server.parts.push(Service::within(STREAMS_GRACE, "http", move |stop| {
+            self.http = Some(listener.address());
+            metrics.connections.push(("http", listener.open_connections()));
+            let site = site(app, door.access, metrics);
+            self.parts.push(Service::within(STREAMS_GRACE, "http", move |stop| {
                 http::serve(listener.incoming(), site, stop)
             }));
         }
-        server.execution = Some(execution);
-        Ok(server)
     }
 
-    fn add_ingest(
-        &mut self,
-        app: &Arc<App>,
-        kafka: KafkaAccess,
-        figures: &IngestFigures,
-    ) -> Result<()> {
-        self.ingested = app.bronze(&[])?;
-        if self.ingested.is_empty() {
-            return Ok(());
-        }
+    fn add_ingest(&mut self, ingesting: Ingesting) -> Result<()> {
+        self.ingested = bronze_of(&ingesting.project.borrow().models, &[])?;
         for table in &self.ingested {
-            figures.expect(table.clone());
+            ingesting.figures.expect(table.clone());
         }
-        let ingesting = Ingesting {
-            app: Arc::clone(app),
-            kafka,
-            tables: self.ingested.clone(),
-            figures: figures.clone(),
-        };
         self.parts.push(Service::new("ingest", move |stop| ingesting.run(stop)));
         Ok(())
     }
@@ -223,22 +252,37 @@ impl Server {
     }
 }
 
-fn site(
-    app: &App,
-    statements: &Statements,
-    access: Access,
-    ingest: IngestFigures,
-    connections: Vec<(&'static str, OpenConnections)>,
-) -> Site {
-    let statements = statements.clone();
-    let metrics = Metrics {
-        statements: statements.clone(),
-        ingest,
-        connections,
-        started: app.clock.micros(),
-    };
+/// Looks at the project's files again and again.
+async fn watch_project(mut project: Watched, stop: CancellationToken) -> Result<()> {
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => project.look_again().await,
+            () = stop.cancelled() => return Ok(()),
+        }
+    }
+}
+
+/// Opens the lake's tables now and again, so that what cannot be read is known before somebody asks.
+async fn watch_tables(statements: Statements, stop: CancellationToken) -> Result<()> {
+    let mut ticks = tokio::time::interval(TABLES_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        let looked = stop.run_until_cancelled(statements.look_at_tables()).await;
+        if let Some(Err(error)) = looked {
+            tracing::debug!(%error, "the tables cannot be looked at");
+        }
+    }
+}
+
+fn site(app: &App, access: Access, metrics: Metrics) -> Site {
     Site {
-        statements,
+        statements: metrics.statements.clone(),
         access,
         lake: app.lake.clone(),
         metrics,
@@ -325,7 +369,7 @@ struct Execution {
 }
 
 impl Execution {
-    fn start(app: &App) -> Result<Self> {
+    fn start(app: &App, models: CurrentModels) -> Result<Self> {
         let threads = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads_of(&app.config) * THREADS_PER_PROCESSOR)
             .thread_name("execute")
@@ -339,7 +383,7 @@ impl Execution {
         let statements = Statements::new(StatementsSetup {
             lake: app.lake.clone(),
             engine: app.engine.clone(),
-            models: Arc::clone(&app.models),
+            models,
             limits: StatementLimits {
                 admission: AdmissionLimits {
                     running_max: places(server.running_statements_max),
@@ -383,46 +427,44 @@ fn kafka(app: &App, ingestion: Ingestion) -> Result<Option<KafkaAccess>> {
 struct Ingesting {
     app: Arc<App>,
     kafka: KafkaAccess,
-    tables: Vec<TableName>,
+    project: watch::Receiver<Checked>,
+    /// Whether other parts go on without it.
+    is_patient: bool,
     figures: IngestFigures,
+    health: Health,
 }
 
 impl Ingesting {
     /// Ingests until `stop`, then commits what is buffered.
     async fn run(self, stop: CancellationToken) -> Result<()> {
-        let Some(pipelines) = self.pipelines(&stop).await? else { return Ok(()) };
-        let figures = self.figures.clone();
-        let on_commit: OnCommit = Arc::new(move |table, report| figures.add(table, report));
-        // The workers cancel their token when one of them fails; the other parts have their own.
-        let stop = stop.child_token();
+        let (figures, health) = (self.figures.clone(), self.health.clone());
+        let on_event: OnEvent = Arc::new(move |table, event| {
+            let part = Part::Ingestion(table.clone());
+            match event {
+                IngestEvent::Committed(report) => {
+                    health.mend(&part);
+                    figures.add(table, report);
+                }
+                IngestEvent::Failed(error) => drop(health.is_new(part, &error.line())),
+                IngestEvent::Works => health.mend(&part),
+                IngestEvent::Ended => {
+                    health.mend(&part);
+                    figures.set_positions(table, Vec::new());
+                }
+            }
+        });
+        let setup = Setup {
+            app: Arc::clone(&self.app),
+            kafka: self.kafka.clone(),
+            run: Uuid::now_v7(),
+            until: Until::Stopped,
+            is_patient: self.is_patient,
+            on_event,
+        };
+        let tables = Tables::Watched(self.project.clone());
         tokio::select! {
-            reports = ingest(pipelines, Until::Stopped, &stop, on_commit) => reports.map(drop),
+            ingested = ingest(Arc::new(setup), tables, &stop) => ingested.into_result().map(drop),
             never = self.watch_positions() => match never {},
-        }
-    }
-
-    /// Waits for a lake that cannot be reached; `None` if stopped before it could.
-    async fn pipelines(&self, stop: &CancellationToken) -> Result<Option<Vec<Arc<Pipeline>>>> {
-        let (app, run) = (&self.app, Uuid::now_v7());
-        let typed = app.typed().await?;
-        let mut attempts = RESTART.begin(0);
-        loop {
-            let opened = async {
-                let mut pipelines = Vec::with_capacity(self.tables.len());
-                for name in &self.tables {
-                    pipelines.push(app.pipeline(name, &typed, &self.kafka, run).await?);
-                }
-                Ok::<_, Error>(pipelines)
-            };
-            match opened.await {
-                Err(error) if error.kind.is_retryable() => {
-                    tracing::warn!(%error, "ingestion cannot begin, trying again");
-                }
-                outcome => return outcome.map(Some),
-            }
-            if stop.run_until_cancelled(attempts.wait()).await.is_none() {
-                return Ok(None);
-            }
         }
     }
 
@@ -431,13 +473,12 @@ impl Ingesting {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            for table in &self.tables {
-                let found = async {
-                    let model = self.app.models.find(table)?;
-                    let pipeline = &self.app.config.ingest.pipeline;
-                    positions(&self.app.lake, model, pipeline, &self.kafka).await
-                };
-                let found = found.await.unwrap_or_else(|error| {
+            let models = Arc::clone(&self.project.borrow().models);
+            for model in models.iter().filter(|model| model.topic().is_some()) {
+                let (table, pipeline) = (&model.name, &self.app.config.ingest.pipeline);
+                self.figures.expect(table.clone());
+                let found = positions(&self.app.lake, model, pipeline, &self.kafka).await;
+                let found = found.unwrap_or_else(|error| {
                     tracing::warn!(%table, %error, "the lag is unknown");
                     Vec::new()
                 });

@@ -2,8 +2,11 @@
 
 use clap::Args;
 
+use std::collections::BTreeMap;
+
 use super::{Output, Session, output};
 use crate::app::App;
+use crate::app::ingest::one_error;
 use crate::audit::{Auditor, PartitionAudit, audit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kafka::KafkaAccess;
@@ -43,31 +46,60 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
         Some(_) if !arguments.offline => Some(app.kafka()?),
         _ => None,
     };
-    let audits = run(&app, &arguments.tables, kafka.as_ref(), arguments.payloads).await?;
+    let (audits, failed) = run(&app, &arguments.tables, kafka.as_ref(), arguments.payloads).await?;
     match arguments.output {
         Output::Json => {
-            let clean = audits.iter().all(PartitionAudit::is_clean);
-            output::write_json(&serde_json::json!({"clean": clean, "partitions": audits}))?;
+            let clean = failed.is_empty() && audits.iter().all(PartitionAudit::is_clean);
+            let failed: Vec<_> = failed
+                .iter()
+                .map(|(name, error)| {
+                    serde_json::json!({"table": name.to_string(), "error": error.message})
+                })
+                .collect();
+            output::write_json(&serde_json::json!({
+                "clean": clean, "partitions": audits, "failed": failed,
+            }))?;
         }
         Output::Text => output::write_text(&table(&audits))?,
     }
-    verdict(&audits)
+    let total = failed.len() + audited(&audits);
+    match one_error("audited", failed, total) {
+        None => verdict(&audits),
+        Some(error) => {
+            if let Err(found) = verdict(&audits) {
+                output::say(&found.to_string());
+            }
+            Err(error)
+        }
+    }
 }
 
-/// The audits of `tables`, or of all tables with a topic.
+/// How many tables the audits are of.
+fn audited(audits: &[PartitionAudit]) -> usize {
+    audits.iter().map(|audit| &audit.table).collect::<std::collections::BTreeSet<_>>().len()
+}
+
+/// The audits of `tables`, or of all tables with a topic; and why some could not be audited.
 pub async fn run(
     app: &App,
     tables: &[TableName],
     kafka: Option<&KafkaAccess>,
     payloads: bool,
-) -> Result<Vec<PartitionAudit>> {
+) -> Result<(Vec<PartitionAudit>, BTreeMap<TableName, Error>)> {
     let pipeline = &app.config.ingest.pipeline;
     let auditor = Auditor { lake: &app.lake, engine: &app.engine, pipeline, kafka, payloads };
-    let mut audits = Vec::new();
+    let (mut audits, mut failed) = (Vec::new(), BTreeMap::new());
     for name in app.bronze(tables)? {
-        audits.extend(audit(&auditor, app.models.find(&name)?).await?);
+        let audited = match app.models.find(&name) {
+            Ok(model) => audit(&auditor, model).await,
+            Err(error) => Err(error),
+        };
+        match audited {
+            Ok(audited) => audits.extend(audited),
+            Err(error) => drop(failed.insert(name, error)),
+        }
     }
-    Ok(audits)
+    Ok((audits, failed))
 }
 
 pub fn table(audits: &[PartitionAudit]) -> String {

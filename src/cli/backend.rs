@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::sink::{Sink, Written};
 use super::{Session, interrupted};
 use crate::app::App;
+use crate::engine::catalog::Unreadable;
 use crate::engine::fault::engine_error;
 use crate::engine::query::Query;
 use crate::engine::storable::{conform, plain_schema};
@@ -57,6 +58,8 @@ pub enum Backend {
 pub struct Answer {
     pub schema: SchemaRef,
     pub rows: BoxStream<'static, Result<RecordBatch>>,
+    /// What is listed without columns, because it cannot be read.
+    unreadable: Unreadable,
     /// On a server, which has to be told if it should end.
     running: Option<Running>,
 }
@@ -114,13 +117,15 @@ impl Backend {
                 let query =
                     Query::plan(&app.engine, &app.lake, &app.models, source, *range).await?;
                 let rows = query.stream().await?;
+                let unreadable = query.unreadable;
                 let schema = rows.schema();
                 let rows = rows.map_err(|error| engine_error("the query failed", error)).boxed();
-                Ok(Answer { schema, rows, running: None })
+                Ok(Answer { schema, rows, unreadable, running: None })
             }
             Self::Server(client) => {
                 let Reply { schema, rows, running } = client.run(source).await?;
-                Ok(Answer { schema, rows, running: Some(running) })
+                let unreadable = Unreadable::new();
+                Ok(Answer { schema, rows, unreadable, running: Some(running) })
             }
         }
     }
@@ -162,14 +167,14 @@ impl Backend {
         stop: &CancellationToken,
     ) -> Result<Written> {
         let stopped = || interrupted("the query was cancelled");
-        let Answer { schema, rows, running } = tokio::select! {
+        let Answer { schema, rows, unreadable, running } = tokio::select! {
             answer = self.ask(source) => answer?,
             () = stop.cancelled() => return Err(stopped()),
         };
         let schema = plain_schema(&schema);
         let sink = open(&schema)?;
         tokio::select! {
-            written = write(rows, &schema, sink) => return written,
+            written = write(rows, &schema, sink) => return judged(written?, unreadable),
             () = stop.cancelled() => {}
         }
         if let Some(running) = running {
@@ -177,6 +182,19 @@ impl Backend {
         }
         Err(stopped())
     }
+}
+
+/// Fails, after everything was written, if something is missing from it.
+fn judged(written: Written, unreadable: Unreadable) -> Result<Written> {
+    let count = unreadable.len();
+    let Some((name, error)) = unreadable.into_iter().next() else { return Ok(written) };
+    let more = match count {
+        1 => String::new(),
+        2 => ", as is 1 other table".to_owned(),
+        _ => format!(", as are {} other tables", count - 1),
+    };
+    let message = format!("`{name}` is listed without columns{more}: {error}");
+    Err(Error { message, ..error })
 }
 
 /// All rows, in the plain types of `schema`.

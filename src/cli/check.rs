@@ -89,7 +89,7 @@ struct Checked {
 /// What there is to say of good models; or every diagnostic of models and DAGs. What cannot be judged because of
 /// another problem (a model whose input is broken, a selector that may mean a broken file) is not.
 async fn check(config: &crate::config::Config) -> Result<Checked> {
-    let Reading { good, all, mut diagnostics } = Reading::read(&config.project)?;
+    let Reading { good, all, mut diagnostics, .. } = Reading::read(&config.project)?;
     match (Dags::read(&config.project), all) {
         (Ok(dags), Some(all)) => diagnostics.extend(dags.check(&all)),
         (Ok(_), None) => {}

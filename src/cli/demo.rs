@@ -11,11 +11,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::parity::Verdict;
 use super::run::Progress;
 use super::{Session, audit, interrupted, output, query};
+use crate::app::App;
+use crate::app::ingest::{IngestEvent, OnEvent, Setup, Tables, one_error};
 use crate::app::serve::{Door, Ingestion, Server, Wanted};
-use crate::app::{self, App};
-use crate::dag::select;
 use crate::demo::events::{Options, Topic, history};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::worker::Until;
@@ -70,14 +71,14 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     // Small batches: the mock broker keeps little, and something should be seen to happen.
     config.ingest.flush_rows_max = 30_000;
     config.ingest.flush_age_ms_max = 500;
-    let app = App::open(config)?;
+    let app = Arc::new(App::open(config)?);
     if prepare(&app, arguments).await? == Found::Nothing {
         play(session, &app, arguments).await?;
     }
     if arguments.serve { serve(session, app).await } else { Ok(()) }
 }
 
-async fn play(session: &Session, app: &App, arguments: &Arguments) -> Result<()> {
+async fn play(session: &Session, app: &Arc<App>, arguments: &Arguments) -> Result<()> {
     let options = Options {
         days: arguments.days,
         orders: arguments.orders,
@@ -93,7 +94,7 @@ async fn play(session: &Session, app: &App, arguments: &Arguments) -> Result<()>
 
     let building = Clock::now();
     let context = app.run_context().await?;
-    let tasks = tasks_of(&select(&app.models, &app.dags, &[])?, None);
+    let tasks = tasks_of(&super::run::selected(app, &context.models, &[])?, None);
     let mut progress = Progress::new();
     let report =
         runner::run(context, tasks, &session.process.stop, |event| progress.show(event)).await;
@@ -105,9 +106,12 @@ async fn play(session: &Session, app: &App, arguments: &Arguments) -> Result<()>
         show(app, &model.name).await?;
     }
     let auditing = Clock::now();
-    let audits = audit::run(app, &[], Some(&broker.access()), false).await?;
+    let (audits, failed) = audit::run(app, &[], Some(&broker.access()), false).await?;
     output::write_text(&format!("\naudit\n{}", audit::table(&audits)))?;
     audit::verdict(&audits)?;
+    if let Some(error) = one_error("audited", failed, app.bronze(&[])?.len()) {
+        return Err(error);
+    }
     timings.push(("audit", auditing.elapsed()));
     let exporting = Clock::now();
     if export(session, app).await? {
@@ -160,40 +164,31 @@ type Positions = BTreeMap<(Topic, i32), i64>;
 /// Produces and ingests side by side until everything produced is in the lake.
 async fn ingest(
     session: &Session,
-    app: &App,
+    app: &Arc<App>,
     broker: &MockBroker,
     options: Options,
 ) -> Result<Produced> {
     let access = broker.access();
-    let typed = app.typed().await?;
-    let run = Uuid::now_v7();
-    let mut pipelines = Vec::new();
-    for name in app.bronze(&[])? {
-        pipelines.push(app.pipeline(&name, &typed, &access, run).await?);
-    }
-    let topics: BTreeMap<TableName, Topic> = pipelines
+    let checked = app.checked().await?;
+    super::left_out::say(app, &checked.models);
+    let topics: BTreeMap<TableName, Topic> = checked
+        .models
         .iter()
-        .filter_map(|pipeline| {
-            let topic = Topic::ALL.into_iter().find(|topic| topic.name() == pipeline.topic)?;
-            Some((pipeline.spec.name.clone(), topic))
+        .filter_map(|model| {
+            let source = model.topic()?;
+            let topic = Topic::ALL.into_iter().find(|topic| topic.name() == source.topic)?;
+            Some((model.name.clone(), topic))
         })
         .collect();
     let landed: Arc<Mutex<Positions>> = Arc::default();
     let accounted = Arc::new(AtomicU64::new(0));
     let total = options.orders + options.clicks;
     let bar = bar(total + total / 100);
-    let on_commit: app::OnCommit = {
-        let (landed, accounted, bar) = (Arc::clone(&landed), Arc::clone(&accounted), bar.clone());
-        Arc::new(move |table, report| {
-            let mut landed = landed.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(topic) = topics.get(table) {
-                landed.extend(report.next_offsets.iter().map(|(id, next)| ((*topic, *id), *next)));
-            }
-            let done = report.rows + report.rejects;
-            bar.set_position(accounted.fetch_add(done, Ordering::Relaxed) + done);
-        })
-    };
     let stop = session.process.stop.child_token();
+    let on_event = {
+        let (landed, accounted, bar) = (Arc::clone(&landed), Arc::clone(&accounted), bar.clone());
+        on_event(topics, landed, accounted, bar, stop.clone())
+    };
     let producer = {
         let (landed, stop, access) = (Arc::clone(&landed), stop.clone(), access.clone());
         tokio::task::spawn_blocking(move || {
@@ -202,7 +197,16 @@ async fn ingest(
         })
     };
     let finished = Arc::new(AtomicBool::new(false));
-    let workers = app::ingest(pipelines, Until::Stopped, &stop, on_commit);
+    let setup = Setup {
+        app: Arc::clone(app),
+        kafka: access.clone(),
+        run: Uuid::now_v7(),
+        until: Until::Stopped,
+        is_patient: false,
+        on_event,
+    };
+    let tables = Tables::Named(app.bronze(&[])?, checked);
+    let workers = crate::app::ingest::ingest(Arc::new(setup), tables, &stop);
     let watcher = async {
         let produced = producer
             .await
@@ -216,12 +220,35 @@ async fn ingest(
     };
     let (reports, produced) = tokio::join!(workers, watcher);
     bar.finish_and_clear();
-    let (reports, produced) = (reports?, produced?);
+    let (reports, produced) = (reports.into_result()?, produced?);
     if !finished.load(Ordering::Relaxed) {
         return Err(interrupted("what was ingested is committed"));
     }
     super::ingest::say_totals(&reports);
     Ok(produced)
+}
+
+/// Notes what landed; a table that fails stops all, because nobody would wait for the others.
+fn on_event(
+    topics: BTreeMap<TableName, Topic>,
+    landed: Arc<Mutex<Positions>>,
+    accounted: Arc<AtomicU64>,
+    bar: ProgressBar,
+    failed: CancellationToken,
+) -> OnEvent {
+    Arc::new(move |table, event| {
+        let report = match event {
+            IngestEvent::Committed(report) => report,
+            IngestEvent::Failed(_) => return failed.cancel(),
+            IngestEvent::Works | IngestEvent::Ended => return,
+        };
+        let mut landed = landed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(topic) = topics.get(table) {
+            landed.extend(report.next_offsets.iter().map(|(id, next)| ((*topic, *id), *next)));
+        }
+        let done = report.rows + report.rejects;
+        bar.set_position(accounted.fetch_add(done, Ordering::Relaxed) + done);
+    })
 }
 
 fn bar(total: u64) -> ProgressBar {
@@ -307,7 +334,7 @@ impl Ahead {
 /// this program does not carry, says how to get one.
 async fn export(session: &Session, app: &App) -> Result<bool> {
     let mut found = Vec::new();
-    for (target, tables) in app.exports().chosen(&[], None)? {
+    for (target, tables) in app.exports()?.chosen(&[], None)? {
         let mut to = match super::export::connect(session, app, target).await {
             Err(error) if error.kind == ErrorKind::NotFound => {
                 let hint = error.hint.unwrap_or_default();
@@ -322,11 +349,15 @@ async fn export(session: &Session, app: &App) -> Result<bool> {
         for name in &tables {
             let source = app.export_source();
             source.export(&mut to, name, false).await?;
-            found.push((target.name.clone(), source.parity(&mut to, name).await?));
+            let parity = source.parity(&mut to, name).await;
+            found.push(Verdict { target: target.name.clone(), table: name.clone(), found: parity });
         }
     }
     output::write_text(&format!("\nexport\n{}", super::parity::verdicts(&found)))?;
     super::parity::judge(&found)?;
+    if let Some(error) = found.into_iter().find_map(|verdict| verdict.found.err()) {
+        return Err(error);
+    }
     Ok(true)
 }
 
@@ -364,7 +395,7 @@ fn lake_flag(app: &App) -> String {
 }
 
 /// Answers SQL for everybody on this machine until stopped.
-async fn serve(session: &Session, app: App) -> Result<()> {
+async fn serve(session: &Session, app: Arc<App>) -> Result<()> {
     let flag = lake_flag(&app);
     let wanted = Wanted { ingest: Ingestion::No, flight: true, http: true };
     let server = Server::open(app, wanted, Door::local()).await?;

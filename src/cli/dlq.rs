@@ -1,5 +1,8 @@
 //! `flowguard dlq`: what bronze refused, and the way back.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::builder::PossibleValuesParser;
@@ -9,6 +12,7 @@ use uuid::Uuid;
 
 use super::{Output, Session, interrupted, output};
 use crate::app::App;
+use crate::app::ingest::one_error;
 use crate::dlq::letters::{Filter, Group, Letter, Place, list, show};
 use crate::dlq::replay::{Mode, Report, replay};
 use crate::error::Result;
@@ -167,10 +171,18 @@ async fn replay_tables(
     let run = Uuid::now_v7();
     let nowhere = KafkaAccess::default();
     let mut reports: Vec<(TableName, String, Report)> = Vec::new();
+    let mut failed = BTreeMap::new();
     for name in app.bronze(tables)? {
         let pipeline = match mode {
-            Mode::Move => app.pipeline(&name, &typed, &nowhere, run).await?,
-            Mode::DryRun => app.untouched_pipeline(&name, &typed, &nowhere, run)?.into(),
+            Mode::Move => app.pipeline(&name, &typed, &nowhere, run).await,
+            Mode::DryRun => app.untouched_pipeline(&name, &typed, &nowhere, run).map(Arc::new),
+        };
+        let pipeline = match pipeline {
+            Ok(pipeline) => pipeline,
+            Err(error) => {
+                failed.insert(name, error);
+                continue;
+            }
         };
         let bar = output::rows_bar(&format!("{name}: dead letters"));
         let report = replay(&pipeline, mode, stop, |progress| {
@@ -179,7 +191,10 @@ async fn replay_tables(
         })
         .await;
         bar.finish_and_clear();
-        reports.push((name, pipeline.topic.clone(), report?));
+        match report {
+            Ok(report) => reports.push((name, pipeline.topic.clone(), report)),
+            Err(error) => drop(failed.insert(name, error)),
+        }
         if stop.is_cancelled() {
             break;
         }
@@ -188,9 +203,19 @@ async fn replay_tables(
         Output::Json => {
             let tables: Vec<Value> = reports.iter().map(report_json).collect();
             let dry_run = mode == Mode::DryRun;
-            output::write_json(&json!({"run": run, "dry_run": dry_run, "tables": tables}))?;
+            let failed = failed.iter();
+            let failed: Vec<Value> = failed
+                .map(|(name, error)| json!({"table": name.to_string(), "error": error.message}))
+                .collect();
+            output::write_json(&json!({
+                "run": run, "dry_run": dry_run, "tables": tables, "failed": failed,
+            }))?;
         }
         Output::Text => output::write_text(&report_text(&reports, mode))?,
+    }
+    let total = reports.len() + failed.len();
+    if let Some(error) = one_error("replayed", failed, total) {
+        return Err(error);
     }
     match reports.iter().any(|(_, _, report)| report.is_stopped) || stop.is_cancelled() {
         true => Err(interrupted("what moved has moved").hint("run it again for the rest")),

@@ -1,14 +1,16 @@
 //! `flowguard export` and `flowguard target`: tables kept equal in a warehouse.
 
+use std::cell::RefCell;
 use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use futures::future::join_all;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::metrics_file::MetricsArguments;
+use super::metrics_file::{Metrics, MetricsArguments};
 use super::progress::TableProgress;
 use super::{Output, Session, interrupted, output};
 use crate::app::App;
@@ -132,49 +134,121 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
 async fn export(session: &Session, arguments: &RunArguments) -> Result<()> {
     let app = session.app()?;
     let selected = &arguments.selected;
-    let (mut lines, mut failed) = (Vec::new(), 0);
-    let exports = app.exports();
+    let exports = app.exports()?;
     let chosen = exports.chosen(&selected.selectors, selected.target.as_deref())?;
-    let surroundings = surroundings(session, &app);
-    let mut progress = TableProgress::new(tables_of(&chosen), selected.output);
     let metrics = arguments.metrics.open(session);
-    for (target, tables) in chosen {
-        let on_event = |event: Event<'_>| {
-            match event {
-                Event::Unreachable(tables) => {
-                    let failed = |name| metrics.exported(&target.name, name, false);
-                    tables.iter().try_for_each(failed)?;
-                }
-                Event::Started(name, rows_read) => progress.begin(name, rows_read),
-                Event::Ended { table, outcome, seconds } => {
-                    metrics.exported(&target.name, table, outcome.is_ok())?;
-                    progress.say(&exported_line(table, target, outcome, seconds));
-                    lines.push(exported_json(table, target, outcome, seconds));
-                }
-                Event::Compared { table, parity, severity } => {
-                    let is_equal = parity.differences.is_empty();
-                    metrics.compared(&target.name, table, is_equal)?;
-                    if !is_equal {
-                        progress.say(&difference_line(table, target, severity, parity));
-                    }
-                    if let Some(line) = lines.last_mut() {
-                        line["differences"] = serde_json::json!(parity.differences);
-                    }
-                }
-            }
-            Ok(())
-        };
-        let work = (target, tables.as_slice(), arguments.full);
-        let work = run(exports, || app.export_source(), &surroundings, work, on_event);
-        failed += stoppable(session, work).await??;
+    let progress = RefCell::new(TableProgress::new(tables_of(&chosen), selected.output));
+    let surroundings = surroundings(session, &app);
+    let each = chosen.iter().map(async |(target, tables)| {
+        let mut lines = Vec::new();
+        let on_event = |event: Event<'_>| noted(&event, target, &metrics, &progress, &mut lines);
+        let work = (*target, tables.as_slice(), arguments.full);
+        let failed = run(exports, || app.export_source(), &surroundings, work, on_event).await;
+        (lines, failed)
+    });
+    let ended = stoppable(session, join_all(each)).await?;
+    progress.borrow_mut().end();
+    let (mut lines, mut outcome) = (Vec::new(), TargetsOutcome::default());
+    for ((target, tables), (own, failed)) in chosen.iter().zip(ended) {
+        lines.extend(own);
+        outcome.add(target, tables.len(), failed)?;
     }
-    progress.end();
     if selected.output == Output::Json {
         output::write_json(&serde_json::json!({"exports": lines}))?;
     }
-    match failed {
-        0 => Ok(()),
-        count => Err(Error::new(ErrorKind::RunFailed, format!("{count} exports failed"))),
+    outcome.into_result(|count| format!("{count} exports failed"))
+}
+
+/// Says what happened, and keeps a line of it for JSON.
+fn noted(
+    event: &Event<'_>,
+    target: &Target,
+    metrics: &Metrics,
+    progress: &RefCell<TableProgress>,
+    lines: &mut Vec<serde_json::Value>,
+) -> Result<()> {
+    let mut progress = progress.borrow_mut();
+    match event {
+        Event::Unreachable(tables, error) => {
+            for name in *tables {
+                metrics.exported(&target.name, name, false)?;
+                lines.push(failed_json(name, target, error));
+            }
+        }
+        Event::Started(name, rows_read) => progress.begin(name, rows_read),
+        Event::Ended { table, outcome, seconds } => {
+            metrics.exported(&target.name, table, outcome.is_ok())?;
+            progress.say(&exported_line(table, target, outcome, *seconds));
+            lines.push(exported_json(table, target, outcome, *seconds));
+        }
+        Event::Compared { table, parity, severity } => {
+            let is_equal = parity.differences.is_empty();
+            metrics.compared(&target.name, table, is_equal)?;
+            if !is_equal {
+                progress.say(&difference_line(table, target, *severity, parity));
+            }
+            if let Some(line) = lines.last_mut() {
+                line["differences"] = serde_json::json!(parity.differences);
+            }
+        }
+        Event::Uncompared { table, error } => {
+            metrics.compared(&target.name, table, false)?;
+            let word = failure(error);
+            progress.say(&format!("{table} was not compared in {}, it {word}", target.name));
+            if let Some(line) = lines.last_mut() {
+                line["uncompared"] = error.message.clone().into();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What became of several targets, each by itself.
+#[derive(Default)]
+pub struct TargetsOutcome {
+    /// Targets that could be asked.
+    asked: usize,
+    /// Tables that failed, those of targets that could not be asked among them.
+    failed: usize,
+    unreachable: Vec<Error>,
+}
+
+impl TargetsOutcome {
+    /// `outcome` is how many of `tables` failed, or why the target could not be asked. Fails where
+    /// the whole command was interrupted.
+    pub fn add(&mut self, target: &Target, tables: usize, outcome: Result<usize>) -> Result<()> {
+        match outcome {
+            Ok(failed) => {
+                self.asked += 1;
+                self.failed += failed;
+            }
+            Err(error) if error.kind == ErrorKind::Interrupted => return Err(error),
+            Err(error) => {
+                output::say(&format!("{:<32} {}", target.name, failure(&error)));
+                self.failed += tables;
+                self.unreachable.push(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where no target could be asked, the fault is not the run's.
+    pub fn into_result(mut self, message: impl Fn(usize) -> String) -> Result<()> {
+        if self.asked == 0 && !self.unreachable.is_empty() {
+            return Err(self.unreachable.remove(0));
+        }
+        match (self.failed, self.unreachable.len()) {
+            (0, 0) => Ok(()),
+            (failed, 0) => Err(Error::new(ErrorKind::RunFailed, message(failed))),
+            (failed, 1) => {
+                let message = format!("{}; 1 target could not be asked", message(failed));
+                Err(Error::new(ErrorKind::RunFailed, message))
+            }
+            (failed, count) => {
+                let message = format!("{}; {count} targets could not be asked", message(failed));
+                Err(Error::new(ErrorKind::RunFailed, message))
+            }
+        }
     }
 }
 
@@ -189,7 +263,7 @@ async fn sql(session: &Session, arguments: &SqlArguments) -> Result<()> {
     if let (Some(folder), Some(target)) = (&arguments.parts, &arguments.target) {
         return copies(session, &app, arguments, target, folder).await;
     }
-    let tables = app.exports().stored(&arguments.selectors, arguments.target.as_deref())?;
+    let tables = app.exports()?.stored(&arguments.selectors, arguments.target.as_deref())?;
     let script = zero_copy::script(&app.lake, app.config.s3.endpoint.as_ref(), &tables).await?;
     output::write_text(&script.text)?;
     match script.refused {
@@ -212,7 +286,7 @@ async fn copies(
 ) -> Result<()> {
     let folder = session.process.current_folder.join(folder);
     let run = Uuid::now_v7();
-    for (target, tables) in app.exports().chosen(&arguments.selectors, Some(target))? {
+    for (target, tables) in app.exports()?.chosen(&arguments.selectors, Some(target))? {
         let statements = statements(target, run)?;
         let mut progress = TableProgress::new(tables.len(), Output::Text);
         output::write_text(&script::preamble(&statements))?;
@@ -229,31 +303,35 @@ async fn copies(
 
 async fn status(session: &Session, selected: &Selected, full: bool) -> Result<()> {
     let app = session.app()?;
-    let mut rows = Vec::new();
-    let mut lines = Vec::new();
-    let mut refused = 0;
-    for (target, tables) in app.exports().chosen(&selected.selectors, selected.target.as_deref())? {
-        let mut to = connect(session, &app, target).await?;
-        for name in &tables {
+    let chosen = app.exports()?.chosen(&selected.selectors, selected.target.as_deref())?;
+    let each = chosen.iter().map(async |(target, tables)| {
+        let mut found = Vec::new();
+        let mut to = match connect(session, &app, target).await {
+            Ok(to) => to,
+            Err(error) => {
+                found.extend(tables.iter().map(|name| unasked(name, target, &error)));
+                return (found, Err(error));
+            }
+        };
+        let mut refused = 0;
+        for name in tables {
             let planned = app.export_source().plan(&mut to, name, full).await;
-            let mut line = serde_json::json!({"table": name.to_string(), "target": target.name});
-            let moves = match planned {
-                Ok(change) => {
-                    line["current"] = (change == Change::None).into();
-                    change.to_string()
-                }
-                Err(error) => {
-                    refused += 1;
-                    output::say(&format!("{name:<32} {}", failure(&error)));
-                    line["error"] = error.message.clone().into();
-                    line["hint"] = error.hint.clone().into();
-                    "nothing: it fails".to_owned()
-                }
-            };
-            rows.push(vec![name.to_string(), target.name.clone(), moves.clone()]);
-            line["moves"] = moves.into();
+            if let Err(error) = &planned {
+                refused += 1;
+                output::say(&format!("{name:<32} {}", failure(error)));
+            }
+            found.push(moves(name, target, &planned));
+        }
+        (found, Ok(refused))
+    });
+    let ended = stoppable(session, join_all(each)).await?;
+    let (mut rows, mut lines, mut outcome) = (Vec::new(), Vec::new(), TargetsOutcome::default());
+    for ((target, tables), (found, refused)) in chosen.iter().zip(ended) {
+        for (row, line) in found {
+            rows.push(row);
             lines.push(line);
         }
+        outcome.add(target, tables.len(), refused)?;
     }
     match selected.output {
         Output::Json => output::write_json(&serde_json::json!({"exports": lines}))?,
@@ -261,25 +339,63 @@ async fn status(session: &Session, selected: &Selected, full: bool) -> Result<()
             output::write_text(&output::columns(&["table", "target", "a run moves"], &rows))?;
         }
     }
-    match refused {
-        0 => Ok(()),
-        count => {
-            Err(Error::new(ErrorKind::RunFailed, format!("{count} tables cannot be exported")))
+    outcome.into_result(|count| format!("{count} tables cannot be exported"))
+}
+
+/// A row for people and a line of JSON.
+type Shown = (Vec<String>, serde_json::Value);
+
+fn moves(name: &TableName, target: &Target, planned: &Result<Change>) -> Shown {
+    let mut line = serde_json::json!({"table": name.to_string(), "target": target.name});
+    let moves = match planned {
+        Ok(change) => {
+            line["current"] = (*change == Change::None).into();
+            change.to_string()
         }
-    }
+        Err(error) => {
+            line["error"] = error.message.clone().into();
+            line["hint"] = error.hint.clone().into();
+            "nothing: it fails".to_owned()
+        }
+    };
+    let row = vec![name.to_string(), target.name.clone(), moves.clone()];
+    line["moves"] = moves.into();
+    (row, line)
+}
+
+/// Of a table whose target could not be asked.
+fn unasked(name: &TableName, target: &Target, error: &Error) -> Shown {
+    let moves = "unknown: the target cannot be asked";
+    let row = vec![name.to_string(), target.name.clone(), moves.to_owned()];
+    let mut line = failed_json(name, target, error);
+    line["moves"] = moves.into();
+    (row, line)
 }
 
 async fn history(session: &Session, arguments: &HistoryArguments) -> Result<()> {
     let app = session.app()?;
     let selected = &arguments.selected;
-    let mut found = Vec::new();
-    for (target, tables) in app.exports().chosen(&selected.selectors, selected.target.as_deref())? {
+    let chosen = app.exports()?.chosen(&selected.selectors, selected.target.as_deref())?;
+    let each = chosen.iter().map(async |(target, tables)| {
         let mut to = connect(session, &app, target).await?;
-        let entries = to.history(&tables, arguments.limit).await?;
-        found.extend(entries.into_iter().map(|entry| (target.name.clone(), entry)));
+        to.history(tables, arguments.limit).await
+    });
+    let ended = stoppable(session, join_all(each)).await?;
+    let (mut found, mut outcome) = (Vec::new(), TargetsOutcome::default());
+    for ((target, tables), entries) in chosen.iter().zip(ended) {
+        let entries = entries.map(|entries| {
+            found.extend(entries.into_iter().map(|entry| (target.name.clone(), entry)));
+            0
+        });
+        outcome.add(target, tables.len(), entries)?;
     }
     found.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.at));
-    if selected.output == Output::Json {
+    show_history(found, selected.output)?;
+    outcome.into_result(|count| format!("the history of {count} tables is not shown"))
+}
+
+fn show_history(found: Vec<(String, Entry)>, form: Output) -> Result<()> {
+    if form == Output::Json {
         let lines = found.iter().map(|(target, entry)| {
             serde_json::json!({
                 "when": entry.at.map(|at| at.to_string()), "what": entry.what,
@@ -332,7 +448,7 @@ fn exported_line(
     }
 }
 
-fn failure(error: &Error) -> String {
+pub fn failure(error: &Error) -> String {
     let cause = error.source.as_ref().map_or(String::new(), |source| format!(": {source}"));
     let hint = error.hint.as_ref().map_or(String::new(), |hint| format!("\n  hint: {hint}"));
     format!("failed: {error}{cause}{hint}")
@@ -369,11 +485,15 @@ fn exported_json(
             "version": done.version, "rows": done.rows, "moved": done.change.to_string(),
             "seconds": seconds,
         }),
-        Err(error) => serde_json::json!({
-            "table": name.to_string(), "target": target.name, "outcome": "failed",
-            "error": error.message, "hint": error.hint,
-        }),
+        Err(error) => failed_json(name, target, error),
     }
+}
+
+fn failed_json(name: &TableName, target: &Target, error: &Error) -> serde_json::Value {
+    serde_json::json!({
+        "table": name.to_string(), "target": target.name, "outcome": "failed",
+        "error": error.message, "hint": error.hint,
+    })
 }
 
 /// For a run with an id of its own.

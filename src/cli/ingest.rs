@@ -6,8 +6,10 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
-use super::{Output, Session, interrupted, output};
-use crate::app::{self, App};
+use super::{Output, Session, interrupted, left_out, output};
+use crate::app::App;
+use crate::app::ingest::{Ingested, OnEvent, Setup, Tables, ingest, one_error};
+use crate::app::project::Checked;
 use crate::error::{Error, Result};
 use crate::ingest::Pipeline;
 use crate::ingest::accept::{Request, accept};
@@ -89,29 +91,44 @@ struct Accept {
 /// Goes on until the stop signal, or with `--once` to the ends seen at the start: stopped before,
 /// it fails.
 pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
-    let app = session.app()?;
+    let app = session.unchecked_app()?;
+    let checked = app.checked().await?;
+    left_out::say(&app, &checked.models);
     match &arguments.command {
         Some(Command::Status { tables, output }) => {
             return show_status(&app, tables, *output).await;
         }
-        Some(Command::Accept(arguments)) => return accept_logs(&app, arguments).await,
+        Some(Command::Accept(arguments)) => return accept_logs(&app, &checked, arguments).await,
         None => {}
     }
-    let kafka = app.kafka()?;
-    let typed = app.typed().await?;
-    let run = Uuid::now_v7();
-    let mut pipelines = Vec::new();
-    for name in app.bronze(&arguments.tables)? {
-        if arguments.full_refresh {
-            refresh(session, &app.untouched_pipeline(&name, &typed, &kafka, run)?).await?;
+    let (kafka, run) = (app.kafka()?, Uuid::now_v7());
+    let mut names = app.bronze(&arguments.tables)?;
+    let mut refused = BTreeMap::new();
+    if arguments.full_refresh {
+        for name in std::mem::take(&mut names) {
+            let refreshed = match app.untouched_pipeline(&name, &checked.typed, &kafka, run) {
+                Ok(pipeline) => refresh(session, &pipeline).await,
+                Err(error) => Err(error),
+            };
+            match refreshed {
+                Ok(()) => names.push(name),
+                Err(error) => drop(refused.insert(name, error)),
+            }
         }
-        pipelines.push(app.pipeline(&name, &typed, &kafka, run).await?);
     }
     let until = if arguments.once { Until::Drained } else { Until::Stopped };
-    let on_commit: app::OnCommit = Arc::new(|_, _| {});
-    let reports = app::ingest(pipelines, until, &session.process.stop, on_commit).await?;
-    report(arguments.output, run, &reports)?;
-    if arguments.once && session.process.stop.is_cancelled() {
+    let on_event: OnEvent = Arc::new(|_, _| {});
+    let setup = Setup { app: Arc::new(app), kafka, run, until, is_patient: false, on_event };
+    let stop = &session.process.stop;
+    let tables = Tables::Named(names, checked);
+    let Ingested { reports, mut failed } = ingest(Arc::new(setup), tables, stop).await;
+    failed.extend(refused);
+    report(arguments.output, run, &reports, &failed)?;
+    let total = reports.len() + failed.len();
+    if let Some(error) = one_error("ingested", failed, total) {
+        return Err(error);
+    }
+    if arguments.once && stop.is_cancelled() {
         return Err(interrupted("what was read is committed; run again for the rest"));
     }
     Ok(())
@@ -133,7 +150,12 @@ async fn refresh(session: &Session, pipeline: &Pipeline) -> Result<()> {
     Ok(())
 }
 
-fn report(form: Output, run: Uuid, reports: &BTreeMap<TableName, WorkerReport>) -> Result<()> {
+fn report(
+    form: Output,
+    run: Uuid,
+    reports: &BTreeMap<TableName, WorkerReport>,
+    failed: &BTreeMap<TableName, Error>,
+) -> Result<()> {
     if form == Output::Json {
         let tables: Vec<_> = reports
             .iter()
@@ -145,9 +167,23 @@ fn report(form: Output, run: Uuid, reports: &BTreeMap<TableName, WorkerReport>) 
                 })
             })
             .collect();
-        return output::write_json(&serde_json::json!({"run": run, "tables": tables}));
+        let failed: Vec<_> = failed
+            .iter()
+            .map(|(name, error)| {
+                serde_json::json!({
+                    "table": name.to_string(), "error": error.message, "hint": error.hint,
+                })
+            })
+            .collect();
+        return output::write_json(
+            &serde_json::json!({"run": run, "tables": tables, "failed": failed}),
+        );
     }
     say_totals(reports);
+    // Without a table that was ingested, the error at the end says all there is.
+    for (name, error) in failed.iter().filter(|_| !reports.is_empty()) {
+        output::say(&format!("{:<32} failed: {error}", name.to_string()));
+    }
     Ok(())
 }
 
@@ -164,14 +200,14 @@ pub fn say_totals(reports: &BTreeMap<TableName, WorkerReport>) {
     }
 }
 
-async fn accept_logs(app: &App, arguments: &Accept) -> Result<()> {
+async fn accept_logs(app: &App, checked: &Checked, arguments: &Accept) -> Result<()> {
     if arguments.from.is_some() && arguments.partitions.len() > 1 {
         return Err(Error::invalid("`--from` is an offset of one partition")
             .hint("name one `--partition`, and run it once for each"));
     }
-    let (kafka, typed) = (app.kafka()?, app.typed().await?);
+    let kafka = app.kafka()?;
     let names = app.bronze(std::slice::from_ref(&arguments.table))?;
-    let pipeline = app.untouched_pipeline(&names[0], &typed, &kafka, Uuid::now_v7())?;
+    let pipeline = app.untouched_pipeline(&names[0], &checked.typed, &kafka, Uuid::now_v7())?;
     let request = Request {
         partitions: arguments.partitions.clone(),
         from: arguments.from,
@@ -210,15 +246,27 @@ async fn accept_logs(app: &App, arguments: &Accept) -> Result<()> {
 
 async fn show_status(app: &App, tables: &[TableName], form: Output) -> Result<()> {
     let kafka = app.kafka()?;
-    let mut found = Vec::new();
-    for name in app.bronze(tables)? {
-        found.extend(
-            status(&app.lake, app.models.find(&name)?, &app.config.ingest.pipeline, &kafka).await?,
-        );
+    let (mut found, mut failed) = (Vec::new(), BTreeMap::new());
+    let names = app.bronze(tables)?;
+    let total = names.len();
+    for name in names {
+        let look = async {
+            let model = app.models.find(&name)?;
+            status(&app.lake, model, &app.config.ingest.pipeline, &kafka).await
+        };
+        match look.await {
+            Ok(rows) => found.extend(rows),
+            Err(error) => drop(failed.insert(name, error)),
+        }
     }
+    show_rows(&found, form)?;
+    one_error("looked at", failed, total).map_or(Ok(()), Err)
+}
+
+fn show_rows(found: &[PartitionStatus], form: Output) -> Result<()> {
     match form {
         Output::Json => {
-            let rows = serde_json::to_value(&found)
+            let rows = serde_json::to_value(found)
                 .map_err(|source| Error::internal("cannot print JSON").source(source))?;
             output::write_json(&rows)
         }

@@ -11,6 +11,7 @@ mod demo;
 mod dlq;
 mod export;
 mod ingest;
+mod left_out;
 mod lineage;
 mod metrics_file;
 mod output;
@@ -143,8 +144,15 @@ impl Session {
         Ok(config)
     }
 
-    /// Opened anew with each call.
+    /// Opened anew with each call. Says what of the project is left out.
     pub fn app(&self) -> Result<App> {
+        let app = self.unchecked_app()?;
+        left_out::say(&app, &app.models);
+        Ok(app)
+    }
+
+    /// The same for a command that plans the models, and says then what is left out.
+    pub fn unchecked_app(&self) -> Result<App> {
         App::open(self.config()?)
     }
 }

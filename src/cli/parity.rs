@@ -1,12 +1,16 @@
 //! `flowguard parity`: whether a warehouse holds what the lake holds, and where it does not.
 
+use std::cell::RefCell;
+
 use clap::Args;
+use futures::future::join_all;
 use serde_json::{Value, json};
 
-use super::export::{Selected, connect, stoppable, tables_of};
+use super::export::{Selected, TargetsOutcome, connect, failure, stoppable, tables_of};
 use super::metrics_file::MetricsArguments;
 use super::progress::TableProgress;
 use super::{Output, Session, output};
+use crate::dag::Target;
 use crate::error::{Error, Result};
 use crate::export::compare::differing::DifferingRow;
 use crate::export::compare::keys::Values;
@@ -42,83 +46,133 @@ pub struct Arguments {
 pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     let app = session.app()?;
     let selected = &arguments.selected;
-    let mut found = Vec::new();
-    let chosen = app.exports().chosen(&selected.selectors, selected.target.as_deref())?;
-    let mut progress = TableProgress::new(tables_of(&chosen), selected.output);
+    let chosen = app.exports()?.chosen(&selected.selectors, selected.target.as_deref())?;
     let metrics = arguments.metrics.open(session);
-    for (target, tables) in chosen {
-        let mut to = connect(session, &app, target).await?;
-        for name in &tables {
+    let progress = RefCell::new(TableProgress::new(tables_of(&chosen), selected.output));
+    let each = chosen.iter().map(async |(target, tables)| {
+        let mut open = async || connect(session, &app, target).await;
+        let mut verdicts = Vec::with_capacity(tables.len());
+        let mut to = Some(open().await?);
+        for name in tables {
             let source = app.export_source();
-            let work = compare(&source, &mut to, name, arguments.repair);
-            progress.begin(name, &source.rows_read);
-            let (parity, repaired) = stoppable(session, work).await??;
-            if let Some(Exported { rows, change, .. }) = repaired {
-                let rows = output::thousands(rows);
-                progress.say(&format!(
-                    "{name} was repaired in {} with {rows} rows: {change}",
-                    target.name
-                ));
-            }
-            metrics.compared(&target.name, name, parity.differences.is_empty())?;
-            found.push((target.name.clone(), parity));
+            progress.borrow_mut().begin(name, &source.rows_read);
+            let compared = compare(&source, &mut open, &mut to, name, arguments.repair).await;
+            let found = compared.map(|(parity, repaired)| {
+                if let Some(repaired) = repaired {
+                    progress.borrow().say(&repaired_line(name, target, &repaired));
+                }
+                parity
+            });
+            let is_equal = found.as_ref().is_ok_and(|found| found.differences.is_empty());
+            metrics.compared(&target.name, name, is_equal)?;
+            verdicts.push(Verdict { target: target.name.clone(), table: name.clone(), found });
+        }
+        Ok(verdicts)
+    });
+    let ended = stoppable(session, join_all(each)).await?;
+    progress.borrow_mut().end();
+    let (mut found, mut outcome) = (Vec::new(), TargetsOutcome::default());
+    for ((target, tables), verdicts) in chosen.iter().zip(ended) {
+        let failed = verdicts.map(|verdicts: Vec<Verdict>| {
+            let failed = verdicts.iter().filter(|verdict| verdict.found.is_err()).count();
+            found.extend(verdicts);
+            failed
+        });
+        outcome.add(target, tables.len(), failed)?;
+    }
+    show(&found, selected.output)?;
+    let judged = judge(&found);
+    outcome.into_result(|count| format!("{count} tables could not be compared"))?;
+    judged
+}
+
+fn repaired_line(name: &TableName, target: &Target, repaired: &Exported) -> String {
+    let (rows, change) = (output::thousands(repaired.rows), &repaired.change);
+    format!("{name} was repaired in {} with {rows} rows: {change}", target.name)
+}
+
+fn show(found: &[Verdict], form: Output) -> Result<()> {
+    for verdict in found {
+        if let Err(error) = &verdict.found {
+            output::say(&format!("{:<32} {}", verdict.table.to_string(), failure(error)));
         }
     }
-    progress.end();
-    match selected.output {
+    match form {
         Output::Json => {
-            let lines: Vec<Value> =
-                found.iter().map(|(target, p)| verdict_json(target, p)).collect();
-            output::write_json(&json!({"parity": lines}))?;
+            let lines: Vec<Value> = found.iter().map(verdict_json).collect();
+            output::write_json(&json!({"parity": lines}))
         }
         Output::Text => {
-            let mut text = verdicts(&found);
-            for (target, parity) in &found {
-                if let Some(narrowed) = &parity.narrowed {
-                    text.push_str(&format!("\n{} in {target}\n", parity.table));
+            let mut text = verdicts(found);
+            for Verdict { target, table, found } in found {
+                if let Ok(Parity { narrowed: Some(narrowed), .. }) = found {
+                    text.push_str(&format!("\n{table} in {target}\n"));
                     text.push_str(&narrowed_text(narrowed));
                 }
             }
-            output::write_text(&text)?;
+            output::write_text(&text)
         }
     }
-    judge(&found)
 }
 
-/// The verdict on one table, after a repair if there was something to repair.
+/// What was found of one table in one target, or why nothing was.
+pub struct Verdict {
+    pub target: String,
+    pub table: TableName,
+    pub found: Result<Parity>,
+}
+
+/// The verdict on one table, after a repair if there was something to repair. A failure leaves `to`
+/// empty, because the connection may be in any state; the next table opens another one.
 async fn compare(
     source: &Source,
-    to: &mut Destination,
+    open: &mut impl AsyncFnMut() -> Result<Destination>,
+    to: &mut Option<Destination>,
     name: &TableName,
     repair: bool,
 ) -> Result<(Parity, Option<Exported>)> {
-    let found = source.parity(to, name).await?;
-    if found.differences.is_empty() || !repair {
-        return Ok((found, None));
+    let mut connected = match to.take() {
+        Some(connected) => connected,
+        None => open().await?,
+    };
+    let mut found = source.parity(&mut connected, name).await?;
+    let mut repaired = None;
+    if repair && !found.differences.is_empty() {
+        let narrowed = found.narrowed.as_ref();
+        repaired = Some(source.repair(&mut connected, name, narrowed).await?);
+        found = source.parity(&mut connected, name).await?;
     }
-    let repaired = source.repair(to, name, found.narrowed.as_ref()).await?;
-    Ok((source.parity(to, name).await?, Some(repaired)))
+    *to = Some(connected);
+    Ok((found, repaired))
 }
 
 /// A line per table.
-pub fn verdicts(found: &[(String, Parity)]) -> String {
+pub fn verdicts(found: &[Verdict]) -> String {
     let rows: Vec<Vec<String>> = found
         .iter()
-        .map(|(target, parity)| {
-            let verdict = match parity.differences.as_slice() {
-                [] => "equal".to_owned(),
-                differences => differences.join("; "),
+        .map(|Verdict { target, table, found }| {
+            let (version, rows, verdict) = match found {
+                Err(_) => (String::new(), String::new(), "not compared: it fails".to_owned()),
+                Ok(parity) => {
+                    let verdict = match parity.differences.as_slice() {
+                        [] => "equal".to_owned(),
+                        differences => differences.join("; "),
+                    };
+                    (parity.version.to_string(), output::thousands(parity.rows), verdict)
+                }
             };
-            let (version, rows) = (parity.version.to_string(), output::thousands(parity.rows));
-            vec![parity.table.to_string(), target.clone(), version, rows, verdict]
+            vec![table.to_string(), target.clone(), version, rows, verdict]
         })
         .collect();
     output::columns(&["table", "target", "version", "rows", "parity"], &rows)
 }
 
 /// Fails if tables differ, and tells how to repair them.
-pub fn judge(found: &[(String, Parity)]) -> Result<()> {
-    match found.iter().filter(|(_, parity)| !parity.differences.is_empty()).count() {
+pub fn judge(found: &[Verdict]) -> Result<()> {
+    let differs = |verdict: &&Verdict| {
+        verdict.found.as_ref().is_ok_and(|found| !found.differences.is_empty())
+    };
+    match found.iter().filter(differs).count() {
         0 => Ok(()),
         count => Err(Error::invalid(format!("{count} of {} tables differ", found.len()))
             .hint("flowguard parity --repair")),
@@ -188,7 +242,16 @@ fn shown(value: &Option<String>) -> String {
     }
 }
 
-fn verdict_json(target: &str, parity: &Parity) -> Value {
+fn verdict_json(Verdict { target, table, found }: &Verdict) -> Value {
+    let parity = match found {
+        Ok(parity) => parity,
+        Err(error) => {
+            return json!({
+                "table": table.to_string(), "target": target, "equal": null,
+                "error": error.message, "hint": error.hint,
+            });
+        }
+    };
     let narrowed = parity.narrowed.as_ref();
     let intervals = narrowed.and_then(|narrowed| narrowed.intervals.as_ref()).map(|intervals| {
         let line = |interval: &DifferingInterval| {

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::{Output, RangeArguments, Session, output};
-use crate::dag::select;
-use crate::error::Result;
+use super::{Output, RangeArguments, Session, left_out, output};
+use crate::app::App;
+use crate::dag::{Dags, select};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::ModelSet;
 use crate::runner::{self, Built, Outcome, RunEvent, RunReport, refreshes_of, tasks_of};
 use crate::table::TableName;
 
@@ -38,13 +40,14 @@ pub struct Arguments {
 
 pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     let range = arguments.range.range()?;
-    let app = session.app()?;
-    let selection = select(&app.models, &app.dags, &arguments.selectors)?;
+    let app = session.unchecked_app()?;
+    let context = app.run_context().await?;
+    left_out::say(&app, &context.models);
+    let selection = selected(&app, &context.models, &arguments.selectors)?;
     let tasks = match arguments.full_refresh {
         true => refreshes_of(&selection),
         false => tasks_of(&selection, range),
     };
-    let context = app.run_context().await?;
     let mut lines = Vec::new();
     let mut progress = Progress::new();
     let report = runner::run(Arc::clone(&context), tasks, &session.process.stop, |event| {
@@ -58,7 +61,22 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     if arguments.output == Output::Json {
         output::write_json(&serde_json::json!({"run": context.run, "models": lines}))?;
     }
-    finish(report)
+    finish(report)?;
+    match context.models.strays().len() {
+        count if count > 0 && arguments.selectors.is_empty() => {
+            let message = format!("{count} files below `sql/` are no models");
+            Err(Error::new(ErrorKind::RunFailed, message).hint("flowguard check"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A broken `dags.yaml` is wrong only for whoever names one of its DAGs.
+pub fn selected(app: &App, models: &ModelSet, selectors: &[String]) -> Result<Vec<TableName>> {
+    match app.dags() {
+        Ok(dags) => select(models, dags, selectors),
+        Err(broken) => select(models, &Dags::none(), selectors).map_err(|_| broken),
+    }
 }
 
 /// Says what was built and what not; fails if a task did.

@@ -1,10 +1,11 @@
 //! `flowguard serve`: ingestion, Flight SQL and HTTP in one process.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 
-use super::{Output, Session, output};
+use super::{Output, Session, left_out, output};
 use crate::app::serve::{Door, Ingestion, Server, Wanted};
 use crate::error::Result;
 
@@ -35,13 +36,15 @@ enum PartName {
 
 /// Says where it listens once it does, and returns when the stop signal has ended all parts.
 pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
-    let app = session.app()?;
+    let app = session.unchecked_app()?;
+    let app = Arc::new(app);
     let wanted = wanted(&arguments.only);
     if wanted.ingest == Ingestion::IfConfigured && app.config.kafka.bootstrap_servers.is_none() {
         output::say("nothing is ingested: `kafka.bootstrap_servers` is not set");
     }
     let door = Door::configured(&app.config)?;
-    let server = Server::open(app, wanted, door).await?;
+    let server = Server::open(Arc::clone(&app), wanted, door).await?;
+    left_out::say(&app, &server.models);
     let text = match arguments.output {
         Output::Json => format!("{}\n", described(&server)),
         Output::Text => lines(&server),

@@ -29,9 +29,9 @@ enum Command {
 pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     let Command::Test { name } = &arguments.command;
     let app = session.app()?;
-    let target = app.dags.target(name)?;
+    let target = app.dags()?.target(name)?;
     let mut to = surroundings(session, &app).open_untouched(target, Uuid::now_v7()).await?;
-    let missing = to.missing_rights(&app.exports().exported_to(target)?).await?;
+    let missing = to.missing_rights(&app.exports()?.exported_to(target)?).await?;
     if !missing.is_empty() {
         let rows: Vec<Vec<String>> =
             missing.into_iter().map(|missing| vec![missing.right, missing.given_by]).collect();

@@ -57,6 +57,12 @@ pub struct Dag {
 }
 
 impl Dags {
+    /// A file that names nothing.
+    pub fn none() -> Dags {
+        let Content { dags, targets, exports } = Content::default();
+        Dags { source: Source::new(FILE_NAME, ""), dags, targets, exports }
+    }
+
     /// Fails with `NotFound`, and the nearest name.
     pub fn target(&self, name: &str) -> Result<&Target> {
         self.targets.get(name).ok_or_else(|| {

@@ -28,13 +28,14 @@ impl Dags {
 }
 
 /// The selected models, each after its inputs; all models when there is no selector. Append models
-/// are among them: whoever runs models decides what that means. The error names every selector
-/// that selects nothing.
+/// are among them: whoever runs models decides what that means. So are models that are left out, at
+/// the end. The error names every selector that selects nothing.
 pub fn select(models: &ModelSet, dags: &Dags, selectors: &[String]) -> Result<Vec<TableName>> {
     let mut chosen: BTreeSet<TableName> = BTreeSet::new();
     let mut errors = Vec::new();
     if selectors.is_empty() {
         chosen.extend(models.iter().map(|model| model.name.clone()));
+        chosen.extend(models.left_out().keys().cloned());
     }
     for selector in selectors {
         let (before, core, after) = parts(selector);
@@ -59,8 +60,10 @@ pub fn select(models: &ModelSet, dags: &Dags, selectors: &[String]) -> Result<Ve
     match errors.len() {
         0 => Ok(models
             .in_order()
-            .filter(|model| chosen.contains(&model.name))
-            .map(|model| model.name.clone())
+            .map(|model| &model.name)
+            .chain(models.left_out().keys())
+            .filter(|name| chosen.contains(*name))
+            .cloned()
             .collect()),
         1 => Err(errors.remove(0)),
         _ => {
@@ -74,15 +77,21 @@ pub fn select(models: &ModelSet, dags: &Dags, selectors: &[String]) -> Result<Ve
 /// What a selector other than a DAG's name selects; never nothing.
 pub(super) fn tables(models: &ModelSet, selector: &str) -> Result<BTreeSet<TableName>> {
     let (before, core, after) = parts(selector);
-    let found: BTreeSet<TableName> = models
+    let is_meant = |name: &TableName, file: &Path, tags: &[String]| match core.split_once(':') {
+        Some(("tag", tag)) => tags.iter().any(|given| given == tag),
+        Some(("path", path)) => is_at(file, path),
+        _ => matches(core, &name.to_string()),
+    };
+    let of_models = models
         .iter()
-        .filter(|model| match core.split_once(':') {
-            Some(("tag", tag)) => model.tags.iter().any(|given| given == tag),
-            Some(("path", path)) => is_at(&model.source.file, path),
-            _ => matches(core, &model.name.to_string()),
-        })
-        .map(|model| model.name.clone())
-        .collect();
+        .filter(|model| is_meant(&model.name, &model.source.file, &model.tags))
+        .map(|model| &model.name);
+    let left_out = models.left_out().iter().filter(|(name, left_out)| {
+        let tags = left_out.model.as_ref().map_or(&[] as &[String], |model| &model.tags);
+        is_meant(name, &left_out.file, tags)
+    });
+    let found: BTreeSet<TableName> =
+        of_models.chain(left_out.map(|(name, _)| name)).cloned().collect();
     if found.is_empty() {
         return Err(nothing(models, core, &[]));
     }

@@ -3,11 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::common::TableReference;
+use arrow::datatypes::{Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{TableReference, exec_err};
 use datafusion::datasource::ViewTable;
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
+use futures::StreamExt;
 use futures::future::BoxFuture;
-use futures::{StreamExt, TryStreamExt};
 
 use super::fault::engine_error;
 use super::{CATALOG, Engine, coerced, planned};
@@ -44,24 +49,100 @@ pub async fn register(
     names: impl IntoIterator<Item = TableName>,
 ) -> Result<Pins> {
     let names: Vec<TableName> = names.into_iter().collect();
-    let mut pins = newest(tables, &names).await?;
+    let mut pins = Pins::new();
+    for (name, found) in newest(tables, &names).await {
+        pins.extend(found?.map(|table| (name, table)));
+    }
     for name in &names {
         register_one(session, tables, name, &mut pins).await?;
     }
     Ok(pins)
 }
 
+/// The same for a statement that lists what there is: what cannot be read is there without columns,
+/// and returned with the reason.
+pub async fn register_listed(
+    session: &SessionContext,
+    tables: Tables<'_>,
+    names: impl IntoIterator<Item = TableName>,
+    pins: &mut Pins,
+) -> Result<Unreadable> {
+    let names: Vec<TableName> = names.into_iter().collect();
+    let mut unreadable = Unreadable::new();
+    for (name, found) in newest(tables, &names).await {
+        match found {
+            Ok(found) => pins.extend(found.map(|table| (name, table))),
+            Err(error) => drop(unreadable.insert(name, error)),
+        }
+    }
+    for name in &names {
+        if !unreadable.contains_key(name) {
+            match register_one(session, tables, name, pins).await {
+                Ok(()) => continue,
+                // Removed since it was listed.
+                Err(error) if error.kind == ErrorKind::NotFound && !is_view(tables, name) => {
+                    continue;
+                }
+                Err(error) => drop(unreadable.insert(name.clone(), error)),
+            }
+        }
+        if !session.table_exist(reference(name)).unwrap_or(false) {
+            let is_view = is_view(tables, name);
+            add(session, name, Arc::new(Closed { name: name.clone(), is_view }))?;
+        }
+    }
+    Ok(unreadable)
+}
+
+/// Tables that cannot be read, and why.
+pub type Unreadable = BTreeMap<TableName, Error>;
+
+fn is_view(tables: Tables<'_>, name: &TableName) -> bool {
+    tables.models.as_read(name).is_some_and(Model::is_view)
+}
+
 /// Those of `names` that are tables, looked up side by side.
-async fn newest(tables: Tables<'_>, names: &[TableName]) -> Result<Pins> {
-    let is_view = |name: &TableName| tables.models.get(name).is_some_and(Model::is_view);
-    let stored: Vec<TableName> = names.iter().filter(|name| !is_view(name)).cloned().collect();
-    let lookups = stored.into_iter().map(|name| {
+async fn newest(
+    tables: Tables<'_>,
+    names: &[TableName],
+) -> Vec<(TableName, Result<Option<Snapshot>>)> {
+    let stored = names.iter().filter(|name| !is_view(tables, name)).cloned();
+    let lookups = stored.collect::<Vec<_>>().into_iter().map(|name| {
         let lake = tables.lake.clone();
-        async move { lake.snapshot(&name).await }
+        async move {
+            let found = lake.snapshot(&name).await;
+            (name, found)
+        }
     });
-    let found: Vec<Option<Snapshot>> =
-        futures::stream::iter(lookups).buffer_unordered(LOOKUPS_MAX).try_collect().await?;
-    Ok(found.into_iter().flatten().map(|table| (table.name().clone(), table)).collect())
+    futures::stream::iter(lookups).buffer_unordered(LOOKUPS_MAX).collect().await
+}
+
+/// A table that is there and cannot be read; whoever asks for it by name is told why before.
+#[derive(Debug)]
+struct Closed {
+    name: TableName,
+    is_view: bool,
+}
+
+#[async_trait]
+impl TableProvider for Closed {
+    fn schema(&self) -> SchemaRef {
+        Arc::new(Schema::empty())
+    }
+
+    fn table_type(&self) -> TableType {
+        if self.is_view { TableType::View } else { TableType::Base }
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        _: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
+        exec_err!("`{}` cannot be read", self.name)
+    }
 }
 
 fn register_one<'a>(
@@ -74,7 +155,7 @@ fn register_one<'a>(
         if session.table_exist(reference(name)).unwrap_or(false) {
             return Ok(());
         }
-        let model = tables.models.get(name);
+        let model = tables.models.as_read(name);
         if let Some(view) = model.filter(|model| model.is_view()) {
             let planned = expanded(view, tables, pins).await;
             // Who may read a view need not know what it reads, nor hear of it in an error.
@@ -118,11 +199,7 @@ fn veiled(view: &TableName, error: Error) -> Error {
     Error::new(error.kind, message).hint("ask whoever runs the models of this lake")
 }
 
-fn add(
-    session: &SessionContext,
-    name: &TableName,
-    table: Arc<dyn datafusion::catalog::TableProvider>,
-) -> Result<()> {
+fn add(session: &SessionContext, name: &TableName, table: Arc<dyn TableProvider>) -> Result<()> {
     session
         .register_table(reference(name), table)
         .map(drop)
@@ -139,6 +216,11 @@ pub async fn missing(
     let error = Error::new(ErrorKind::NotFound, format!("there is no table `{name}` in the lake"));
     if may_read(name) && *name == dead_letters() {
         return error.hint("`flowguard ingest --once` creates it");
+    }
+    if may_read(name)
+        && let Some(left_out) = models.left_out().get(name)
+    {
+        return error.hint(format!("its model is left out: {}", left_out.reason()));
     }
     if may_read(name) && models.get(name).is_some() {
         return error.hint(match name.layer {

@@ -22,7 +22,7 @@ use datafusion::sql::sqlparser::ast::{
     Visit, VisitMut, Visitor, VisitorMut,
 };
 
-use super::catalog::{Pins, Tables, missing, register};
+use super::catalog::{Pins, Tables, Unreadable, missing, register, register_listed};
 use super::cooperate::taking_turns;
 use super::fault::{engine_error, sql_problem};
 use super::storable::plain_schema;
@@ -45,6 +45,8 @@ pub struct Query {
     pub pins: Pins,
     /// Whether it reads which tables there are.
     pub is_listing: bool,
+    /// Of those that it lists, what cannot be read: it is listed without columns.
+    pub unreadable: Unreadable,
     /// The lake's folder, if the result is a plan and names files below it.
     root: String,
 }
@@ -79,12 +81,13 @@ impl Planner<'_> {
             .resolve_table_references(&statement)
             .map_err(|error| sql_error(source, &error, &[]))?;
         let mut names = BTreeSet::new();
+        let mut listed = BTreeSet::new();
         let mut is_listing = false;
         for reference in &references {
             match reference.schema().or(self.layer.map(Layer::as_str)) {
                 Some("information_schema") => {
                     is_listing = true;
-                    names.extend(self.tables().await?);
+                    listed = self.tables().await?;
                 }
                 // A bare name may be a function's.
                 Some(_)
@@ -105,7 +108,8 @@ impl Planner<'_> {
         }
         let Planner { engine, lake, models, may_read, .. } = *self;
         let tables = Tables { engine, lake, models, may_read };
-        let pins = register(&session, tables, names).await?;
+        let mut pins = register(&session, tables, names).await?;
+        let unreadable = register_listed(&session, tables, listed, &mut pins).await?;
         let state = match travels.is_empty() {
             true => state,
             false => {
@@ -125,13 +129,13 @@ impl Planner<'_> {
         refuse_settings(&plan)?;
         let shows_plan = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
         let root = if shows_plan { self.lake.folder()? } else { String::new() };
-        Ok(Query { session, plan, pins, is_listing, root })
+        Ok(Query { session, plan, pins, is_listing, unreadable, root })
     }
 
     /// Every table that exists here, and views over them.
     pub async fn tables(&self) -> Result<BTreeSet<TableName>> {
         let mut names: BTreeSet<TableName> = self.lake.tables().await?.into_iter().collect();
-        for model in self.models.iter() {
+        for model in self.models.iter_as_read() {
             if model.is_view() && model.inputs.iter().all(|input| names.contains(input)) {
                 names.insert(model.name.clone());
             }

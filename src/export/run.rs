@@ -14,7 +14,7 @@ use super::publish::Exported;
 use super::selection::Exports;
 use super::side::Destination;
 use crate::dag::{Severity, Target};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::retry::Retry;
 use crate::table::TableName;
 
@@ -25,7 +25,7 @@ const RETRY: Retry = Retry::times(5, Duration::from_secs(1), Duration::from_secs
 /// What happens in a run, as it happens.
 pub enum Event<'a> {
     /// The target could not be opened; the run ends.
-    Unreachable(&'a [TableName]),
+    Unreachable(&'a [TableName], &'a Error),
     /// With the number of rows read so far, which goes on to grow.
     Started(&'a TableName, &'a Arc<AtomicU64>),
     Ended {
@@ -39,6 +39,11 @@ pub enum Event<'a> {
         parity: &'a Parity,
         severity: Severity,
     },
+    /// The table that ended could not be compared.
+    Uncompared {
+        table: &'a TableName,
+        error: &'a Error,
+    },
 }
 
 /// Brings `tables` of one target to their newest versions, everything of them if `full`. Returns how
@@ -51,8 +56,8 @@ pub async fn run(
     mut on_event: impl FnMut(Event<'_>) -> Result<()>,
 ) -> Result<usize> {
     let opened = opened(target, surroundings).await;
-    if opened.is_err() {
-        on_event(Event::Unreachable(tables))?;
+    if let Err(error) = &opened {
+        on_event(Event::Unreachable(tables, error))?;
     }
     let (mut to, mut failed) = (Some(opened?), 0);
     for table in tables {
@@ -67,11 +72,20 @@ pub async fn run(
         {
             return Err(error);
         }
-        if let (Some(to), Some(severity)) = (&mut to, exports.gate(target, table)?) {
-            let parity = source.parity(to, table).await?;
-            let differs = !parity.differences.is_empty();
-            failed += usize::from(differs && severity == Severity::Error);
-            on_event(Event::Compared { table, parity: &parity, severity })?;
+        let Some(severity) = exports.gate(target, table)? else { continue };
+        let Some(mut connected) = to.take() else { continue };
+        match source.parity(&mut connected, table).await {
+            Ok(parity) => {
+                let differs = !parity.differences.is_empty();
+                failed += usize::from(differs && severity == Severity::Error);
+                on_event(Event::Compared { table, parity: &parity, severity })?;
+                to = Some(connected);
+            }
+            // The next table gets a connection of its own: this one may be in any state.
+            Err(error) => {
+                failed += 1;
+                on_event(Event::Uncompared { table, error: &error })?;
+            }
         }
     }
     Ok(failed)

@@ -63,22 +63,32 @@ pub struct BatchReport {
     pub next_offsets: Vec<(i32, i64)>,
 }
 
+/// In the dead letters, where tables of one topic stand beside each other.
 fn dead_id(pipeline: &Pipeline, partition: i32) -> String {
+    let own = format!("{}/dead/{}", pipeline.name, pipeline.spec.name);
+    offsets_id(&own, &pipeline.topic, partition)
+}
+
+/// The same as earlier versions wrote it, for all tables of a topic together.
+fn shared_dead_id(pipeline: &Pipeline, partition: i32) -> String {
     offsets_id(&format!("{}/dead", pipeline.name), &pipeline.topic, partition)
 }
 
-/// Counts the owners that a partition has had; see [`Progress::epoch`].
+/// Counts the owners that a partition has had, in the table of the rows; see [`Progress::epoch`]. The
+/// dead letters have it too, where earlier versions counted for all tables of a topic together.
 pub fn epoch_id(pipeline: &Pipeline, partition: i32) -> String {
     offsets_id(&format!("{}/epoch", pipeline.name), &pipeline.topic, partition)
 }
 
+/// The same in the dead letters.
+fn dead_epoch_id(pipeline: &Pipeline, partition: i32) -> String {
+    let own = format!("{}/epoch/{}", pipeline.name, pipeline.spec.name);
+    offsets_id(&own, &pipeline.topic, partition)
+}
+
 /// Holds as long as nobody else has taken the partition over.
-fn still_owned(pipeline: &Pipeline, partition: i32, progress: &Progress) -> Advance {
-    Advance {
-        app_id: epoch_id(pipeline, partition),
-        expected: Some(progress.epoch),
-        next: progress.epoch,
-    }
+fn still_owned(app_id: String, progress: &Progress) -> Advance {
+    Advance { app_id, expected: Some(progress.epoch), next: progress.epoch }
 }
 
 /// Writes the batch: dead-letter topic, dead letters, rows. After an error at any point, the same
@@ -118,7 +128,7 @@ pub async fn write(pipeline: &Pipeline, batch: Batch) -> Result<Written> {
     ledger.write_ms = Some(elapsed_ms());
     let mut advances = Vec::new();
     for (partition, progress) in &moved {
-        advances.push(still_owned(pipeline, *partition, progress));
+        advances.push(still_owned(epoch_id(pipeline, *partition), progress));
         advances.push(Advance {
             app_id: offsets_id(&pipeline.name, &pipeline.topic, *partition),
             expected: progress.committed,
@@ -185,7 +195,7 @@ async fn write_dead(
     let values = sums_by(dead, |partition, _| partition)?;
     let mut advances = Vec::new();
     for (partition, progress) in moved {
-        advances.push(still_owned(pipeline, *partition, progress));
+        advances.push(still_owned(dead_epoch_id(pipeline, *partition), progress));
         if progress.rejects() > 0 {
             let values = values.get(partition).copied();
             let table = Some(pipeline.spec.name.to_string());
@@ -271,13 +281,14 @@ pub async fn take_over(
             committed = table.transaction(&id).await?;
             mark = table.transaction(&mark_id(&pipeline.name, &pipeline.topic, *partition)).await?;
         }
-        let dead_committed = match &dead {
-            Some(table) => table.transaction(&dead_id(pipeline, *partition)).await?,
-            None => None,
-        };
+        let (mut dead_committed, mut dead_shared) = (None, None);
+        if let Some(table) = &dead {
+            dead_committed = table.transaction(&dead_id(pipeline, *partition)).await?;
+            dead_shared = table.transaction(&shared_dead_id(pipeline, *partition)).await?;
+        }
         let start = committed.unwrap_or_else(|| beginning(*partition));
         let (log, log_begin) = (logs.newest(*partition), logs.begin(*partition));
-        let known_rejects = match (&dead, dead_committed) {
+        let known_rejects = match (&dead, dead_committed.max(dead_shared)) {
             (Some(table), Some(dead_next)) if dead_next > start => {
                 rejected_offsets(pipeline, table, *partition, start, log_begin).await?
             }
@@ -301,13 +312,27 @@ pub async fn fence(pipeline: &Pipeline, partitions: &[i32]) -> Result<Vec<i64>> 
     for _ in 0..FENCE_ATTEMPTS_MAX {
         let ledger = Ledger::new(letters.name.to_string(), pipeline.run);
         let table = ensure_table(&pipeline.lake, &letters, &ledger).await?;
+        let rows = pipeline.lake.snapshot(&pipeline.spec.name).await?;
         let mut epochs = Vec::with_capacity(partitions.len());
+        let (mut in_letters, mut in_rows) = (Vec::new(), Vec::new());
         for partition in partitions {
-            let found = table.transaction(&epoch_id(pipeline, *partition)).await?;
-            epochs.push(found.unwrap_or(0) + 1);
+            let own = dead_epoch_id(pipeline, *partition);
+            let mut highest = table.transaction(&own).await?;
+            let shared = epoch_id(pipeline, *partition);
+            let found = table.transaction(&shared).await?;
+            highest = highest.max(found);
+            if let Some(rows) = &rows {
+                highest = highest.max(rows.transaction(&shared).await?);
+            }
+            let epoch = highest.unwrap_or(0) + 1;
+            in_letters.push((own, epoch));
+            // A worker of such a version would go by this one.
+            in_letters.extend(found.map(|_| (shared.clone(), epoch)));
+            in_rows.push((shared, epoch));
+            epochs.push(epoch);
         }
-        if raise(pipeline, &letters, partitions, &epochs).await?
-            && raise(pipeline, &pipeline.spec, partitions, &epochs).await?
+        if raise(pipeline, &letters, &in_letters).await?
+            && raise(pipeline, &pipeline.spec, &in_rows).await?
         {
             return Ok(epochs);
         }
@@ -316,22 +341,16 @@ pub async fn fence(pipeline: &Pipeline, partitions: &[i32]) -> Result<Vec<i64>> 
 }
 
 /// Raises the owners' numbers in one table; false if another owner's are as high, or came between.
-async fn raise(
-    pipeline: &Pipeline,
-    spec: &TableSpec,
-    partitions: &[i32],
-    epochs: &[i64],
-) -> Result<bool> {
+async fn raise(pipeline: &Pipeline, spec: &TableSpec, epochs: &[(String, i64)]) -> Result<bool> {
     let ledger = Ledger::new(spec.name.to_string(), pipeline.run);
     let table = ensure_table(&pipeline.lake, spec, &ledger).await?;
-    let mut advances = Vec::with_capacity(partitions.len());
-    for (partition, epoch) in partitions.iter().zip(epochs) {
-        let app_id = epoch_id(pipeline, *partition);
+    let mut advances = Vec::with_capacity(epochs.len());
+    for (app_id, epoch) in epochs.iter().cloned() {
         let expected = table.transaction(&app_id).await?;
-        if expected.is_some_and(|found| found >= *epoch) {
+        if expected.is_some_and(|found| found >= epoch) {
             return Ok(false);
         }
-        advances.push(Advance { app_id, expected, next: *epoch });
+        advances.push(Advance { app_id, expected, next: epoch });
     }
     let fencing = Commit { spec, staged: Staged::default(), removal: None, advances, ledger };
     Ok(matches!(commit(&pipeline.lake, &fencing).await?, Outcome::Committed { .. }))

@@ -57,13 +57,23 @@ impl WorkerReport {
     }
 }
 
+/// What a worker tells as it goes.
+pub enum Told<'a> {
+    /// Partitions are its own, and their positions known.
+    TookOver,
+    Committed(&'a BatchReport),
+}
+
+/// Called from the worker's own thread.
+pub type OnTold = Arc<dyn Fn(Told<'_>) + Send + Sync>;
+
 /// Runs until `until` or `stop`, then commits what is buffered. Blocks its thread.
 pub fn run(
     pipeline: &Arc<Pipeline>,
     runtime: &Handle,
     until: Until,
     stop: &CancellationToken,
-    on_commit: Arc<dyn Fn(&BatchReport) + Send + Sync>,
+    on_told: OnTold,
 ) -> Result<WorkerReport> {
     let shared = Arc::new(Shared {
         pipeline: Arc::clone(pipeline),
@@ -71,7 +81,7 @@ pub fn run(
         probe: Probe::open(&pipeline.kafka)?,
         lows: Mutex::default(),
         state: Mutex::new(State::new(pipeline)?),
-        on_commit,
+        on_told,
     });
     let consumer = Consumer::subscribe(
         &pipeline.kafka,
@@ -267,7 +277,7 @@ struct Shared {
     /// Low and high watermarks as last seen.
     lows: Mutex<BTreeMap<i32, (i64, i64)>>,
     state: Mutex<State>,
-    on_commit: Arc<dyn Fn(&BatchReport) + Send + Sync>,
+    on_told: OnTold,
 }
 
 struct State {
@@ -406,7 +416,7 @@ impl Shared {
                     next_offsets = ?report.next_offsets,
                     "batch committed"
                 );
-                (self.on_commit)(report);
+                (self.on_told)(Told::Committed(report));
             }
             Written::Superseded => state.restart([])?,
         }
@@ -481,7 +491,10 @@ fn recreated(pipeline: &Pipeline, known: &str, found: &str) -> Error {
 impl Assignments for Shared {
     fn assigned(&self, partitions: &[i32]) -> Vec<(i32, Option<i64>)> {
         match self.start_partitions(partitions) {
-            Ok(starts) => starts,
+            Ok(starts) => {
+                (self.on_told)(Told::TookOver);
+                starts
+            }
             Err(error) => {
                 self.state().failure = Some(error);
                 Vec::new()

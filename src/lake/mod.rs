@@ -32,7 +32,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
 use self::ledger::{ACTIONS_KEY, LEDGER_KEY, Ledger};
-use self::loaded::Loaded;
+use self::loaded::{Loaded, Standing};
 use self::store::{S3Access, store_error};
 use self::transactions::{At, Transactions};
 use crate::error::{Error, ErrorKind, Result};
@@ -97,16 +97,29 @@ impl Lake {
         let mut is_first_look = true;
         loop {
             let cached = self.cache().get(name).cloned();
-            let is_new = cached.is_none();
-            let mut table = match cached {
-                Some(loaded) if loaded.is_newest(&self.store, &self.log_of(name)?).await => {
-                    return self.snapshot_of(name, loaded.table).map(Some);
+            let log = self.log_of(name)?;
+            let mut before = None;
+            if let Some(loaded) = cached {
+                match loaded.standing(&self.store, &log).await {
+                    Standing::Newest => return self.snapshot_of(name, loaded.table).map(Some),
+                    Standing::Older => before = Some(loaded),
+                    Standing::Other => self.forget(name),
                 }
-                Some(loaded) => loaded.table,
+            }
+            let is_new = before.is_none();
+            let mut table = match &before {
+                Some(loaded) => loaded.table.clone(),
                 None => DeltaTable::new(self.log_store(name)?),
             };
             let source = match table.update_state().await {
                 Ok(()) => {
+                    // Later entries of another table say nothing of this one.
+                    if let Some(before) = &before
+                        && !before.is_there(&self.store, &log).await
+                    {
+                        self.forget(name);
+                        continue;
+                    }
                     let snapshot = self.snapshot_of(name, table.clone())?;
                     if is_new && self.root.scheme() == "file" {
                         // A disk that lost power may have kept the newest entry in part.

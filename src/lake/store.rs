@@ -6,6 +6,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::error::ArrowError;
+use deltalake::kernel::transaction::TransactionError;
 use object_store::aws::AmazonS3Builder;
 use object_store::client::{HttpError, HttpErrorKind};
 use object_store::local::LocalFileSystem;
@@ -109,6 +111,11 @@ const fn symptom(kind: ErrorKind, message: &'static str, hint: &'static str) -> 
 }
 
 const FREE_SPACE: &str = "free some space; nothing of this was committed";
+const FOREIGN: Symptom = symptom(
+    ErrorKind::Invalid,
+    "its log asks for something that FlowGuard does not read",
+    "another writer changed it: have that writer undo it, or copy the rows into a new table",
+);
 const MISSING_RIGHT: &str = "these keys lack the right; see the policies in `minio/`";
 
 /// Of an operating system.
@@ -187,6 +194,8 @@ struct Findings {
     /// Of an answer without a body, as to a HEAD request, this is all there is.
     is_denied: bool,
     is_missing: bool,
+    /// The log asks for something, or holds something, that this program does not read.
+    is_foreign: bool,
     /// The body of an answer of S3, and the text around it.
     answer: Option<String>,
 }
@@ -207,6 +216,7 @@ impl Findings {
                     matches!(error, PermissionDenied { .. } | Unauthenticated { .. });
                 found.answer.get_or_insert_with(|| error.to_string());
             }
+            found.is_foreign |= is_foreign(error);
             layer = below(error);
         }
         found
@@ -221,7 +231,30 @@ impl Findings {
             .or_else(|| {
                 denied.then_some(symptom(ErrorKind::Denied, "access denied", MISSING_RIGHT))
             })
+            .or_else(|| self.is_foreign.then_some(FOREIGN))
     }
+}
+
+/// A log that is whole, and asks for what this program does not read, or holds it.
+fn is_foreign(error: &(dyn StdError + 'static)) -> bool {
+    use buoyant_kernel::Error::{
+        Arrow, InvalidColumnMappingMode, MalformedJson, Schema, Unsupported,
+    };
+    if let Some(error) = error.downcast_ref::<buoyant_kernel::Error>() {
+        return match error {
+            Unsupported(_) | Schema(_) | InvalidColumnMappingMode(_) => true,
+            Arrow(error) => matches!(error, ArrowError::SchemaError(_)),
+            // Such as a schema with two columns of one name.
+            MalformedJson(error) => error.is_data(),
+            _ => false,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<TransactionError>() {
+        return matches!(error, TransactionError::UnsupportedTableFeatures(_));
+    }
+    let is_schema = |error: &ArrowError| matches!(error, ArrowError::SchemaError(_));
+    error.downcast_ref::<ArrowError>().is_some_and(is_schema)
+        || error.downcast_ref::<serde_json::Error>().is_some_and(serde_json::Error::is_data)
 }
 
 /// The next layer of an error, also where its type does not name it as the source.
@@ -280,6 +313,17 @@ mod tests {
 
     fn generic(source: impl Into<Box<dyn StdError + Send + Sync>>) -> object_store::Error {
         object_store::Error::Generic { store: "S3", source: source.into() }
+    }
+
+    /// They were tried again, as if the store had been away.
+    #[test]
+    fn what_this_program_does_not_read_is_wrong_input() {
+        use buoyant_kernel::Error::{Schema, Unsupported};
+        for error in [Unsupported("typeWidening".into()), Schema("`id` and `ID`".into())] {
+            let error = store_error("cannot read `gold.a`", DeltaTableError::KernelError(error));
+            assert_eq!(error.kind, ErrorKind::Invalid);
+            assert!(error.message.ends_with("something that FlowGuard does not read"));
+        }
     }
 
     #[test]

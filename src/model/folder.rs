@@ -74,6 +74,19 @@ fn list_layer(
     Ok(())
 }
 
+/// Every file and folder below `sql/` that is looked at, whether it can be a model or not.
+pub fn files(project: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in entries(project, Path::new("sql"))? {
+        if entry.is_folder {
+            let below = entries(project, &entry.path)?;
+            found.extend(below.into_iter().map(|entry| entry.path));
+        }
+        found.push(entry.path);
+    }
+    Ok(found)
+}
+
 struct Entry {
     name: String,
     /// Relative to the project.

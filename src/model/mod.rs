@@ -14,11 +14,14 @@ use crate::table::{Column, Layer, TableName};
 pub mod depth;
 mod folder;
 mod header;
+mod left_out;
 mod order;
 mod set;
 mod sql;
 
-pub use set::{ModelSet, Reading};
+pub use folder::files;
+pub use left_out::{LeftOut, Why};
+pub use set::{CurrentModels, ModelSet, Reading};
 pub use sql::syntax_problem;
 
 /// JSON Schema of a model header.

@@ -13,9 +13,15 @@ pub struct Draft {
     pub mentions: Vec<(TableName, Position)>,
 }
 
-/// Every model after its inputs, by name where that leaves a choice; one problem per cycle, with
-/// its path. Inputs that are no draft are left out: they are built in, or broken and reported.
-pub fn sort(drafts: &[Draft]) -> (Vec<TableName>, Vec<Diagnostic>) {
+/// Models that read each other, and one problem that shows how.
+pub struct Cycle {
+    pub members: Vec<TableName>,
+    pub problem: Diagnostic,
+}
+
+/// Every model after its inputs, by name where that leaves a choice, and the cycles. Inputs that are
+/// no draft are left out: they are built in, or broken and reported.
+pub fn sort(drafts: &[Draft]) -> (Vec<TableName>, Vec<Cycle>) {
     let by_name: BTreeMap<&TableName, &Draft> =
         drafts.iter().map(|draft| (&draft.model.name, draft)).collect();
     let mut left: BTreeMap<&TableName, BTreeSet<&TableName>> = by_name
@@ -26,17 +32,20 @@ pub fn sort(drafts: &[Draft]) -> (Vec<TableName>, Vec<Diagnostic>) {
         })
         .collect();
     let mut order = Vec::new();
-    let mut problems = Vec::new();
+    let mut cycles = Vec::new();
     loop {
         take_ready(&mut left, &mut order);
         let Some(cycle) = find_cycle(&left) else { break };
-        problems.push(describe(&cycle, &by_name));
+        cycles.push(Cycle {
+            members: cycle.iter().map(|name| (*name).clone()).collect(),
+            problem: describe(&cycle, &by_name),
+        });
         // Without one of its edges the cycle is gone and the search for others goes on.
         if let Some(inputs) = left.get_mut(cycle[0]) {
             inputs.remove(cycle[1]);
         }
     }
-    (order, problems)
+    (order, cycles)
 }
 
 /// Moves models without open inputs to `order`, smallest name first.

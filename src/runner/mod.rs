@@ -85,6 +85,11 @@ impl RunReport {
             });
             return Err(Error::new(kind.unwrap_or(ErrorKind::RunFailed), message));
         }
+        // What needs a model that is left out, and was asked for without it.
+        if self.skipped > 0 && self.cancelled == 0 {
+            let message = format!("{} of {} models were skipped", self.skipped, self.total());
+            return Err(Error::new(ErrorKind::RunFailed, message).hint("flowguard check"));
+        }
         if self.cancelled > 0 {
             let message = format!("stopped with {} models left", self.cancelled);
             return Err(Error::new(ErrorKind::Interrupted, message)
@@ -99,17 +104,25 @@ impl RunReport {
 }
 
 /// Runs `tasks`, whose models must be in dependency order: one begins when all those of its model's
-/// inputs are done. Tasks of bronze tables and views have nothing to build and are passed over.
+/// inputs are done. Tasks of bronze tables and views have nothing to build and are passed over. Of
+/// models that are left out, the broken ones fail and those that need them are skipped.
 pub async fn run(
     context: Arc<RunContext>,
     tasks: Vec<Task>,
     stop: &CancellationToken,
     on_event: impl FnMut(&RunEvent),
 ) -> RunReport {
+    let is_left_out = |task: &Task| context.models.left_out().contains_key(&task.model);
+    let (left_out, tasks): (Vec<Task>, _) = tasks.into_iter().partition(is_left_out);
     let mut waiting = buildable(&context.models, tasks);
     let mut running: JoinSet<Outcome> = JoinSet::new();
     let mut started: HashMap<Id, Task> = HashMap::new();
     let mut tally = Tally::new(&waiting, on_event);
+    for task in left_out {
+        if let Some(outcome) = outcome_of(&context.models, &task.model) {
+            tally.settle(task, outcome);
+        }
+    }
     loop {
         if stop.is_cancelled() {
             for (task, _) in std::mem::take(&mut waiting) {
@@ -145,6 +158,18 @@ pub async fn run(
         });
         let task = started.remove(&id).expect("a task is noted as it is spawned");
         tally.settle(task, outcome);
+    }
+}
+
+/// What becomes of a model that is left out; `None` where nothing would have been built.
+fn outcome_of(models: &ModelSet, name: &TableName) -> Option<Outcome> {
+    let left_out = models.left_out().get(name)?;
+    match left_out.needs() {
+        None => Some(Outcome::Failed(left_out.error(name))),
+        Some(because) if left_out.model.as_ref().is_some_and(|model| model.is_built()) => {
+            Some(Outcome::Skipped { because: because.clone() })
+        }
+        Some(_) => None,
     }
 }
 

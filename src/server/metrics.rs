@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::health::{Health, Part};
 use super::listen::OpenConnections;
 use crate::ingest::batch::BatchReport;
 use crate::ingest::status::Position;
@@ -21,6 +22,8 @@ const COMMIT_SECONDS_BUCKETS: [f64; 9] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 pub struct Metrics {
     pub statements: Statements,
     pub ingest: IngestFigures,
+    /// What does not work while the rest goes on.
+    pub health: Health,
     /// By the server's name.
     pub connections: Vec<(&'static str, OpenConnections)>,
     /// Microseconds since 1970 UTC.
@@ -28,6 +31,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Parts that do not work, and why.
+    pub fn broken(&self) -> BTreeMap<Part, String> {
+        self.health.broken(self.statements.unreadable())
+    }
+
     /// All samples of this moment.
     pub fn text(&self) -> String {
         let mut page = Page::default();
@@ -39,6 +47,12 @@ impl Metrics {
         for (server, open) in &self.connections {
             page.sample("flowguard_connections", &[("server", server)], open.count());
         }
+        page.family("flowguard_broken", "gauge", "1 for each part that does not work.");
+        for part in self.broken().keys() {
+            page.sample("flowguard_broken", &[("part", part.kind()), ("name", &part.name())], 1);
+        }
+        page.family("flowguard_broken_parts", "gauge", "How many parts do not work.");
+        page.sample("flowguard_broken_parts", &[], self.broken().len());
         write_statements(&mut page, &self.statements);
         self.ingest.write(&mut page);
         page.0

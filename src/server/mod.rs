@@ -4,6 +4,7 @@
 
 pub mod flight;
 mod gathering;
+pub mod health;
 pub mod http;
 pub mod listen;
 pub mod metrics;

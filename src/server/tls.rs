@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
@@ -30,6 +30,7 @@ struct Identity {
     provider: Arc<CryptoProvider>,
     shown: RwLock<Arc<CertifiedKey>>,
     seen: Mutex<Option<Files>>,
+    problem: Mutex<Option<String>>,
 }
 
 /// What the two files hold.
@@ -80,6 +81,11 @@ impl Tls {
     pub fn look_again(&self) {
         self.identity.look_again();
     }
+
+    /// Why the files cannot be used as they were when they were last looked at.
+    pub fn problem(&self) -> Option<String> {
+        self.identity.problem().clone()
+    }
 }
 
 impl Identity {
@@ -92,7 +98,12 @@ impl Identity {
             provider,
             shown: RwLock::new(Arc::new(shown)),
             seen: Mutex::new(Some(files)),
+            problem: Mutex::default(),
         })
+    }
+
+    fn problem(&self) -> MutexGuard<'_, Option<String>> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn look_again(&self) {
@@ -111,10 +122,12 @@ impl Identity {
         let path = certificate.display();
         match certified {
             Ok(certified) => {
+                *self.problem() = None;
                 tracing::info!(%path, "the certificate was renewed");
                 *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(certified);
             }
             Err(error) => {
+                *self.problem() = Some(error.line());
                 tracing::error!(%path, %error, "the certificate cannot be renewed; the one before stays");
             }
         }

@@ -9,7 +9,7 @@ mod planning;
 mod rows;
 mod statement;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,12 +29,13 @@ use self::log::{Outcome, Record, StatementLog};
 use self::planning::Planning;
 use crate::access::Principal;
 use crate::clock::Clock;
+use crate::engine::catalog::{Pins, Unreadable};
 use crate::engine::query::Planner;
 use crate::engine::{Engine, SessionLimits};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::{Every, Instant, Range};
 use crate::lake::Lake;
-use crate::model::{Model, ModelSet};
+use crate::model::{CurrentModels, Model, ModelSet};
 use crate::source::Source;
 use crate::table::{Layer, TableName};
 
@@ -80,6 +81,20 @@ pub struct TableEntry {
     pub key: Vec<String>,
 }
 
+impl TableEntry {
+    fn of(models: &ModelSet, name: TableName) -> Self {
+        let model = models.as_read(&name);
+        Self {
+            is_view: model.is_some_and(Model::is_view),
+            doc: model.and_then(|model| model.doc.clone()),
+            key: model.map_or_else(Vec::new, |model| {
+                model.key.iter().map(|key| key.value.clone()).collect()
+            }),
+            name,
+        }
+    }
+}
+
 /// Plans and runs what users ask, and notes it. Cheap to clone.
 #[derive(Clone)]
 pub struct Statements {
@@ -92,7 +107,7 @@ pub const COMMENT_KEY: &str = "comment";
 struct Shared {
     lake: Lake,
     engine: Engine,
-    models: Arc<ModelSet>,
+    models: CurrentModels,
     limits: StatementLimits,
     planning: Planning,
     admission: Admission,
@@ -100,6 +115,7 @@ struct Shared {
     log: StatementLog,
     /// Statements that run, with whose they are and what ends them.
     under_way: Mutex<HashMap<Uuid, (Arc<Principal>, CancellationToken)>>,
+    unreadable: Mutex<BTreeMap<TableName, String>>,
     /// Where plans run, apart from the threads that serve connections.
     executor: Handle,
     /// Microseconds since 1970 UTC.
@@ -109,6 +125,10 @@ struct Shared {
 impl Shared {
     fn under_way(&self) -> MutexGuard<'_, HashMap<Uuid, (Arc<Principal>, CancellationToken)>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unreadable(&self) -> MutexGuard<'_, BTreeMap<TableName, String>> {
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -158,7 +178,7 @@ impl Drop for Unplanned<'_> {
 pub struct StatementsSetup {
     pub lake: Lake,
     pub engine: Engine,
-    pub models: Arc<ModelSet>,
+    pub models: CurrentModels,
     pub limits: StatementLimits,
     pub log: StatementLog,
     pub executor: Handle,
@@ -182,6 +202,7 @@ impl Statements {
             figures,
             log,
             under_way,
+            unreadable: Mutex::default(),
             executor,
             clock,
         };
@@ -243,25 +264,22 @@ impl Statements {
         })?;
         let source = Source::new("query", sql);
         let may_read = |name: &TableName| principal.may_read(name);
-        let planner = self.planner(&may_read, terms.layer);
+        let models = shared.models.get();
+        let planner = self.planner(&models, &may_read, terms.layer);
         let query = planner.plan(session, &source).await?;
+        self.note(&query.pins, &query.unreadable);
         let range = terms.range.unwrap_or_else(|| self.last_day(terms.timezone));
         Statement::new(self.clone(), principal, source, terms, range, query).await
     }
 
     fn planner<'a>(
         &'a self,
+        models: &'a ModelSet,
         may_read: &'a (dyn Fn(&TableName) -> bool + Send + Sync),
         layer: Option<Layer>,
     ) -> Planner<'a> {
         let shared = &self.shared;
-        Planner {
-            engine: &shared.engine,
-            lake: &shared.lake,
-            models: &shared.models,
-            may_read,
-            layer,
-        }
+        Planner { engine: &shared.engine, lake: &shared.lake, models, may_read, layer }
     }
 
     /// The last complete day before now.
@@ -273,20 +291,10 @@ impl Statements {
     /// Every table that `principal` may read, by name.
     pub async fn tables(&self, principal: &Principal) -> Result<Vec<TableEntry>> {
         let may_read = |name: &TableName| principal.may_read(name);
-        let names = self.planner(&may_read, None).tables().await?;
-        Ok(names.into_iter().map(|name| self.entry(name)).collect())
-    }
-
-    fn entry(&self, name: TableName) -> TableEntry {
-        let model = self.shared.models.get(&name);
-        TableEntry {
-            is_view: model.is_some_and(Model::is_view),
-            doc: model.and_then(|model| model.doc.clone()),
-            key: model.map_or_else(Vec::new, |model| {
-                model.key.iter().map(|key| key.value.clone()).collect()
-            }),
-            name,
-        }
+        let models = self.shared.models.get();
+        let names = self.planner(&models, &may_read, None).tables().await?;
+        let entry = |name: TableName| TableEntry::of(&models, name);
+        Ok(names.into_iter().map(entry).collect())
     }
 
     /// The columns of a table, as a statement over it gives them, with what its model says of them
@@ -295,10 +303,9 @@ impl Statements {
         // The name is an identifier; nothing else goes into the text.
         let sql = format!("SELECT * FROM {name}");
         let statement = self.plan_unnoted(principal, &sql, &Terms::default()).await?;
-        let docs: HashMap<&str, &str> = self
-            .shared
-            .models
-            .get(name)
+        let models = self.shared.models.get();
+        let docs: HashMap<&str, &str> = models
+            .as_read(name)
             .into_iter()
             .flat_map(|model| &model.columns)
             .filter_map(|(column, _)| Some((column.name.as_str(), column.doc.as_deref()?)))
@@ -324,6 +331,42 @@ impl Statements {
                 stop.cancel();
             }
         }
+    }
+
+    /// Remembers which tables cannot be read; what is new is said in the log.
+    fn note(&self, read: &Pins, unreadable: &Unreadable) {
+        let mut known = self.shared.unreadable();
+        known.retain(|name, _| !read.contains_key(name));
+        for (name, error) in unreadable {
+            if known.insert(name.clone(), error.line()).is_none() {
+                tracing::warn!(table = %name, %error, "a table cannot be read");
+            }
+        }
+    }
+
+    /// Opens every table of the lake, as a statement over it would.
+    pub async fn look_at_tables(&self) -> Result<()> {
+        let lake = &self.shared.lake;
+        let (mut read, mut unreadable) = (Pins::new(), Unreadable::new());
+        let names = lake.tables().await?;
+        for name in &names {
+            let opened = async {
+                let Some(table) = lake.snapshot(name).await? else { return Ok(None) };
+                table.provider().await.map(|_| Some(table))
+            };
+            match opened.await {
+                Ok(table) => read.extend(table.map(|table| (name.clone(), table))),
+                Err(error) => drop(unreadable.insert(name.clone(), error)),
+            }
+        }
+        self.shared.unreadable().retain(|name, _| names.contains(name));
+        self.note(&read, &unreadable);
+        Ok(())
+    }
+
+    /// Tables that could not be read when they were last looked at, and why.
+    pub fn unreadable(&self) -> BTreeMap<TableName, String> {
+        self.shared.unreadable().clone()
     }
 
     pub fn figures(&self) -> &Figures {

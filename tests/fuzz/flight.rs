@@ -22,7 +22,7 @@ use flowguard::engine::{Engine, EngineOptions};
 use flowguard::interval::Instant;
 use flowguard::lake::Lake;
 use flowguard::lake::store::S3Access;
-use flowguard::model::ModelSet;
+use flowguard::model::{CurrentModels, ModelSet};
 use flowguard::server::flight;
 use flowguard::server::flight::messages::{OptionValue, SessionOption, SessionOptions};
 use flowguard::statements::log::StatementLog;
@@ -69,7 +69,7 @@ fn statements(lake: &TempDir, runtime: &Runtime, clock: Clock) -> Statements {
     Statements::new(StatementsSetup {
         lake: Lake::open(&root, &S3Access::default()).unwrap(),
         engine: Engine::new(&options).unwrap(),
-        models: Arc::new(ModelSet::read(project.path()).unwrap()),
+        models: CurrentModels::new(Arc::new(ModelSet::read(project.path()).unwrap())),
         limits: StatementLimits {
             admission: AdmissionLimits {
                 running_max: 8,

@@ -130,12 +130,20 @@ fn every_problem_of_every_file_is_reported_at_once() {
 }
 
 #[test]
-fn a_run_refuses_a_project_with_any_problem_and_touches_no_lake() {
+fn a_run_of_a_broken_model_fails_with_its_problems() {
     let project = broken();
-    let run = project.run(&["run", "silver.typo_column"]);
-    assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""));
-    assert!(run.stderr.ends_with("error: 5 problems in the models\n"), "{}", run.stderr);
-    assert!(!project.folder().join(".flowguard").exists());
+    let run = project.run(&["run", "silver.typo_column+"]);
+    assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""));
+    let said = "silver.reader skipped: `silver.typo_column` was not built
+silver.typo_column failed: `silver.typo_column` is left out: its model has a problem
+sql/silver/typo_column.sql:5:3: unknown column `prise`
+      prise
+      ^^^^^
+    hint: did you mean `price`?
+0 built, 1 failed, 1 skipped, 0 cancelled
+error: 1 of 2 models failed
+";
+    assert!(run.stderr.ends_with(said), "{}", run.stderr);
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::process::Command;
 use std::sync::Arc;
 
-use flowguard::app::{self, App};
+use flowguard::app::App;
+use flowguard::app::ingest::work;
 use flowguard::audit::{Auditor, PartitionAudit, audit};
 use flowguard::config::Config;
 use flowguard::dlq::letters::{Filter, Letter, show};
@@ -101,8 +102,7 @@ impl Project {
         let app = self.app(&[settings, &[("kafka.group_prefix", &group)]].concat());
         let pipeline = self.pipeline_of(&app).await;
         let stop = CancellationToken::new();
-        let on_commit: app::OnCommit = Arc::new(|_, _| {});
-        app::ingest(vec![pipeline], Until::Drained, &stop, on_commit).await.unwrap();
+        work(pipeline, Until::Drained, &stop, Arc::new(|_| {})).await.unwrap();
     }
 
     async fn pipeline_of(&self, app: &App) -> Arc<Pipeline> {
@@ -492,7 +492,7 @@ async fn commit_letter(pipeline: &Pipeline, partition: i32, offset: i64) {
     dead.push(&message, &reject, "bronze.orders", TEN_O_CLOCK_MS * 1_000);
     let mut stager = Stager::new(&pipeline.lake, &spec).unwrap();
     stager.write(&dead.finish().unwrap()).await.unwrap();
-    let app_id = offsets_id("default/dead", TOPIC, partition);
+    let app_id = offsets_id("default/dead/bronze.orders", TOPIC, partition);
     let table = pipeline.lake.snapshot(&spec.name).await.unwrap().unwrap();
     let expected = table.transaction(&app_id).await.unwrap();
     let rejected = Commit {
@@ -600,8 +600,7 @@ async fn rejects_are_copied_to_the_dead_letter_topic() {
     let name: TableName = "bronze.copies".parse().unwrap();
     let copies =
         app.pipeline(&name, &typed, &project.broker.access(), Uuid::now_v7()).await.unwrap();
-    let on_commit: app::OnCommit = Arc::new(|_, _| {});
-    app::ingest(vec![copies], Until::Drained, &CancellationToken::new(), on_commit).await.unwrap();
+    work(copies, Until::Drained, &CancellationToken::new(), Arc::new(|_| {})).await.unwrap();
     let filter = Filter { table: Some(name), ..Filter::default() };
     let copies = show(&app.lake, &app.engine, &filter, 100).await.unwrap();
     let mut lines: Vec<String> = copies

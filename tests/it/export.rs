@@ -287,7 +287,7 @@ fn requests_seen(project: &Project) -> Vec<String> {
 async fn export_through(project: &Project, name: &TableName, program: PathBuf) -> Result<Parity> {
     let environment = BTreeMap::from([PASSWORD].map(|(key, value)| (key.into(), value.into())));
     let app = App::open(Config::load(project.folder(), &environment, &[]).unwrap()).unwrap();
-    let target = app.dags.target("here").unwrap();
+    let target = app.dags().unwrap().target("here").unwrap();
     let mut to = app.surroundings(environment, program).open(target, Uuid::now_v7()).await?;
     app.export_source().export(&mut to, name, false).await?;
     app.export_source().parity(&mut to, name).await

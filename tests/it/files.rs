@@ -45,7 +45,7 @@ fn open(project: &Project) -> App {
 
 fn files(app: &App, store: Arc<dyn ObjectStore>) -> Destination {
     let folder = Folder::with_store(&Url::parse("s3://bucket/exports").unwrap(), store).unwrap();
-    let target = app.dags.target("here").unwrap().clone();
+    let target = app.dags().unwrap().target("here").unwrap().clone();
     Box::new(Files::open(target, folder, Uuid::now_v7(), app.clock.clone()))
 }
 
@@ -54,7 +54,7 @@ async fn export_at(project: &Project, clock: Clock) {
     let app = open(project);
     let root = Url::from_directory_path(project.folder().join("exports")).unwrap();
     let folder = Folder::open(&root, &Default::default()).unwrap();
-    let target = app.dags.target("here").unwrap().clone();
+    let target = app.dags().unwrap().target("here").unwrap().clone();
     let mut to: Destination = Box::new(Files::open(target, folder, Uuid::now_v7(), clock));
     let name: TableName = "silver.clean".parse().unwrap();
     app.export_source().export(&mut to, &name, false).await.unwrap();

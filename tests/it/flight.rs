@@ -26,7 +26,7 @@ use flowguard::clock::Clock;
 use flowguard::interval::Instant;
 use flowguard::lake::Lake;
 use flowguard::lake::store::S3Access;
-use flowguard::model::ModelSet;
+use flowguard::model::{CurrentModels, ModelSet};
 use flowguard::server::flight;
 use flowguard::server::flight::messages::{
     CloseSessionResult, OptionValue, SessionOption, SessionOptions, SetSessionOptionsResult,
@@ -103,7 +103,7 @@ impl Server {
         let statements = Statements::new(StatementsSetup {
             lake,
             engine: engine(),
-            models: Arc::new(ModelSet::read(project).unwrap()),
+            models: CurrentModels::new(Arc::new(ModelSet::read(project).unwrap())),
             limits: StatementLimits {
                 admission,
                 memory_bytes_max: 256 << 20,

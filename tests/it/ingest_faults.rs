@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use flowguard::app;
+use flowguard::app::ingest::work;
 use flowguard::error::{ErrorKind, Result};
 use flowguard::ingest::Pipeline;
-use flowguard::ingest::batch::{BatchReport, Written, take_over, write};
+use flowguard::ingest::batch::{Written, take_over, write};
 use flowguard::ingest::decode::UnknownFields;
 use flowguard::ingest::open::{Batch, Progress, Taken};
-use flowguard::ingest::worker::{self, Until, WorkerReport};
+use flowguard::ingest::worker::{self, OnTold, Until, WorkerReport};
 use flowguard::kafka::{Assignments, Consumer, KafkaAccess, MockBroker, Producer, Record};
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
@@ -449,11 +449,17 @@ async fn a_worker_that_pauses_ingests_every_offset_once() {
     };
     let on_commit = {
         let (assigned, visiting, commits) = (assigned.clone(), visiting.clone(), AtomicU64::new(0));
-        Arc::new(move |_: &BatchReport| match commits.fetch_add(1, Ordering::Relaxed) {
-            0 => assigned.cancel(),
-            SLOW_WRITES => visiting.cancel(),
-            _ => {}
-        })
+        let on_told: OnTold = Arc::new(move |told| {
+            if matches!(told, worker::Told::TookOver) {
+                return;
+            }
+            match commits.fetch_add(1, Ordering::Relaxed) {
+                0 => assigned.cancel(),
+                SLOW_WRITES => visiting.cancel(),
+                _ => {}
+            }
+        });
+        on_told
     };
     let stays = async {
         let stop = CancellationToken::new();
@@ -533,9 +539,9 @@ async fn the_message_that_ingestion_failed_at_was_lost() {
     .await;
 }
 
-/// Panic injection: a worker ended while the others went on, and the command never returned.
+/// Panic injection: a worker that panics fails by itself, and whoever asked for it hears of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_worker_that_panics_ends_the_others_and_loses_nothing() {
+async fn a_worker_that_panics_fails_alone_and_loses_nothing() {
     const STEPS: [(&str, &str); 3] = [
         ("its own thread", "a worker ended abnormally"),
         ("the task that writes", "a write stopped"),
@@ -563,18 +569,26 @@ async fn a_worker_that_panics_ends_the_others_and_loses_nothing() {
             }
             Fault::None
         });
-        // The other worker would run until somebody stops it.
-        let pipelines = vec![
-            Arc::new(worker(world.store(NO_FAULT), "same")),
-            Arc::new(worker(planted, "same")),
-        ];
-        let on_commit: app::OnCommit =
-            Arc::new(move |_, _| assert!(step != "its own thread", "planted"));
         let stop = CancellationToken::new();
-        let ingesting = app::ingest(pipelines, Until::Stopped, &stop, on_commit);
-        let ended = tokio::time::timeout(Duration::from_secs(60), ingesting).await;
-        let error = ended.unwrap_or_else(|_| panic!("{step}: it does not end")).unwrap_err();
-        assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Internal, message), "{step}");
+        // The other worker runs until somebody stops it.
+        let lives = [world.store(NO_FAULT), planted].map(async |store| {
+            let on_told: OnTold = Arc::new(move |told| {
+                let commits = matches!(told, worker::Told::Committed(_));
+                assert!(!(commits && step == "its own thread"), "planted");
+            });
+            let pipeline = Arc::new(worker(store, "same"));
+            let ended = work(pipeline, Until::Stopped, &stop, on_told).await;
+            stop.cancel();
+            ended
+        });
+        let ended = tokio::time::timeout(Duration::from_secs(60), join_all(lives)).await;
+        let ended = ended.unwrap_or_else(|_| panic!("{step}: it does not end"));
+        let failed: Vec<_> = ended.into_iter().filter_map(Result::err).collect();
+        assert!(!failed.is_empty(), "{step}");
+        for error in failed {
+            let found = (error.kind, error.message.as_str());
+            assert_eq!(found, (ErrorKind::Internal, message), "{step}");
+        }
         run_worker(worker(world.store(NO_FAULT), "later")).await.unwrap();
         assert_exactly_once(&world, step).await;
     }))
@@ -610,11 +624,11 @@ async fn run_worker_until(
     pipeline: Pipeline,
     until: Until,
     stop: &CancellationToken,
-    on_commit: Arc<dyn Fn(&BatchReport) + Send + Sync>,
+    on_told: OnTold,
 ) -> Result<WorkerReport> {
     let runtime = tokio::runtime::Handle::current();
     ensure_tables(&pipeline).await?;
     let stop = stop.clone();
-    let run = move || worker::run(&Arc::new(pipeline), &runtime, until, &stop, on_commit);
+    let run = move || worker::run(&Arc::new(pipeline), &runtime, until, &stop, on_told);
     tokio::task::spawn_blocking(run).await.unwrap()
 }

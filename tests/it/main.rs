@@ -11,6 +11,7 @@
 
 mod access;
 mod answers;
+mod blast_radius;
 mod certificates;
 mod check;
 mod checker;

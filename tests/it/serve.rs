@@ -586,10 +586,16 @@ fn a_renewed_certificate_is_shown(certificates: &Certificates, served: &Served) 
         std::thread::sleep(LOOK_EVERY);
     }
     std::fs::write(certificates.path("server.pem"), "no certificate").unwrap();
-    while !served.said().contains("the certificate cannot be renewed; the one before stays") {
+    let verbose = Request { path: "/readyz?verbose", ..Request::default() };
+    let named = || {
+        let reply = verbose.send(certificates.connect(served, None)).succeeded();
+        reply.contains("certificate server.tls_certificate: ")
+    };
+    while !named() {
         assert!(Instant::now() < deadline, "nothing is said: {}", served.said());
         std::thread::sleep(LOOK_EVERY);
     }
+    assert!(served.said().contains("the certificate cannot be renewed; the one before stays"));
     assert_eq!(shown(), renewed);
     certificates.sign("server");
 }

@@ -129,12 +129,11 @@ impl Catalog {
                 Ok(schema) => with_schemas.push((table, table_schema(table, &schema))),
                 // Removed since it was listed.
                 Err(error) if error.kind == ErrorKind::NotFound => {}
-                // One broken view must not hide all other tables.
-                Err(error) if error.kind == ErrorKind::Invalid => {
+                // One that cannot be read must not hide all others.
+                Err(error) => {
                     tracing::warn!(table = %table.name, %error, "a table cannot be described");
                     with_schemas.push((table, Schema::empty()));
                 }
-                Err(error) => return Err(error),
             }
         }
         listing(command, with_schemas.into_iter())

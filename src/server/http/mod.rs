@@ -28,6 +28,7 @@ pub use site::{Readiness, Site};
 use self::failure::Failure;
 use self::site::Peer;
 use crate::error::{Error, ErrorKind, Result};
+use crate::server::health::told_to;
 use crate::server::listen::Connection;
 
 /// A request's line and headers together.
@@ -117,11 +118,34 @@ fn router(site: Arc<Site>) -> Router {
         .with_state(site)
 }
 
-async fn ready(State(site): State<Arc<Site>>) -> Response {
-    if site.is_ready().await {
-        return "ready\n".into_response();
+/// Whether the lake answers; with `?verbose`, to users, also which parts do not work although it
+/// does.
+async fn ready(
+    State(site): State<Arc<Site>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> std::result::Result<Response, Failure> {
+    let (parts, _) = request.into_parts();
+    let (is_ready, broken) = (site.is_ready().await, site.metrics.broken());
+    let query = parts.uri.query().unwrap_or_default();
+    let is_verbose = query.split('&').any(|key| key.split('=').next() == Some("verbose"));
+    let mut said = match (is_ready, broken.len()) {
+        (false, _) => "the lake does not answer\n".to_owned(),
+        (true, 1) if !is_verbose => "ready, but for 1 part: /readyz?verbose\n".to_owned(),
+        (true, 2..) if !is_verbose => {
+            format!("ready, but for {} parts: /readyz?verbose\n", broken.len())
+        }
+        (true, _) => "ready\n".to_owned(),
+    };
+    if is_verbose {
+        let principal = site.principal(peer, &parts).await?;
+        for line in told_to(&principal, &broken) {
+            said.push_str(&line);
+            said.push('\n');
+        }
     }
-    (StatusCode::SERVICE_UNAVAILABLE, "the lake does not answer\n").into_response()
+    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok((status, said).into_response())
 }
 
 async fn metrics(
