@@ -125,6 +125,8 @@ const RIGHT: &[(&str, &str)] = &[
         "(SELECT x, 'a' AS c FROM (VALUES (1), (2), (3), (4), (5), (6)) t(x)) UNION ALL (SELECT x, 'b' FROM (VALUES (9), (7), (8)) u(x)) ORDER BY c DESC, x LIMIT 4",
         "7,b 8,b 9,b 1,a",
     ),
+    ("SELECT count(*) FROM (SELECT x FROM (VALUES (2), (1)) t(x) ORDER BY x LIMIT 0)", "0"),
+    ("SELECT x FROM (VALUES (2), (1)) t(x) ORDER BY x LIMIT 1 - 1", ""),
     // NOT IN.
     (
         "SELECT id FROM (VALUES (1,10),(2,20),(NULL,30),(4,40)) a(id,z) WHERE id NOT IN (SELECT id FROM (VALUES (1,5),(NULL,50)) b(id,z) WHERE b.z < a.z) ORDER BY id",
