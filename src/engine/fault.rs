@@ -3,6 +3,7 @@
 use datafusion::common::{DataFusionError, SchemaError};
 
 use crate::error::{Error, ErrorKind, did_you_mean};
+use crate::lake::store::{is_of_store, store_error};
 use crate::model::syntax_problem;
 
 /// A position in SQL text, both from 1, and how many characters are wrong.
@@ -46,6 +47,14 @@ pub fn sql_problem(error: &DataFusionError, tables: &[String]) -> SqlProblem {
     if let DataFusionError::SchemaError(schema_error, _) = root
         && let SchemaError::FieldNotFound { field, valid_fields } = schema_error.as_ref()
     {
+        if INNER_NAMES.iter().any(|begin| field.name.starts_with(begin)) {
+            let (message, hint) = UNCOMPUTED;
+            return SqlProblem {
+                span: None,
+                message: message.to_owned(),
+                hint: Some(hint.to_owned()),
+            };
+        }
         let names: Vec<&str> = valid_fields.iter().map(|column| column.name.as_str()).collect();
         let hint = match did_you_mean(&field.name, names.iter().copied()) {
             Some(name) => format!("did you mean `{name}`?"),
@@ -60,6 +69,9 @@ pub fn sql_problem(error: &DataFusionError, tables: &[String]) -> SqlProblem {
     };
     let message = message.replace("lake.", "");
     let mut hint = diagnostic.and_then(|d| d.helps.first()).map(|help| help.message.clone());
+    if root.strip_backtrace().contains(UNPLANNED) {
+        hint = Some(UNCOMPUTED.1.to_owned());
+    }
     if let Some(unknown) =
         message.strip_prefix("table '").and_then(|m| m.strip_suffix("' not found"))
     {
@@ -77,9 +89,15 @@ pub fn sql_problem(error: &DataFusionError, tables: &[String]) -> SqlProblem {
 /// What DataFusion says of arguments that a function does not take, as if that were a bug.
 const NO_SIGNATURE: &str = " failed to match any signature, errors: ";
 
-/// The first line of an error without DataFusion's category prefix.
+/// An error's first line without DataFusion's category prefix.
 fn plain_text(error: &DataFusionError) -> String {
     let text = error.strip_backtrace();
+    // Expressions are printed over several lines, with what is wrong in the last of them.
+    if text.contains("regex parse error")
+        && let Some(what) = text.lines().find_map(|line| line.trim().strip_prefix("error: "))
+    {
+        return format!("the regular expression is not valid: {what}");
+    }
     let line = text.lines().next().unwrap_or_default();
     if let Some((function, reasons)) = line.split_once(NO_SIGNATURE) {
         let function = function.rsplit("Function ").next().unwrap_or_default();
@@ -87,42 +105,102 @@ fn plain_text(error: &DataFusionError) -> String {
         let reasons = reasons.trim_start_matches("Error during planning: ");
         return format!("function {function} does not take these arguments: {reasons}");
     }
-    let plain = [
-        "Error during planning: ",
-        "SQL error: ",
-        "Schema error: ",
-        "This feature is not implemented: ",
-        "Execution error: ",
-        "Arrow error: ",
-        "Cast error: ",
-        "Invalid or Unsupported Configuration: ",
-    ]
-    .iter()
-    .fold(line, |line, prefix| line.strip_prefix(prefix).unwrap_or(line));
+    let mut plain = line;
+    while let Some(rest) = PREFIXES.iter().find_map(|prefix| plain.strip_prefix(prefix)) {
+        plain = rest;
+    }
+    // What follows is the tree of the expression.
+    if plain.starts_with(UNPLANNED) {
+        return UNCOMPUTED.0.to_owned();
+    }
+    if let Some(inside) = plain.strip_prefix("Error evaluating filter predicate: ") {
+        return of_a_condition(inside);
+    }
     let mut characters = plain.chars();
-    match characters.next() {
-        Some(first) => first.to_lowercase().collect::<String>() + characters.as_str(),
-        None => String::new(),
+    match (characters.next(), characters.next()) {
+        // Not a name, such as NTILE.
+        (Some(first), Some(second)) if !second.is_uppercase() => {
+            first.to_lowercase().chain([second]).chain(characters).collect()
+        }
+        _ => plain.to_owned(),
     }
 }
 
-/// An error of execution, by kind: memory and disk limits, the store, or the data itself.
+/// A scan that applies a condition tells its failure in the words of the program: `ArrowError(CastError(
+/// "Cannot cast …"), …)`.
+fn of_a_condition(inside: &str) -> String {
+    let quoted = inside.split('"').nth(1).filter(|quoted| !quoted.is_empty());
+    match quoted {
+        Some(quoted) => format!("a condition fails: {quoted}"),
+        None if inside.contains("DivideByZero") => "a condition fails: divide by zero".to_owned(),
+        None => format!("a condition fails: {inside}"),
+    }
+}
+
+/// What DataFusion says of expressions that no rule of its optimizer took out of the plan.
+const UNPLANNED: &str = "Physical plan does not support logical expression";
+/// Begin names that rules give, which no statement can miss.
+const INNER_NAMES: [&str; 2] = ["__inner_", "__compared_"];
+/// What is said of both, and what to do.
+const UNCOMPUTED: (&str, &str) = (
+    "a subquery or LATERAL uses its outer row where that cannot be computed",
+    "join instead, and number the rows to choose among them: FROM a LEFT JOIN (SELECT *, \
+     row_number() OVER (PARTITION BY k ORDER BY t) AS rn FROM b) b ON b.k = a.k AND b.rn = 1",
+);
+
+const PREFIXES: [&str; 15] = [
+    "Error during planning: ",
+    "Internal error: ",
+    "SQL error: ",
+    "Schema error: ",
+    "This feature is not implemented: ",
+    "Execution error: ",
+    "Arrow error: ",
+    "Cast error: ",
+    "Compute error: ",
+    "Parser error: ",
+    "Invalid argument error: ",
+    "External error: ",
+    "External: ",
+    "Parquet error: ",
+    "Invalid or Unsupported Configuration: ",
+];
+
+/// What functions of the engine call a bug of theirs when they are given a type that they do not
+/// take.
+const NOT_TAKEN: [&str; 3] =
+    ["could not cast array of type", "not implemented for type", "not supported for type"];
+
+/// An error of execution. The kind is that of its deepest layer that says one: ours, which know of
+/// data files; the store's; the engine's limits; or else the statement or its values must change.
 pub fn engine_error(doing: &str, error: DataFusionError) -> Error {
-    let text = plain_text(error.find_root());
-    match error.find_root() {
+    if let Some(own) = own_error(&error) {
+        let mut known = Error::new(own.kind, format!("{doing}: {}", own.message));
+        known.hint.clone_from(&own.hint);
+        known.source = own.source.as_ref().map(|source| source.to_string().into());
+        return known;
+    }
+    let root = error.find_root();
+    let text = plain_text(root);
+    match root {
         DataFusionError::ResourcesExhausted(_) => {
             // The list of consumers follows on lines of its own.
             let text = text.split(" with top memory consumers").next().unwrap_or_default();
             Error::new(ErrorKind::Exhausted, format!("{doing}: {text}"))
                 .hint("raise `engine.memory_bytes_max`, or give `engine.spill_dir` more space")
         }
-        DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => {
-            crate::lake::store::store_error(doing, error)
+        DataFusionError::ExecutionJoin(_) => {
+            Error::internal(format!("{doing}: it ended abnormally")).source(error)
         }
-        DataFusionError::External(_) => crate::lake::store::store_error(doing, error),
-        DataFusionError::Internal(said) if !said.contains(NO_SIGNATURE) => {
-            Error::internal(format!("{doing}: {text}")).source(error)
+        DataFusionError::Internal(text) if !text.contains(NO_SIGNATURE) => {
+            match NOT_TAKEN.iter().any(|part| text.contains(part)) {
+                true => Error::invalid(format!("{doing}: a function does not take this type"))
+                    .hint("CAST its argument")
+                    .source(text.lines().next().unwrap_or_default().to_owned()),
+                false => Error::internal(format!("{doing}: {}", plain_text(root))).source(error),
+            }
         }
+        _ if is_of_store(&error) => store_error(doing, error),
         _ => {
             let problem = sql_problem(&error, &[]);
             let mut mapped = Error::invalid(format!("{doing}: {}", problem.message));
@@ -130,4 +208,16 @@ pub fn engine_error(doing: &str, error: DataFusionError) -> Error {
             mapped
         }
     }
+}
+
+/// One that this program made, and the engine handed on.
+fn own_error(error: &DataFusionError) -> Option<&Error> {
+    let mut layer: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = layer {
+        if let Some(own) = error.downcast_ref::<Error>() {
+            return Some(own);
+        }
+        layer = error.source();
+    }
+    None
 }

@@ -4,6 +4,7 @@
 mod budget;
 pub mod catalog;
 mod cooperate;
+mod data_files;
 pub mod fault;
 mod growth;
 pub mod hash;
@@ -24,7 +25,7 @@ use datafusion::catalog::{
     MemorySchemaProvider,
 };
 use datafusion::common::ParamValues;
-use datafusion::common::config::{ConfigNonZeroUsize, Dialect};
+use datafusion::common::config::ConfigNonZeroUsize;
 use datafusion::common::metadata::ScalarAndMetadata;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
@@ -37,6 +38,7 @@ use datafusion::sql::parser::Statement;
 
 use self::budget::Budget;
 use self::fault::engine_error;
+pub use self::rules::parsed;
 use crate::error::Result;
 use crate::interval::Range;
 use crate::table::Layer;
@@ -197,7 +199,7 @@ fn on_own_tables(mut state: SessionState) -> SessionContext {
 
 /// The plan of a query, before types are coerced.
 pub async fn planned(state: &SessionState, sql: &str) -> datafusion::common::Result<LogicalPlan> {
-    let statement = state.sql_to_statement(sql, &Dialect::Generic)?;
+    let statement = parsed(state, sql)?;
     planned_statement(state, statement).await
 }
 

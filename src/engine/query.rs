@@ -8,7 +8,6 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
-use datafusion::common::config::Dialect;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, plan_err};
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
@@ -26,7 +25,7 @@ use super::catalog::{Pins, Tables, Unreadable, missing, register, register_liste
 use super::cooperate::taking_turns;
 use super::fault::{engine_error, sql_problem};
 use super::storable::plain_schema;
-use super::{Engine, coerced, interval_parameters, planned_statement, read_only, task_of};
+use super::{Engine, coerced, interval_parameters, parsed, planned_statement, read_only, task_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::Range;
 use crate::lake::{Lake, Snapshot};
@@ -71,9 +70,8 @@ impl Planner<'_> {
             return Err(Error::invalid(message).hint(hint));
         }
         let state = session.state();
-        let mut statement = state
-            .sql_to_statement(&source.text, &Dialect::Generic)
-            .map_err(|error| sql_error(source, &error, &[]))?;
+        let mut statement =
+            parsed(&state, &source.text).map_err(|error| sql_error(source, &error, &[]))?;
         refuse_writes(&statement)?;
         number_placeholders(&mut statement);
         let travels = travels_of(&statement)?;

@@ -3,6 +3,7 @@
 //! ([`commit::commit`]); it plans no queries and knows no models.
 
 pub mod commit;
+pub mod damage;
 pub mod details;
 mod durable;
 pub mod ledger;

@@ -257,8 +257,28 @@ fn is_foreign(error: &(dyn StdError + 'static)) -> bool {
         || error.downcast_ref::<serde_json::Error>().is_some_and(serde_json::Error::is_data)
 }
 
+/// Whether a store, a file system or the way there failed, below whatever libraries.
+pub fn is_of_store(error: &(dyn StdError + 'static)) -> bool {
+    let mut layer = Some(error);
+    while let Some(error) = layer {
+        let is_of_log =
+            error.is::<deltalake::DeltaTableError>() || error.is::<buoyant_kernel::Error>();
+        if is_of_log
+            || error.is::<object_store::Error>()
+            || error.is::<HttpError>()
+            || error.is::<io::Error>()
+        {
+            return true;
+        }
+        layer = below(error);
+    }
+    false
+}
+
 /// The next layer of an error, also where its type does not name it as the source.
-fn below<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+pub(super) fn below<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> Option<&'a (dyn StdError + 'static)> {
     use buoyant_kernel::Error::{Backtraced, IOError, ObjectStore};
     if let Some(error) = error.downcast_ref::<io::Error>() {
         return error.get_ref().map(|inner| inner as &(dyn StdError + 'static));

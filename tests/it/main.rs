@@ -11,6 +11,7 @@
 
 mod access;
 mod answers;
+mod bad_arguments;
 mod blast_radius;
 mod certificates;
 mod check;
@@ -18,6 +19,7 @@ mod checker;
 mod cli;
 mod clients;
 mod clients_in_rust;
+mod damaged_files;
 mod differential;
 mod dlq;
 mod expected;

@@ -386,6 +386,115 @@ const RIGHT: &[(&str, &str)] = &[
         "SELECT count(*) FROM silver.one WHERE at < '9999-12-31' AND at > DATE '0001-01-01' AND at BETWEEN '1000-01-01' AND '9000-01-01'",
         "1",
     ),
+    // Values of subqueries over rows that their outer row chooses.
+    (
+        "SELECT x, (SELECT max(b.y) FROM (VALUES (1,10),(1,20),(2,5)) b(x,y) WHERE b.x < a.x) FROM (VALUES (1),(2),(2),(3),(NULL)) a(x) ORDER BY x",
+        "1, 2,20 2,20 3,20 ,",
+    ),
+    (
+        "SELECT x, (SELECT count(*) FROM (VALUES (1),(1),(2)) b(x) WHERE b.x < a.x) FROM (VALUES (1),(2),(2),(NULL)) a(x) ORDER BY x",
+        "1,0 2,2 2,2 ,0",
+    ),
+    (
+        "SELECT x FROM (VALUES (1),(2),(2)) a(x) WHERE (SELECT count(*) FROM (VALUES (1)) b(x) WHERE b.x < a.x) = 0",
+        "1",
+    ),
+    (
+        "SELECT x, (SELECT max(b.x) + a.x FROM (VALUES (1),(2)) b(x) WHERE b.x <= a.x), (SELECT sum(b.x * a.x) FROM (VALUES (1),(2)) b(x) WHERE b.x = a.x) FROM (VALUES (0),(1),(2)) a(x) ORDER BY x",
+        "0,, 1,2,1 2,4,4",
+    ),
+    (
+        "SELECT x, (SELECT sum(1) FROM (VALUES (1),(1)) b(x) WHERE b.x <= a.x), (SELECT array_to_string(array_agg(b.y ORDER BY b.y DESC), '-') FROM (VALUES (1,10),(1,20)) b(x,y) WHERE b.x <= a.x AND b.y > 5), (SELECT count(DISTINCT b.x) FILTER (WHERE b.y > 10) FROM (VALUES (1,10),(1,20)) b(x,y) WHERE b.x <= a.x) FROM (VALUES (0),(1)) a(x) ORDER BY x",
+        "0,,,0 1,2,20-10,1",
+    ),
+    (
+        "SELECT x, (SELECT count(*) FROM (VALUES (1),(1)) b(x) WHERE b.x <= a.x HAVING count(*) > 1) FROM (VALUES (0),(1)) a(x) ORDER BY x",
+        "0, 1,2",
+    ),
+    (
+        "SELECT x, (SELECT max(z) FROM (SELECT b.x * 2 AS z FROM (VALUES (1),(2)) b(x) WHERE b.x < a.x) q WHERE z > 2) FROM (VALUES (2),(3)) a(x) ORDER BY x",
+        "2, 3,4",
+    ),
+    (
+        "SELECT x, (SELECT max(b.x) FROM (VALUES (1),(2)) b(x) JOIN (VALUES (1),(2)) c(y) ON b.x = c.y WHERE b.x < a.x AND c.y < a.x) FROM (VALUES (1),(2),(3)) a(x) ORDER BY x",
+        "1, 2,1 3,2",
+    ),
+    (
+        "SELECT (SELECT max(b.x) FROM (VALUES (1),(2)) b(x) WHERE b.x < a.x) AS m, count(*) FROM (VALUES (0),(1),(2),(9)) a(x) GROUP BY m ORDER BY m",
+        "1,1 2,1 ,2",
+    ),
+    (
+        "SELECT x FROM (VALUES (0),(1),(9)) a(x) ORDER BY (SELECT max(-b.x) FROM (VALUES (1),(2)) b(x) WHERE b.x > a.x), x",
+        "1 0 9",
+    ),
+    (
+        "SELECT x, count(*) FROM (VALUES (1),(2),(2)) a(x) GROUP BY x HAVING count(*) >= (SELECT max(b.x) FROM (VALUES (1),(3)) b(x) WHERE b.x <= a.x + 1) ORDER BY x",
+        "1,1",
+    ),
+    (
+        "SELECT x, x IN (SELECT b.y FROM (VALUES (1,10),(1,2)) b(x,y) WHERE b.x < a.x), x > ALL (SELECT b.y FROM (VALUES (1,10)) b(x,y) WHERE b.x < a.x) FROM (VALUES (0),(2)) a(x) ORDER BY x",
+        "0,false,true 2,true,false",
+    ),
+    (
+        "SELECT x, (SELECT b.y FROM (VALUES (1,10),(2,20)) b(x,y) WHERE b.x = a.x) FROM (VALUES (1),(2),(2),(3)) a(x) ORDER BY x",
+        "1,10 2,20 2,20 3,",
+    ),
+    (
+        "SELECT x FROM (VALUES (1),(2)) a(x) WHERE (SELECT true FROM (VALUES (1)) b(x) WHERE b.x = a.x) IS NULL",
+        "2",
+    ),
+    // LATERAL.
+    (
+        "SELECT x, n FROM (VALUES (1),(1),(2)) a(x), LATERAL (SELECT count(*) AS n FROM (VALUES (1),(1)) b(x) WHERE b.x < a.x) ORDER BY x",
+        "1,0 1,0 2,2",
+    ),
+    (
+        "SELECT a.x, l.* FROM (VALUES (1),(2)) a(x) JOIN LATERAL (SELECT max(b.x) AS n FROM (VALUES (1)) b(x) WHERE b.x = a.x HAVING count(*) > 0) l ON true",
+        "1,1",
+    ),
+    (
+        "SELECT a.x, l.* FROM (VALUES (1),(2)) a(x), LATERAL (SELECT coalesce(sum(b.x), -1) AS n, 'c' AS c FROM (VALUES (1)) b(x) WHERE b.x = a.x) l ORDER BY x",
+        "1,1,c 2,-1,c",
+    ),
+    (
+        "SELECT a.x, l.* FROM (VALUES (1),(2)) a(x) LEFT JOIN LATERAL (SELECT count(*) AS n, 'c' AS c FROM (VALUES (1)) b(x) WHERE b.x = a.x) l ON l.n > 0 ORDER BY x",
+        "1,1,c 2,,",
+    ),
+    (
+        "SELECT a.x, b.y FROM (VALUES (1),(2)) a(x) LEFT JOIN LATERAL (SELECT b.y FROM (VALUES (1,10),(1,20)) b(x,y) WHERE b.x = a.x) b ON true ORDER BY x, y",
+        "1,10 1,20 2,",
+    ),
+    // HAVING makes one group of all rows.
+    ("SELECT 1 FROM (VALUES (1),(2)) t(a) HAVING true", "1"),
+    ("SELECT 1 FROM (VALUES (1),(2)) t(a) HAVING false", ""),
+    ("SELECT count(*) FROM (VALUES (1)) t(a) WHERE a > 1 HAVING 1 = 1", "0"),
+    // Sets of sets.
+    (
+        "SELECT a FROM (VALUES (1),(2)) t(a) WHERE a = ANY ((SELECT 1) UNION (SELECT 3)) AND a <> ALL ((SELECT 7) EXCEPT (SELECT 8))",
+        "1",
+    ),
+    (
+        "SELECT DISTINCT (a > 10) IS NOT TRUE AS b FROM (VALUES (1),(20),(NULL)) t(a) ORDER BY b",
+        "false true",
+    ),
+    ("SELECT lpad('a', -1) || 'x', rpad('a', 0) || 'y'", "x,y"),
+    // Differences of times.
+    (
+        "SELECT a - b, b - 1 FROM (VALUES (DATE '2026-03-01', DATE '2026-02-01')) t(a, b)",
+        "28,2026-01-31",
+    ),
+    (
+        "SELECT a - b > INTERVAL '1 day', a - b BETWEEN INTERVAL '1 day' AND INTERVAL '400 days', a - b = INTERVAL '59 days', INTERVAL '1 month' > a - b FROM (VALUES (TIMESTAMP '2026-03-01', TIMESTAMP '2026-01-01')) t(a, b)",
+        "true,true,true,false",
+    ),
+    (
+        "SELECT INTERVAL '25 hours' > INTERVAL '1 day', INTERVAL '24 hours' = INTERVAL '1 day'",
+        "true,true",
+    ),
+    (
+        "SELECT extract(epoch FROM a - b), extract(day FROM b - a), extract(millisecond FROM b - a) FROM (VALUES (TIMESTAMP '0001-01-01', TIMESTAMP '2026-03-01T09:00:00')) t(a, b)",
+        "-63907952400.0,739675,63907952400000",
+    ),
 ];
 
 /// Statement, and a part of what is said of it.
@@ -444,6 +553,24 @@ const REFUSED: &[(&str, &str)] = &[
         "SELECT 1 FROM (VALUES (1)) o(x) WHERE x IN (SELECT x FROM (VALUES (1, 1)) a(k, x) JOIN (VALUES (1)) b(k) USING (k) LEFT JOIN (VALUES (1)) c(x) USING (x))",
         "of one of several tables",
     ),
+    (
+        "SELECT (SELECT b.y FROM (VALUES (1,10),(1,20)) b(x,y) WHERE b.x = a.x) FROM (VALUES (1)) a(x)",
+        "gave more than one row",
+    ),
+    (
+        "SELECT (SELECT b.y FROM (VALUES (1,10),(1,20)) b(x,y) WHERE b.x < a.x) FROM (VALUES (2)) a(x)",
+        "gave more than one row",
+    ),
+    (
+        "SELECT l.* FROM (VALUES (1)) a(x), LATERAL (SELECT y FROM (VALUES (1, 2)) b(x, y) WHERE b.x = a.x ORDER BY y LIMIT 1) l",
+        "row_number() OVER",
+    ),
+    (
+        "SELECT (SELECT max(b.x) FROM (VALUES (1)) b(x) LEFT JOIN (SELECT * FROM (VALUES (1)) c(x) WHERE c.x < a.x) c ON b.x = c.x) FROM (VALUES (1)) a(x)",
+        "uses its outer row where that cannot be computed",
+    ),
+    ("SELECT a FROM (VALUES (1)) t(a) WHERE row_number() OVER () = 1", "QUALIFY"),
+    ("SELECT extract(nanosecond FROM TIMESTAMP '9999-01-01' - TIMESTAMP '0001-01-01')", "overflow"),
 ];
 
 #[test]

@@ -4,6 +4,8 @@
 
 mod arithmetic;
 mod constants;
+mod correlated;
+mod durations;
 mod empty_scalar;
 mod epochs;
 mod exceptions;
@@ -13,6 +15,7 @@ mod floats;
 mod group_limit;
 mod lists;
 mod local_time;
+mod misuse;
 mod nan;
 mod null_safe;
 mod offset;
@@ -32,6 +35,7 @@ mod using;
 use std::sync::Arc;
 
 use datafusion::common::Result;
+use datafusion::common::config::Dialect;
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::analyzer::resolve_grouping_function::ResolveGroupingFunction;
@@ -44,6 +48,7 @@ use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement;
 
 use self::rewrites::{Expressions, Nodes};
+use super::data_files::NameDataFiles;
 use super::growth::bounded;
 
 /// A session state that answers rightly.
@@ -70,11 +75,20 @@ pub fn state(builder: SessionStateBuilder, config: SessionConfig) -> SessionStat
     state
 }
 
+/// The statement of a text. What the parser alone does not understand of SQL is put in other words.
+pub fn parsed(state: &SessionState, sql: &str) -> Result<Statement> {
+    let parsed = |sql: &str| state.sql_to_statement(sql, &Dialect::Generic);
+    parsed(sql).or_else(|error| {
+        let other = syntax::with_whole_sets(sql).and_then(|sql| parsed(&sql).ok());
+        other.ok_or(error)
+    })
+}
+
 /// Makes of what was parsed what its text says, and refuses what no rule can make right.
 pub fn prepare(statement: &mut Statement) -> Result<()> {
     match statement {
         Statement::Statement(statement) => {
-            syntax::correct(statement);
+            syntax::correct(statement)?;
             using::resolve(statement)
         }
         Statement::Explain(explain) => prepare(&mut explain.statement),
@@ -97,15 +111,18 @@ fn analyzer() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
         Arc::new(Nodes::new("merge_using", using::merged)),
         Arc::new(Nodes::new("count_occurrences", set_operation::counted)),
         Arc::new(Nodes::new("three_valued_subqueries", subquery::three_valued)),
+        Arc::new(Nodes::new("correlated_values", correlated::by_row)),
         Arc::new(Expressions::up("absent_rows", empty_scalar::nullable)),
         Arc::new(Expressions::up("epochs", epochs::counted)),
         Arc::new(Expressions::up("round_places", round::with_places)),
         Arc::new(Expressions::up("list_items", lists::with_items)),
         Arc::new(floats::KeptFloats),
+        Arc::new(Expressions::up("exact_durations", durations::exact)),
         Arc::new(Expressions::up("far_times", far_times::compared)),
         Arc::new(Expressions::up("divide_further", arithmetic::divided)),
         Arc::new(ResolveGroupingFunction::new()),
         Arc::new(TypeCoercion::new()),
+        Arc::new(misuse::Refused),
         Arc::new(Expressions::up("local_times", local_time::localized)),
         Arc::new(Nodes::new("known_equalities", null_safe::known)),
         Arc::new(Expressions::up("one_nan", nan::unsigned)),
@@ -123,6 +140,7 @@ fn physical() -> Vec<PhysicalRule> {
         false => rule,
     });
     let first: PhysicalRule = Arc::new(constants::ForgetConstants);
-    let last: PhysicalRule = Arc::new(group_limit::WithoutFaultyLimits);
-    [first].into_iter().chain(rules).chain([last]).collect()
+    let last: [PhysicalRule; 2] =
+        [Arc::new(group_limit::WithoutFaultyLimits), Arc::new(NameDataFiles)];
+    [first].into_iter().chain(rules).chain(last).collect()
 }
