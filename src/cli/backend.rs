@@ -14,6 +14,7 @@ use super::sink::{Sink, Written};
 use super::{Session, interrupted};
 use crate::app::App;
 use crate::engine::catalog::Unreadable;
+use crate::engine::doubled::as_selected;
 use crate::engine::fault::engine_error;
 use crate::engine::query::Query;
 use crate::engine::storable::{conform, plain_schema};
@@ -118,7 +119,7 @@ impl Backend {
                     Query::plan(&app.engine, &app.lake, &app.models, source, *range).await?;
                 let rows = query.stream().await?;
                 let unreadable = query.unreadable;
-                let schema = rows.schema();
+                let schema = as_selected(&rows.schema());
                 let rows = rows.map_err(|error| engine_error("the query failed", error)).boxed();
                 Ok(Answer { schema, rows, unreadable, running: None })
             }

@@ -7,13 +7,13 @@ use arrow::array::RecordBatch;
 use arrow::csv::WriterBuilder as CsvWriter;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::writer::StreamWriter;
-use arrow::json::WriterBuilder;
 use arrow::json::writer::{LineDelimited, Writer as JsonWriter};
 use arrow::util::pretty::pretty_format_batches;
 use clap::ValueEnum;
 use parquet::arrow::ArrowWriter;
 
 use super::output;
+use crate::engine::json::{json_rows, renamed, with_distinct_names};
 use crate::engine::storable::check_times;
 use crate::error::{Error, Result};
 
@@ -37,6 +37,8 @@ pub type Out = Box<dyn Write + Send>;
 /// A result that is being written.
 pub struct Sink {
     writer: Writer,
+    /// The columns in forms in which a name finds one of them.
+    named: SchemaRef,
     rows: usize,
 }
 
@@ -62,22 +64,20 @@ impl Sink {
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| {
             Error::invalid("this result has no such output form").source(source)
         };
+        let named = with_distinct_names(schema);
         let writer = match form {
             Form::Table => Writer::Table { schema: Arc::clone(schema), batches: Vec::new(), out },
             Form::Csv => Writer::Csv(Box::new(CsvWriter::new().with_header(true).build(out))),
-            Form::Json => {
-                let writer = WriterBuilder::new().with_explicit_nulls(true);
-                Writer::Json(Box::new(writer.build(out)))
-            }
+            Form::Json => Writer::Json(Box::new(json_rows(out))),
             Form::Parquet => Writer::Parquet(Box::new(
-                ArrowWriter::try_new(out, Arc::clone(schema), None)
+                ArrowWriter::try_new(out, Arc::clone(&named), None)
                     .map_err(|error| failed(error.into()))?,
             )),
             Form::Arrow => Writer::Arrow(Box::new(
                 StreamWriter::try_new(out, schema).map_err(|error| failed(error.into()))?,
             )),
         };
-        Ok(Self { writer, rows: 0 })
+        Ok(Self { writer, named, rows: 0 })
     }
 
     /// False when nobody reads any more.
@@ -94,10 +94,15 @@ impl Sink {
                 }
                 Ok(true)
             }
-            Writer::Csv(writer) => open_pipe(writer.write(batch)),
+            Writer::Csv(writer) => {
+                open_pipe(renamed(batch, &self.named).and_then(|batch| writer.write(&batch)))
+            }
             Writer::Json(writer) => open_pipe(writer.write(batch)),
             Writer::Arrow(writer) => open_pipe(writer.write(batch)),
-            Writer::Parquet(writer) => open_pipe(writer.write(batch).map_err(Into::into)),
+            Writer::Parquet(writer) => {
+                let named = renamed(batch, &self.named);
+                open_pipe(named.and_then(|batch| writer.write(&batch).map_err(Into::into)))
+            }
         }
     }
 

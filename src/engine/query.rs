@@ -23,6 +23,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::catalog::{Pins, Tables, Unreadable, missing, register, register_listed};
 use super::cooperate::taking_turns;
+use super::doubled::{as_selected, told_apart};
 use super::fault::{engine_error, sql_problem};
 use super::storable::plain_schema;
 use super::{Engine, coerced, interval_parameters, parsed, planned_statement, read_only, task_of};
@@ -74,6 +75,7 @@ impl Planner<'_> {
             parsed(&state, &source.text).map_err(|error| sql_error(source, &error, &[]))?;
         refuse_writes(&statement)?;
         number_placeholders(&mut statement);
+        told_apart(&mut statement);
         let travels = travels_of(&statement)?;
         let references = state
             .resolve_table_references(&statement)
@@ -199,7 +201,7 @@ impl Query {
     /// The columns of the rows that the statement's plan, or the same with values bound, gives.
     pub fn schema(&self, plan: &LogicalPlan) -> datafusion::common::Result<SchemaRef> {
         let plan = coerced(&self.session.state(), plan.clone())?;
-        Ok(plain_schema(plan.schema().as_arrow()))
+        Ok(as_selected(&plain_schema(plan.schema().as_arrow())))
     }
 
     /// How the statement's plan, or the same with values bound, is executed.

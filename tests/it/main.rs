@@ -32,6 +32,7 @@ mod export_trial;
 mod faulty_store;
 mod files;
 mod flight;
+mod forms;
 mod gold;
 mod headers;
 mod histories;

@@ -5,11 +5,11 @@ use arrow::csv::WriterBuilder as CsvWriter;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
-use arrow::json::WriterBuilder as JsonWriter;
 use arrow::json::writer::{LineDelimited, Writer};
 use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
 
+use crate::engine::json::{json_rows, with_distinct_names};
 use crate::engine::storable::check_times;
 use crate::error::{Error, Result};
 
@@ -95,16 +95,15 @@ pub enum Encoder {
 }
 
 impl Encoder {
-    /// As CSV the header comes at once, so a result without rows has it too.
+    /// As CSV the header comes at once, so a result without rows has it too. In text a name finds one
+    /// column; Arrow keeps the names as they are.
     pub fn new(form: Form, schema: &SchemaRef) -> Result<Self> {
         Ok(match form {
-            Form::Json => {
-                let writer = JsonWriter::new().with_explicit_nulls(true);
-                Encoder::Json(Box::new(writer.build(Vec::new())))
-            }
+            Form::Json => Encoder::Json(Box::new(json_rows(Vec::new()))),
             Form::Csv => {
                 let mut writer = CsvWriter::new().with_header(true).build(Vec::new());
-                writer.write(&RecordBatch::new_empty(schema.clone())).map_err(unwritable)?;
+                let heading = RecordBatch::new_empty(with_distinct_names(schema));
+                writer.write(&heading).map_err(unwritable)?;
                 Encoder::Csv(writer.into_inner())
             }
             Form::Arrow => {
