@@ -210,7 +210,8 @@ pub struct TargetsOutcome {
     asked: usize,
     /// Tables that failed, those of targets that could not be asked among them.
     failed: usize,
-    unreachable: Vec<Error>,
+    /// By their names.
+    unreachable: Vec<(String, Error)>,
 }
 
 impl TargetsOutcome {
@@ -224,9 +225,8 @@ impl TargetsOutcome {
             }
             Err(error) if error.kind == ErrorKind::Interrupted => return Err(error),
             Err(error) => {
-                output::say(&format!("{:<32} {}", target.name, failure(&error)));
                 self.failed += tables;
-                self.unreachable.push(error);
+                self.unreachable.push((target.name.clone(), error));
             }
         }
         Ok(())
@@ -234,8 +234,14 @@ impl TargetsOutcome {
 
     /// Where no target could be asked, the fault is not the run's.
     pub fn into_result(mut self, message: impl Fn(usize) -> String) -> Result<()> {
+        // The only one is named by the error itself.
+        if self.asked + self.unreachable.len() > 1 {
+            for (target, error) in &self.unreachable {
+                output::say(&format!("{target:<32} {}", failure(error)));
+            }
+        }
         if self.asked == 0 && !self.unreachable.is_empty() {
-            return Err(self.unreachable.remove(0));
+            return Err(self.unreachable.remove(0).1);
         }
         match (self.failed, self.unreachable.len()) {
             (0, 0) => Ok(()),
