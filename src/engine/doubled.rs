@@ -11,17 +11,15 @@ use datafusion::sql::sqlparser::ast::{
     Expr, Ident, Query, Select, SelectItem, SetExpr, Value, VisitMut, VisitorMut,
 };
 
+use super::ast::{explained, text};
+
 /// Begins the names for the time being; a number and the name itself follow.
 const AGAIN: &str = "__again_";
 
 /// Gives doubled columns names of their own.
 pub fn told_apart(statement: &mut Statement) {
-    match statement {
-        Statement::Statement(statement) => {
-            let _ = VisitMut::visit(statement.as_mut(), &mut Renamer { depth: 0 });
-        }
-        Statement::Explain(explain) => told_apart(&mut explain.statement),
-        _ => {}
+    if let Some(statement) = explained(statement) {
+        let _ = VisitMut::visit(statement, &mut Renamer { depth: 0 });
     }
 }
 
@@ -144,14 +142,6 @@ impl Named {
         let are_of_two =
             matches!((&self.form, &other.form), (Form::Of(one), Form::Of(two)) if one != two);
         self.name == other.name && !are_of_two
-    }
-}
-
-/// As the planner reads a name.
-fn text(name: &Ident) -> String {
-    match name.quote_style {
-        Some(_) => name.value.clone(),
-        None => name.value.to_ascii_lowercase(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The only builder of a DataFusion session: memory, spill, parallelism, dialect and what SQL may
 //! do are decided here. Executes plans; commits nothing.
 
+mod ast;
 mod budget;
 pub mod catalog;
 mod cooperate;

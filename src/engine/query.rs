@@ -21,6 +21,7 @@ use datafusion::sql::sqlparser::ast::{
     Visit, VisitMut, Visitor, VisitorMut,
 };
 
+use super::ast::explained;
 use super::catalog::{Pins, Tables, Unreadable, missing, register, register_listed};
 use super::cooperate::taking_turns;
 use super::doubled::{as_selected, told_apart};
@@ -165,12 +166,8 @@ fn number_placeholders(statement: &mut Statement) {
             ControlFlow::Continue(())
         }
     }
-    let mut inner = statement;
-    while let Statement::Explain(explain) = inner {
-        inner = &mut explain.statement;
-    }
-    if let Statement::Statement(statement) = inner {
-        let _ = VisitMut::visit(statement.as_mut(), &mut Numberer(0));
+    if let Some(statement) = explained(statement) {
+        let _ = VisitMut::visit(statement, &mut Numberer(0));
     }
 }
 

@@ -12,6 +12,8 @@ use datafusion::sql::sqlparser::ast::{
     SetQuantifier, TableFactor, Value, ValueWithSpan, Values, VisitMut, VisitorMut,
 };
 
+use super::ast::{explained, text};
+
 /// Chains that are shorter stay as they were written: the order of additions decides what rounds and
 /// what overflows.
 const CHAIN_MIN: usize = 64;
@@ -26,16 +28,10 @@ const FIXED_LENGTH_MAX: u64 = 1 << 24;
 
 /// Balances the statement's chains, and refuses what would multiply.
 pub fn bound(statement: &mut Statement) -> Result<()> {
-    match statement {
-        Statement::Statement(statement) => {
-            let mut shape = Shape::default();
-            match VisitMut::visit(statement.as_mut(), &mut shape) {
-                ControlFlow::Continue(()) => Ok(()),
-                ControlFlow::Break(refusal) => Err(refusal),
-            }
-        }
-        Statement::Explain(explain) => bound(&mut explain.statement),
-        _ => Ok(()),
+    let Some(statement) = explained(statement) else { return Ok(()) };
+    match VisitMut::visit(statement, &mut Shape::default()) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(refusal) => Err(refusal),
     }
 }
 
@@ -63,7 +59,7 @@ impl VisitorMut for Shape {
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<DataFusionError> {
         balance_sets(&mut query.body);
         let common = query.with.iter().flat_map(|with| with.cte_tables.iter().rev());
-        let to_come = common.map(|common| common.alias.name.value.to_lowercase()).collect();
+        let to_come = common.map(|common| text(&common.alias.name)).collect();
         self.levels.push(Level { to_come, ..Level::default() });
         ControlFlow::Continue(())
     }
@@ -90,7 +86,7 @@ impl VisitorMut for Shape {
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<DataFusionError> {
         let TableFactor::Table { name, .. } = factor else { return ControlFlow::Continue(()) };
         let bare = match name.0.as_slice() {
-            [part] => part.as_ident().map(|name| name.value.to_lowercase()),
+            [part] => part.as_ident().map(text),
             _ => None,
         };
         let mut levels = self.levels.iter().rev();

@@ -6,9 +6,11 @@ use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::functions::datetime::date_part;
-use datafusion::logical_expr::expr::{Between, InList, ScalarFunction};
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::expr_fn::cast;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator, binary_expr, lit};
+
+use super::far_times::sides;
 
 const NANOS_A_SECOND: i64 = 1_000_000_000;
 const NANOS_A_DAY: i64 = 86_400 * NANOS_A_SECOND;
@@ -20,21 +22,15 @@ pub fn exact(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         return Ok(part.map_or_else(|| Transformed::no(expr), Transformed::yes));
     }
     let sides: Vec<&mut Expr> = match &mut expr {
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) if op.supports_propagation() => {
-            vec![&mut **left, &mut **right]
-        }
         Expr::BinaryExpr(BinaryExpr {
             left,
             op: Operator::IsDistinctFrom | Operator::IsNotDistinctFrom,
             right,
         }) => vec![&mut **left, &mut **right],
-        Expr::Between(Between { expr, low, high, .. }) => {
-            vec![&mut **expr, &mut **low, &mut **high]
-        }
-        Expr::InList(InList { expr, list, .. }) => {
-            std::iter::once(&mut **expr).chain(list.iter_mut()).collect()
-        }
-        _ => return Ok(Transformed::no(expr)),
+        other => match sides(other) {
+            Some(sides) => sides,
+            None => return Ok(Transformed::no(expr)),
+        },
     };
     // A parameter has no type yet.
     let types = sides.iter().map(|side| side.get_type(schema).unwrap_or(DataType::Null));

@@ -8,9 +8,9 @@ use datafusion::logical_expr::expr::{Between, InList};
 use datafusion::logical_expr::expr_fn::cast;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable};
 
-/// Casts texts and dates beside times. Before type coercion, which then has nothing left to do.
-pub fn compared(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    let mut sides: Vec<&mut Expr> = match &mut expr {
+/// What a comparison, BETWEEN or IN compares.
+pub fn sides(expr: &mut Expr) -> Option<Vec<&mut Expr>> {
+    Some(match expr {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) if op.supports_propagation() => {
             vec![&mut **left, &mut **right]
         }
@@ -20,8 +20,13 @@ pub fn compared(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> 
         Expr::InList(InList { expr, list, .. }) => {
             std::iter::once(&mut **expr).chain(list.iter_mut()).collect()
         }
-        _ => return Ok(Transformed::no(expr)),
-    };
+        _ => return None,
+    })
+}
+
+/// Casts texts and dates beside times. Before type coercion, which then has nothing left to do.
+pub fn compared(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let Some(mut sides) = sides(&mut expr) else { return Ok(Transformed::no(expr)) };
     // A parameter has no type yet.
     let types = sides.iter().map(|side| side.get_type(schema).unwrap_or(DataType::Null));
     let types: Vec<DataType> = types.collect();

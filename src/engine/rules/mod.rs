@@ -48,6 +48,7 @@ use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement;
 
 use self::rewrites::{Expressions, Nodes};
+use super::ast::explained;
 use super::data_files::NameDataFiles;
 use super::growth::bounded;
 
@@ -86,14 +87,9 @@ pub fn parsed(state: &SessionState, sql: &str) -> Result<Statement> {
 
 /// Makes of what was parsed what its text says, and refuses what no rule can make right.
 pub fn prepare(statement: &mut Statement) -> Result<()> {
-    match statement {
-        Statement::Statement(statement) => {
-            syntax::correct(statement)?;
-            using::resolve(statement)
-        }
-        Statement::Explain(explain) => prepare(&mut explain.statement),
-        _ => Ok(()),
-    }
+    let Some(statement) = explained(statement) else { return Ok(()) };
+    syntax::correct(statement)?;
+    using::resolve(statement)
 }
 
 /// `0.1` is a decimal, as it is written.

@@ -82,7 +82,11 @@ impl Nodes {
 
 impl AnalyzerRule for Nodes {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        plan.transform_up_with_subqueries(self.rewrite).map(|rewritten| rewritten.data)
+        let rewritten = plan.transform_up_with_subqueries(|node| {
+            check()?;
+            (self.rewrite)(node)
+        })?;
+        Ok(rewritten.data)
     }
 
     fn name(&self) -> &str {

@@ -6,6 +6,8 @@ use datafusion::sql::sqlparser::ast::{
     Ident, Join, JoinConstraint, JoinOperator, Select, TableAlias, TableFactor, TableWithJoins,
 };
 
+use crate::engine::ast::text;
+
 /// How a table is named by its columns: by its alias, or as it was written.
 pub type Qualifier = Vec<Ident>;
 
@@ -139,12 +141,4 @@ fn is_outside(join: &JoinOperator) -> bool {
         join,
         JoinOperator::Right(_) | JoinOperator::RightOuter(_) | JoinOperator::FullOuter(_)
     )
-}
-
-/// As the planner reads a name.
-pub fn text(name: &Ident) -> String {
-    match name.quote_style {
-        Some(_) => name.value.clone(),
-        None => name.value.to_ascii_lowercase(),
-    }
 }

@@ -11,8 +11,9 @@ use datafusion::sql::sqlparser::ast::{
     SelectItemQualifiedWildcardKind, SetExpr, Statement, Visit, VisitMut, Visitor, VisitorMut,
 };
 
-use super::from::{Scope, constraint, is_inner, is_left, is_natural, qualifier, text, using};
+use super::from::{Scope, constraint, is_inner, is_left, is_natural, qualifier, using};
 use super::wildcard;
+use crate::engine::ast::text;
 use crate::engine::rules::refusal::refused;
 
 /// Says for each merged column, and each `*`, whose it is, or refuses the statement.

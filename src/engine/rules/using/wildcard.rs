@@ -7,7 +7,8 @@ use datafusion::sql::sqlparser::ast::{
     SelectItemQualifiedWildcardKind, TableFactor, TableWithJoins, WildcardAdditionalOptions,
 };
 
-use super::from::{Qualifier, Scope, is_left, is_natural, qualifier, text, using};
+use super::from::{Qualifier, Scope, is_left, is_natural, qualifier, using};
+use crate::engine::ast::text;
 
 /// A table, and the columns of it that stand at another's place already.
 type Side = (Qualifier, Vec<String>);

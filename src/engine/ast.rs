@@ -1,0 +1,21 @@
+//! What the parser gives, as all who look at it before it is planned read it.
+
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{Ident, Statement as SqlStatement};
+
+/// The statement itself, if an EXPLAIN stands around it; none where it is not SQL of the parser's own.
+pub fn explained(statement: &mut Statement) -> Option<&mut SqlStatement> {
+    match statement {
+        Statement::Statement(statement) => Some(statement),
+        Statement::Explain(explain) => explained(&mut explain.statement),
+        _ => None,
+    }
+}
+
+/// A name as the planner reads it.
+pub fn text(name: &Ident) -> String {
+    match name.quote_style {
+        Some(_) => name.value.clone(),
+        None => name.value.to_ascii_lowercase(),
+    }
+}
