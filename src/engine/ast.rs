@@ -12,6 +12,19 @@ pub fn explained(statement: &mut Statement) -> Option<&mut SqlStatement> {
     }
 }
 
+/// Begins the names for the time being; a number and the name itself follow.
+const AGAIN: &str = "__again_";
+
+/// What the column at the place `at` is called while it is planned, for `name`, which is taken.
+pub fn for_now(at: usize, name: &str) -> Ident {
+    Ident::with_quote('"', format!("{AGAIN}{at}_{name}"))
+}
+
+/// The name that [`for_now`] stood in for, if it did.
+pub fn given(name: &str) -> Option<&str> {
+    name.strip_prefix(AGAIN)?.split_once('_').map(|(_, name)| name)
+}
+
 /// A name as the planner reads it.
 pub fn text(name: &Ident) -> String {
     match name.quote_style {

@@ -8,13 +8,10 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, Ident, Query, Select, SelectItem, SetExpr, Value, VisitMut, VisitorMut,
+    Expr, Query, Select, SelectItem, SetExpr, Value, VisitMut, VisitorMut,
 };
 
-use super::ast::{explained, text};
-
-/// Begins the names for the time being; a number and the name itself follow.
-const AGAIN: &str = "__again_";
+use super::ast::{explained, for_now, given, text};
 
 /// Gives doubled columns names of their own.
 pub fn told_apart(statement: &mut Statement) {
@@ -25,12 +22,11 @@ pub fn told_apart(statement: &mut Statement) {
 
 /// `schema` with the names that the statement gave.
 pub fn as_selected(schema: &SchemaRef) -> SchemaRef {
-    if !schema.fields().iter().any(|field| field.name().starts_with(AGAIN)) {
+    if !schema.fields().iter().any(|field| given(field.name()).is_some()) {
         return Arc::clone(schema);
     }
     let fields = schema.fields().iter().map(|field| {
-        let again = field.name().strip_prefix(AGAIN).and_then(|rest| rest.split_once('_'));
-        let name = again.map_or(field.name().as_str(), |(_, name)| name);
+        let name = given(field.name()).unwrap_or(field.name());
         field.as_ref().clone().with_name(name)
     });
     Arc::new(Schema::new(fields.collect::<Vec<Field>>()))
@@ -81,7 +77,7 @@ fn rename(select: &mut Select, is_free: bool) {
         let is_doubled = seen.iter().any(|other| other.is_doubled_by(&named))
             || (has_wildcard && matches!(named.form, Form::Bare | Form::Of(_)));
         if is_doubled && (is_free || !is_column) {
-            let alias = Ident::with_quote('"', format!("{AGAIN}{at}_{}", named.name));
+            let alias = for_now(at, &named.name);
             match item {
                 SelectItem::UnnamedExpr(expr) => {
                     let expr = std::mem::replace(expr, Expr::Value(Value::Null.into()));

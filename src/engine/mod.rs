@@ -213,7 +213,7 @@ pub async fn planned_statement(
 ) -> datafusion::common::Result<LogicalPlan> {
     shape::bound(&mut statement)?;
     rules::prepare(&mut statement)?;
-    state.statement_to_plan(statement).await
+    rules::named(state.statement_to_plan(statement).await?)
 }
 
 /// `plan` with every value cast to the type that it is computed in. Only then do its columns have

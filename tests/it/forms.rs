@@ -30,7 +30,7 @@ const CASES: &[(&str, &str, Option<&str>)] = &[
     ("SELECT n, one.n FROM silver.one", r#"{"n":7,"n_2":7}"#, Some("n,n_2 7,7")),
     (
         "SELECT CAST(n AS BIGINT), CAST(n AS DOUBLE) FROM silver.one",
-        r#"{"silver.one.n":7,"n":7.0}"#,
+        r#"{"n":7,"n_2":7.0}"#,
         Some("silver.one.n,n 7,7.0"),
     ),
     (

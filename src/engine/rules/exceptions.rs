@@ -11,6 +11,7 @@ use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::single_distinct_to_groupby::SingleDistinctToGroupBy;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
+use super::union_names::UnionNames;
 use crate::engine::patience::check;
 
 type Rule = Arc<dyn OptimizerRule + Send + Sync>;
@@ -28,7 +29,7 @@ pub fn excepted(rules: Vec<Rule>) -> Vec<Rule> {
         };
         Arc::new(Excepted { rule, except }) as Rule
     };
-    rules.into_iter().map(with_exception).collect()
+    rules.into_iter().chain([Arc::new(UnionNames) as Rule]).map(with_exception).collect()
 }
 
 /// A condition over a total says whether there is the total's one row, also where it names no column.

@@ -3,6 +3,7 @@
 //! version raised, its file can go; the tests of `it::right_answers` say whether too early.
 
 mod arithmetic;
+mod cast_names;
 mod constants;
 mod correlated;
 mod durations;
@@ -26,10 +27,12 @@ mod round;
 mod series;
 mod set_operation;
 mod shift;
+mod statistics;
 mod subquery;
 mod sum;
 mod syntax;
 mod types;
+mod union_names;
 mod using;
 
 use std::sync::Arc;
@@ -37,11 +40,13 @@ use std::sync::Arc;
 use datafusion::common::Result;
 use datafusion::common::config::Dialect;
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::analyzer::resolve_grouping_function::ResolveGroupingFunction;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 use datafusion::optimizer::optimizer::Optimizer;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::aggregate_statistics::AggregateStatistics;
 use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
@@ -89,7 +94,13 @@ pub fn parsed(state: &SessionState, sql: &str) -> Result<Statement> {
 pub fn prepare(statement: &mut Statement) -> Result<()> {
     let Some(statement) = explained(statement) else { return Ok(()) };
     syntax::correct(statement)?;
+    cast_names::name(statement);
     using::resolve(statement)
+}
+
+/// The plan of what was prepared.
+pub fn named(plan: LogicalPlan) -> Result<LogicalPlan> {
+    cast_names::restored(plan)
 }
 
 /// `0.1` is a decimal, as it is written.
@@ -129,11 +140,12 @@ fn analyzer() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
 type PhysicalRule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 
 fn physical() -> Vec<PhysicalRule> {
-    let orders = EnsureRequirements::new();
+    let (orders, statistics) = (EnsureRequirements::new(), AggregateStatistics::new());
     let rules = pushdown::fenced(PhysicalOptimizer::new().rules).into_iter();
-    let rules = rules.map(|rule| match rule.name() == orders.name() {
-        true => Arc::new(offset::AroundOffsets(rule)) as _,
-        false => rule,
+    let rules = rules.map(|rule| match rule.name() {
+        name if name == orders.name() => Arc::new(offset::AroundOffsets(rule)) as _,
+        name if name == statistics.name() => Arc::new(statistics::Unfiltered(rule)) as _,
+        _ => rule,
     });
     let first: PhysicalRule = Arc::new(constants::ForgetConstants);
     let last: [PhysicalRule; 2] =

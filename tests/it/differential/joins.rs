@@ -92,6 +92,9 @@ impl Generator<'_> {
                 return (left, left_scope);
             }
             merge(&mut scope, &names);
+            if kind == "FULL" {
+                order_by_all(&mut scope);
+            }
             let list = names.iter().map(|name| Node::from(name.as_str())).collect();
             let node = match is_natural {
                 true => sequence![left.table(), format!(" NATURAL {kind} JOIN "), right],
@@ -178,6 +181,16 @@ fn has_bare(left: &Scope, right: &Scope, merged: &[String]) -> bool {
             && !merged.contains(&column.name)
             && right.columns.iter().any(|other| other.name == column.name)
     })
+}
+
+/// Two rows without a match, one of each side, may have the same keys where these are merged.
+fn order_by_all(scope: &mut Scope) {
+    let Some(order) = &mut scope.order else { return };
+    for column in scope.columns.iter().filter(|column| column.is_plain) {
+        if !order.contains(&column.node) {
+            order.push(column.node.clone());
+        }
+    }
 }
 
 /// The columns `names` of both sides become one each, under its bare name.

@@ -272,7 +272,8 @@ impl Generator<'_> {
             return self.select(wanted);
         };
         let condition = self.where_clause(&scope);
-        let (items, columns) = self.items(wanted, &scope);
+        // Which of two rows that are the same is kept is open, and windows give them different values.
+        let (items, columns) = self.items(wanted, &scope.without_order());
         let plain = scope.columns.iter().filter(|column| column.is_plain);
         let plain: Vec<Node> = plain.map(|column| column.node.clone()).collect();
         let on: Vec<Node> = (0..1 + self.random.below(2)).map(|_| self.one(&plain)).collect();
