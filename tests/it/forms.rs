@@ -31,7 +31,7 @@ const CASES: &[(&str, &str, Option<&str>)] = &[
     (
         "SELECT CAST(n AS BIGINT), CAST(n AS DOUBLE) FROM silver.one",
         r#"{"n":7,"n_2":7.0}"#,
-        Some("silver.one.n,n 7,7.0"),
+        Some("n,n_2 7,7.0"),
     ),
     (
         "SELECT 1 AS a, 2 AS b UNION SELECT 1, 1 ORDER BY b",
