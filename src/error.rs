@@ -1,6 +1,7 @@
 //! The one error type, its kinds, and source diagnostics. Kinds alone decide retry, exit code and
 //! status codes; this file deliberately knows no library whose errors it might wrap.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -165,6 +166,10 @@ impl Error {
 
     /// All of it as people read it, over several lines.
     pub fn report(&self) -> String {
+        visible(&self.told(), true).into_owned()
+    }
+
+    fn told(&self) -> String {
         let diagnostics = self.diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n\n"));
         let mut text: String = diagnostics.collect();
         text.push_str(&format!("error: {self}"));
@@ -188,6 +193,29 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_deref().map(|source| source as _)
     }
+}
+
+/// `text` as a terminal may be given it: what would move its cursor, colour it, or turn the direction
+/// of writing is spelled out, as in `\u{1b}`. Line breaks and tabs stay where there may be several
+/// lines.
+pub fn visible(text: &str, has_lines: bool) -> Cow<'_, str> {
+    let is_plain = |c: char| match c {
+        '\n' | '\t' => has_lines,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' => false,
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => false,
+        c => !c.is_control(),
+    };
+    if text.chars().all(is_plain) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match is_plain(c) {
+            true => shown.push(c),
+            false => shown.extend(c.escape_default()),
+        }
+    }
+    Cow::Owned(shown)
 }
 
 /// The candidate closest to `word`, when it is close enough to be a slip of the pen.

@@ -395,6 +395,7 @@ impl Execution {
                 spill_bytes_max: server.statement_spill_bytes_max,
                 rows_max: server.statement_rows_max,
                 run_max: Duration::from_millis(server.statement_run_ms_max),
+                unread_max: Duration::from_millis(server.statement_unread_ms_max),
             },
             log: server.statement_log.as_deref().map_or_else(StatementLog::none, StatementLog::at),
             executor: threads.handle().clone(),

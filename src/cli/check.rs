@@ -66,7 +66,7 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
                 text.push_str(&format!("{model} is built one interval at a time: {because}\n"));
             }
             let plural = if models == 1 { "model" } else { "models" };
-            output::write_text(&format!("{text}{models} {plural}, no problems\n"))
+            output::write_page(&format!("{text}{models} {plural}, no problems\n"))
         }
         (Output::Text, Err(mut error)) => {
             error.message = summary(diagnostics.len());

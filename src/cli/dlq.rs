@@ -148,7 +148,7 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
                 Output::Text => {
                     let texts: Vec<String> =
                         letters.iter().map(|letter| letter_text(letter, bytes_max)).collect();
-                    output::write_text(&texts.join("\n"))
+                    output::write_page(&texts.join("\n"))
                 }
             }
         }
@@ -211,7 +211,7 @@ async fn replay_tables(
                 "run": run, "dry_run": dry_run, "tables": tables, "failed": failed,
             }))?;
         }
-        Output::Text => output::write_text(&report_text(&reports, mode))?,
+        Output::Text => output::write_page(&report_text(&reports, mode))?,
     }
     let total = reports.len() + failed.len();
     if let Some(error) = one_error("replayed", failed, total) {

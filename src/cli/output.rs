@@ -4,11 +4,16 @@ use std::io::{self, IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, visible};
 
 /// Data, as it is.
 pub fn write_text(text: &str) -> Result<()> {
     finish(io::stdout().lock().write_all(text.as_bytes()))
+}
+
+/// Text for people, in whatever words: nothing in it commands the terminal.
+pub fn write_page(text: &str) -> Result<()> {
+    write_text(&visible(text, true))
 }
 
 /// Indented, with a line break at the end.
@@ -20,7 +25,7 @@ pub fn write_json(value: &serde_json::Value) -> Result<()> {
 
 /// A line for people; lost if nobody listens.
 pub fn say(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", visible(text, true));
 }
 
 /// Whether stderr is one: progress is shown there, whatever becomes of stdout.
@@ -49,8 +54,11 @@ pub fn finish(written: io::Result<()>) -> Result<()> {
     }
 }
 
-/// Rows under headings, columns aligned; numbers to the right.
+/// Rows under headings, columns aligned; numbers to the right. What a cell holds stays in its line.
 pub fn columns(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let shown =
+        |row: &Vec<String>| row.iter().map(|cell| visible(cell, false).into_owned()).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(shown).collect();
     let is_number = |text: &str| {
         text.starts_with(|c: char| c.is_ascii_digit() || c == '-')
             && text.chars().all(|c| c.is_ascii_digit() || ".-,%".contains(c))
@@ -91,7 +99,7 @@ pub fn columns(headings: &[&str], rows: &[Vec<String>]) -> String {
         format!("{}\n", text.trim_end())
     };
     let mut text = line(headings.to_vec());
-    for row in rows {
+    for row in &rows {
         text.push_str(&line(row.iter().map(String::as_str).collect()));
     }
     text
@@ -136,6 +144,12 @@ mod tests {
             columns(&["table", "rows"], &rows),
             "table         rows\ngold.a           7\nsilver.long  1,200\n"
         );
+    }
+
+    #[test]
+    fn a_cell_commands_no_terminal() {
+        let rows = vec![vec!["\u{1b}[2J\r\n\u{9b}31m\u{202e}x".to_owned()]];
+        assert_eq!(columns(&["table"], &rows), "table\n\\u{1b}[2J\\r\\n\\u{9b}31m\\u{202e}x\n");
     }
 
     #[test]

@@ -110,7 +110,7 @@ fn show(found: &[Verdict], form: Output) -> Result<()> {
                     text.push_str(&narrowed_text(narrowed));
                 }
             }
-            output::write_text(&text)
+            output::write_page(&text)
         }
     }
 }

@@ -1,13 +1,16 @@
 //! Rows of a statement in the form that was asked for, written while they arrive.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::csv::WriterBuilder as CsvWriter;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 use arrow::json::writer::{LineDelimited, Writer as JsonWriter};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow::util::pretty::pretty_format_batches;
 use clap::ValueEnum;
 use parquet::arrow::ArrowWriter;
@@ -15,7 +18,7 @@ use parquet::arrow::ArrowWriter;
 use super::output;
 use crate::engine::json::{json_rows, renamed, with_distinct_names};
 use crate::engine::storable::check_times;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, visible};
 
 /// Rows shown of a table on the screen; other outputs are never cut.
 const TABLE_ROWS_MAX: usize = 10_000;
@@ -117,7 +120,7 @@ impl Sink {
         let written = match self.writer {
             Writer::Table { schema, mut batches, mut out } => {
                 batches.insert(0, RecordBatch::new_empty(schema));
-                let text = pretty_format_batches(&batches).map_err(|source| {
+                let text = table_of(&batches).map_err(|source| {
                     Error::invalid("the result cannot be shown as a table").source(source)
                 })?;
                 output::finish(writeln!(out, "{text}").and_then(|()| out.flush()))?;
@@ -145,6 +148,30 @@ impl Written {
             false => format!("{rows} rows"),
         }
     }
+}
+
+/// As a terminal may be given it. Line breaks stay, within their cell.
+fn table_of(batches: &[RecordBatch]) -> std::result::Result<String, ArrowError> {
+    let text = pretty_format_batches(batches)?.to_string();
+    if matches!(visible(&text, true), Cow::Borrowed(_)) {
+        return Ok(text);
+    }
+    let shown = batches.iter().map(spelled_out).collect::<std::result::Result<Vec<_>, _>>()?;
+    pretty_format_batches(&shown).map(|table| table.to_string())
+}
+
+/// The same as texts that command no terminal, so that they are as wide as they are shown.
+fn spelled_out(batch: &RecordBatch) -> std::result::Result<RecordBatch, ArrowError> {
+    let options = FormatOptions::default().with_display_error(true);
+    let (mut fields, mut columns) = (Vec::new(), Vec::<ArrayRef>::new());
+    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+        fields.push(Field::new(visible(field.name(), true), DataType::Utf8, true));
+        let cells = ArrayFormatter::try_new(column, &options)?;
+        let cells = (0..batch.num_rows()).map(|row| cells.value(row).to_string());
+        let cells = cells.map(|cell| visible(&cell, true).into_owned());
+        columns.push(Arc::new(StringArray::from_iter_values(cells)));
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
 }
 
 /// Standard output.

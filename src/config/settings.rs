@@ -71,7 +71,7 @@ const fn secret(key: &'static str, doc: &'static str) -> Setting {
 }
 
 /// In the order in which they are shown.
-pub static SETTINGS: [Setting; 46] = [
+pub static SETTINGS: [Setting; 47] = [
     setting(
         "lake",
         Form::Text,
@@ -246,6 +246,12 @@ pub static SETTINGS: [Setting; 46] = [
         Form::Millis,
         Some("10m"),
         "time after which a running statement is stopped",
+    ),
+    setting(
+        "server.statement_unread_ms_max",
+        Form::Millis,
+        Some("2m"),
+        "time after which a statement ends whose result nobody reads on",
     ),
     setting(
         "server.statement_memory_bytes_max",

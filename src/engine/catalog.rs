@@ -1,6 +1,6 @@
 //! Puts pinned versions of lake tables, and views over them, into a session under their names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -41,12 +41,22 @@ pub struct Tables<'a> {
     pub may_read: &'a (dyn Fn(&TableName) -> bool + Send + Sync),
 }
 
+impl Tables<'_> {
+    /// Whether `name` is a view that reads, itself or through other views, what may not be read.
+    pub fn is_veiled(&self, name: &TableName) -> bool {
+        let is_hidden = |input: &TableName| !(self.may_read)(input) || self.is_veiled(input);
+        view_of(*self, name).is_some_and(|view| view.inputs.iter().any(is_hidden))
+    }
+}
+
 /// Registers `names` at their newest versions and returns what was pinned; views are expanded
-/// down to the tables they read. Names that are neither are an error with the closest match.
+/// down to the tables they read. Names that are neither are an error with the closest match, except
+/// for those that `may_lack` says may be something else.
 pub async fn register(
     session: &SessionContext,
     tables: Tables<'_>,
     names: impl IntoIterator<Item = TableName>,
+    may_lack: impl Fn(&TableName) -> bool,
 ) -> Result<Pins> {
     let names: Vec<TableName> = names.into_iter().collect();
     let mut pins = Pins::new();
@@ -54,7 +64,10 @@ pub async fn register(
         pins.extend(found?.map(|table| (name, table)));
     }
     for name in &names {
-        register_one(session, tables, name, &mut pins).await?;
+        let is_there = pins.contains_key(name) || view_of(tables, name).is_some();
+        if is_there || !may_lack(name) {
+            register_one(session, tables, name, &mut pins).await?;
+        }
     }
     Ok(pins)
 }
@@ -80,25 +93,40 @@ pub async fn register_listed(
             match register_one(session, tables, name, pins).await {
                 Ok(()) => continue,
                 // Removed since it was listed.
-                Err(error) if error.kind == ErrorKind::NotFound && !is_view(tables, name) => {
+                Err(error)
+                    if error.kind == ErrorKind::NotFound && view_of(tables, name).is_none() =>
+                {
                     continue;
                 }
                 Err(error) => drop(unreadable.insert(name.clone(), error)),
             }
         }
         if !session.table_exist(reference(name)).unwrap_or(false) {
-            let is_view = is_view(tables, name);
+            let is_view = view_of(tables, name).is_some();
             add(session, name, Arc::new(Closed { name: name.clone(), is_view }))?;
         }
     }
     Ok(unreadable)
 }
 
+/// Takes away the layers in which nothing is listed: whoever asks may not read anything in them, or
+/// there is nothing.
+pub fn forget_empty_layers(session: &SessionContext, listed: &BTreeSet<TableName>) -> Result<()> {
+    let Some(catalog) = session.catalog(CATALOG) else { return Ok(()) };
+    for layer in Layer::ALL {
+        if !listed.iter().any(|name| name.layer == layer) {
+            let forgotten = catalog.deregister_schema(layer.as_str(), true);
+            forgotten.map_err(|error| engine_error("cannot list the lake", error))?;
+        }
+    }
+    Ok(())
+}
+
 /// Tables that cannot be read, and why.
 pub type Unreadable = BTreeMap<TableName, Error>;
 
-fn is_view(tables: Tables<'_>, name: &TableName) -> bool {
-    tables.models.as_read(name).is_some_and(Model::is_view)
+fn view_of<'a>(tables: Tables<'a>, name: &TableName) -> Option<&'a Model> {
+    tables.models.as_read(name).filter(|model| model.is_view())
 }
 
 /// Those of `names` that are tables, looked up side by side.
@@ -106,7 +134,7 @@ async fn newest(
     tables: Tables<'_>,
     names: &[TableName],
 ) -> Vec<(TableName, Result<Option<Snapshot>>)> {
-    let stored = names.iter().filter(|name| !is_view(tables, name)).cloned();
+    let stored = names.iter().filter(|name| view_of(tables, name).is_none()).cloned();
     let lookups = stored.collect::<Vec<_>>().into_iter().map(|name| {
         let lake = tables.lake.clone();
         async move {
@@ -155,8 +183,7 @@ fn register_one<'a>(
         if session.table_exist(reference(name)).unwrap_or(false) {
             return Ok(());
         }
-        let model = tables.models.as_read(name);
-        if let Some(view) = model.filter(|model| model.is_view()) {
+        if let Some(view) = view_of(tables, name) {
             let planned = expanded(view, tables, pins).await;
             // Who may read a view need not know what it reads, nor hear of it in an error.
             let is_open = view.inputs.iter().all(|input| (tables.may_read)(input));
@@ -190,7 +217,9 @@ async fn expanded(view: &Model, tables: Tables<'_>, pins: &mut Pins) -> Result<V
     let planned = planned(&state, &view.sql).await;
     let planned = planned.and_then(|plan| coerced(&state, plan));
     let plan = planned.map_err(|error| engine_error(&doing, error))?;
-    Ok(ViewTable::new(plan, Some(view.sql.clone())))
+    // What it reads must not be learned from how it is written.
+    let is_open = view.inputs.iter().all(|input| (tables.may_read)(input));
+    Ok(ViewTable::new(plan, is_open.then(|| view.sql.clone())))
 }
 
 fn veiled(view: &TableName, error: Error) -> Error {
@@ -220,7 +249,17 @@ pub async fn missing(
     if may_read(name)
         && let Some(left_out) = models.left_out().get(name)
     {
-        return error.hint(format!("its model is left out: {}", left_out.reason()));
+        // The reason is in the words of a file that may name anything.
+        let may_hear = match left_out.needs() {
+            Some(needed) => may_read(needed),
+            None => {
+                models.iter().map(|model| &model.name).chain(models.left_out().keys()).all(may_read)
+            }
+        };
+        return error.hint(match may_hear {
+            true => format!("its model is left out: {}", left_out.reason()),
+            false => "its model is left out; ask whoever runs the models of this lake".to_owned(),
+        });
     }
     if may_read(name) && models.get(name).is_some() {
         return error.hint(match name.layer {

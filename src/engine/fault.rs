@@ -75,9 +75,11 @@ pub fn sql_problem(error: &DataFusionError, tables: &[String]) -> SqlProblem {
     if let Some(unknown) =
         message.strip_prefix("table '").and_then(|m| m.strip_suffix("' not found"))
     {
-        let bare = |name: &&String| name.split_once('.').is_some_and(|(_, bare)| bare == unknown);
+        // In another layer than the one that a name without a layer is looked for in.
+        let unlayered = unknown.split_once('.').map_or(unknown, |(_, bare)| bare);
+        let bare = |name: &&String| name.split_once('.').is_some_and(|(_, bare)| bare == unlayered);
         let close = did_you_mean(unknown, tables.iter().map(String::as_str));
-        hint = match close.or(tables.iter().find(bare).map(String::as_str)) {
+        hint = match tables.iter().find(bare).map(String::as_str).or(close) {
             Some(name) => Some(format!("did you mean `{name}`?")),
             None => Some(format!("tables: {}", tables.join(", "))),
         };

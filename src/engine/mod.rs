@@ -17,6 +17,7 @@ pub mod query;
 mod rules;
 mod shape;
 pub mod storable;
+mod veil;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

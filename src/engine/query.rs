@@ -17,16 +17,19 @@ use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    FunctionArg, FunctionArgExpr, Statement as SqlStatement, TableFactor, Value, ValueWithSpan,
-    Visit, VisitMut, Visitor, VisitorMut,
+    FunctionArg, FunctionArgExpr, Ident, ObjectName, ObjectNamePart, Statement as SqlStatement,
+    TableFactor, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
 };
 
 use super::ast::explained;
-use super::catalog::{Pins, Tables, Unreadable, missing, register, register_listed};
+use super::catalog::{
+    Pins, Tables, Unreadable, forget_empty_layers, missing, register, register_listed,
+};
 use super::cooperate::taking_turns;
 use super::doubled::{as_selected, told_apart};
 use super::fault::{engine_error, sql_problem};
 use super::storable::plain_schema;
+use super::veil::{hidden_plan, veiled_failure};
 use super::{Engine, coerced, interval_parameters, parsed, planned_statement, read_only, task_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::Range;
@@ -44,10 +47,14 @@ pub struct Query {
     session: SessionContext,
     pub plan: LogicalPlan,
     pub pins: Pins,
+    /// Older versions that it names.
+    travelled: Vec<Snapshot>,
     /// Whether it reads which tables there are.
     pub is_listing: bool,
     /// Of those that it lists, what cannot be read: it is listed without columns.
     pub unreadable: Unreadable,
+    /// Whether a view in it reads what whoever asks may not read.
+    is_veiled: bool,
     /// The lake's folder, if the result is a plan and names files below it.
     root: String,
 }
@@ -59,8 +66,19 @@ pub struct Planner<'a> {
     pub models: &'a ModelSet,
     /// Every other table does not exist here.
     pub may_read: &'a (dyn Fn(&TableName) -> bool + Send + Sync),
-    /// Where a name without a layer is looked for, if anywhere.
-    pub layer: Option<Layer>,
+    /// Where a name without a layer is looked for; the session's default schema.
+    pub layer: Layer,
+}
+
+/// The tables that a statement names.
+#[derive(Default)]
+struct Named {
+    /// With their layer.
+    full: BTreeSet<TableName>,
+    /// In the layer of names without one; each may also be something else, such as a common table.
+    bare: BTreeSet<TableName>,
+    /// Whether it asks which tables there are.
+    is_listing: bool,
 }
 
 impl Planner<'_> {
@@ -77,44 +95,32 @@ impl Planner<'_> {
         refuse_writes(&statement)?;
         number_placeholders(&mut statement);
         told_apart(&mut statement);
-        let travels = travels_of(&statement)?;
-        let references = state
-            .resolve_table_references(&statement)
-            .map_err(|error| sql_error(source, &error, &[]))?;
-        let mut names = BTreeSet::new();
-        let mut listed = BTreeSet::new();
-        let mut is_listing = false;
-        for reference in &references {
-            match reference.schema().or(self.layer.map(Layer::as_str)) {
-                Some("information_schema") => {
-                    is_listing = true;
-                    listed = self.tables().await?;
-                }
-                // A bare name may be a function's.
-                Some(_)
-                    if reference.schema().is_none()
-                        && is_table_function(&state, reference.table()) => {}
-                Some(schema) => {
-                    if let Ok(name) = format!("{schema}.{}", reference.table()).parse() {
-                        names.insert(name);
-                    }
-                }
-                None => {}
-            }
-        }
-        for name in names.iter().chain(travels.iter().map(|(name, _)| name)) {
+        in_layer(&mut statement, self.layer);
+        let travels = travels_of(&statement, self.layer)?;
+        let named =
+            self.named(&state, &statement).map_err(|error| sql_error(source, &error, &[]))?;
+        let listed = if named.is_listing { self.tables().await? } else { BTreeSet::new() };
+        let full = named.full.iter();
+        for name in full.chain(travels.iter().map(|(name, _)| name)) {
             if !(self.may_read)(name) {
                 return Err(missing(self.lake, self.models, self.may_read, name).await);
             }
         }
         let Planner { engine, lake, models, may_read, .. } = *self;
         let tables = Tables { engine, lake, models, may_read };
-        let mut pins = register(&session, tables, names).await?;
-        let unreadable = register_listed(&session, tables, listed, &mut pins).await?;
+        let bare = named.bare.iter().filter(|name| may_read(name));
+        let names: BTreeSet<TableName> = named.full.iter().chain(bare).cloned().collect();
+        let is_veiled = names.iter().any(|name| tables.is_veiled(name));
+        let mut pins = register(&session, tables, names, |name| !named.full.contains(name)).await?;
+        let unreadable = register_listed(&session, tables, listed.clone(), &mut pins).await?;
+        if named.is_listing {
+            forget_empty_layers(&session, &listed)?;
+        }
+        let mut travelled = Vec::new();
         let state = match travels.is_empty() {
             true => state,
             false => {
-                register_travels(&session, self.lake, &travels).await?;
+                travelled = register_travels(&session, self.lake, &travels, self.layer).await?;
                 session.state()
             }
         };
@@ -129,8 +135,39 @@ impl Planner<'_> {
         read_only().verify_plan(&plan).map_err(|_| refusal())?;
         refuse_settings(&plan)?;
         let shows_plan = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
+        if shows_plan && is_veiled {
+            return Err(hidden_plan());
+        }
         let root = if shows_plan { self.lake.folder()? } else { String::new() };
-        Ok(Query { session, plan, pins, is_listing, unreadable, root })
+        let is_listing = named.is_listing;
+        Ok(Query { session, plan, pins, travelled, is_listing, unreadable, is_veiled, root })
+    }
+
+    /// The tables that a statement names.
+    fn named(
+        &self,
+        state: &SessionState,
+        statement: &Statement,
+    ) -> datafusion::common::Result<Named> {
+        let mut named = Named::default();
+        for reference in state.resolve_table_references(statement)? {
+            let table = reference.table();
+            let (layer, names) = match reference.schema() {
+                Some("information_schema") => {
+                    named.is_listing = true;
+                    continue;
+                }
+                Some(layer) => (layer, &mut named.full),
+                // A bare name may be a function's.
+                None if is_table_function(state, table) => continue,
+                None => (self.layer.as_str(), &mut named.bare),
+            };
+            // What is no name of a table is unknown to the planner.
+            if let Ok(name) = format!("{layer}.{table}").parse() {
+                names.insert(name);
+            }
+        }
+        Ok(named)
     }
 
     /// Every table that exists here, and views over them.
@@ -148,6 +185,25 @@ impl Planner<'_> {
 
 fn is_table_function(state: &SessionState, name: &str) -> bool {
     name.eq_ignore_ascii_case(TABLE_AT) || state.table_functions().contains_key(name)
+}
+
+/// Statements that describe one table compare its name as it is written; a bare one would be found in
+/// all layers.
+fn in_layer(statement: &mut Statement, layer: Layer) {
+    let Statement::Statement(statement) = statement else { return };
+    let name = match statement.as_mut() {
+        SqlStatement::ShowColumns { show_options, .. } => {
+            show_options.show_in.as_mut().and_then(|place| place.parent_name.as_mut())
+        }
+        SqlStatement::ShowCreate { obj_name, .. } => Some(obj_name),
+        SqlStatement::ExplainTable { table_name, .. } => Some(table_name),
+        _ => None,
+    };
+    if let Some(ObjectName(parts)) = name
+        && parts.len() == 1
+    {
+        parts.insert(0, ObjectNamePart::Identifier(Ident::new(layer.as_str())));
+    }
 }
 
 /// `?` becomes `$1`, the next one `$2`: the planner would take all of them for one.
@@ -181,7 +237,7 @@ impl Query {
         source: &Source,
         range: Option<Range>,
     ) -> Result<Query> {
-        let planner = Planner { engine, lake, models, may_read: &|_| true, layer: None };
+        let planner = Planner { engine, lake, models, may_read: &|_| true, layer: Layer::Silver };
         let mut query = planner.plan(engine.session(), source).await?;
         if let Some(range) = range {
             query.plan = query
@@ -208,10 +264,27 @@ impl Query {
         taking_turns(plan).map_err(failed)
     }
 
+    /// A failure of [`Self::physical`], or of executing it, as whoever asks may hear it: of a view that
+    /// reads what they may not read, its words could name that, or hold its values.
+    pub fn told(&self, error: Error) -> Error {
+        if self.is_veiled { veiled_failure(&error) } else { error }
+    }
+
     /// What a plan of [`Self::physical`] is executed in: the session's functions, memory and spill
     /// limits.
     pub fn task(&self) -> Arc<TaskContext> {
         task_of(&self.session)
+    }
+
+    /// Each version of a table that the statement keeps, by a name of its own, with about how many
+    /// bytes it has in memory.
+    pub fn pinned(&self) -> Vec<(String, usize)> {
+        let all = self.pins.values().chain(&self.travelled);
+        all.map(|snapshot| {
+            let name = format!("{}@{}", snapshot.id(), snapshot.version());
+            (name, snapshot.held_bytes())
+        })
+        .collect()
     }
 
     /// A batch as somebody else than the lake's owner may see it: plans name files as they lie in
@@ -320,9 +393,10 @@ fn end_of(text: &str) -> Position {
 type Travels = BTreeSet<(TableName, u64)>;
 
 /// Every `table_at('layer.table', version)` in the statement.
-fn travels_of(statement: &Statement) -> Result<Travels> {
+fn travels_of(statement: &Statement, layer: Layer) -> Result<Travels> {
     struct Finder {
         found: Travels,
+        layer: Layer,
     }
     impl Visitor for Finder {
         type Break = Error;
@@ -331,7 +405,7 @@ fn travels_of(statement: &Statement) -> Result<Travels> {
             if let TableFactor::Table { name, args: Some(arguments), .. } = factor
                 && name.to_string().eq_ignore_ascii_case(TABLE_AT)
             {
-                match travel_of(&arguments.args) {
+                match travel_of(&arguments.args, self.layer) {
                     Ok(travel) => drop(self.found.insert(travel)),
                     Err(error) => return ControlFlow::Break(error),
                 }
@@ -339,10 +413,10 @@ fn travels_of(statement: &Statement) -> Result<Travels> {
             ControlFlow::Continue(())
         }
     }
-    let mut finder = Finder { found: Travels::new() };
+    let mut finder = Finder { found: Travels::new(), layer };
     let flow = match statement {
         Statement::Statement(statement) => statement.visit(&mut finder),
-        Statement::Explain(explain) => return travels_of(&explain.statement),
+        Statement::Explain(explain) => return travels_of(&explain.statement, layer),
         _ => ControlFlow::Continue(()),
     };
     match flow {
@@ -351,7 +425,7 @@ fn travels_of(statement: &Statement) -> Result<Travels> {
     }
 }
 
-fn travel_of(arguments: &[FunctionArg]) -> Result<(TableName, u64)> {
+fn travel_of(arguments: &[FunctionArg], layer: Layer) -> Result<(TableName, u64)> {
     let literal = |argument: &FunctionArg| match argument {
         FunctionArg::Unnamed(FunctionArgExpr::Expr(
             datafusion::sql::sqlparser::ast::Expr::Value(value),
@@ -362,7 +436,7 @@ fn travel_of(arguments: &[FunctionArg]) -> Result<(TableName, u64)> {
     match values.as_slice() {
         [Some(Value::SingleQuotedString(name)), Some(Value::Number(version, _))] => {
             let version = version.parse().map_err(|_| usage())?;
-            Ok((name.parse()?, version))
+            Ok((table_named(name, layer)?, version))
         }
         _ => Err(usage()),
     }
@@ -373,9 +447,15 @@ fn usage() -> Error {
         .hint("write table_at('silver.orders_cleaned', 42)")
 }
 
+/// `name` with its layer, or else in `layer`.
+fn table_named(name: &str, layer: Layer) -> Result<TableName> {
+    if name.contains('.') { name.parse() } else { TableName::new(layer, name) }
+}
+
 #[derive(Debug)]
 struct TableAt {
-    tables: BTreeMap<(String, u64), Arc<dyn TableProvider>>,
+    tables: BTreeMap<(TableName, u64), Arc<dyn TableProvider>>,
+    layer: Layer,
 }
 
 impl TableFunctionImpl for TableAt {
@@ -388,7 +468,8 @@ impl TableFunctionImpl for TableAt {
             && let ScalarValue::Int64(Some(version)) =
                 version.cast_to(&arrow::datatypes::DataType::Int64)?
             && let Ok(version) = u64::try_from(version)
-            && let Some(table) = self.tables.get(&(name.clone(), version))
+            && let Ok(name) = table_named(name, self.layer)
+            && let Some(table) = self.tables.get(&(name, version))
         {
             return Ok(Arc::clone(table));
         }
@@ -396,8 +477,13 @@ impl TableFunctionImpl for TableAt {
     }
 }
 
-async fn register_travels(session: &SessionContext, lake: &Lake, travels: &Travels) -> Result<()> {
-    let mut tables = BTreeMap::new();
+async fn register_travels(
+    session: &SessionContext,
+    lake: &Lake,
+    travels: &Travels,
+    layer: Layer,
+) -> Result<Vec<Snapshot>> {
+    let (mut tables, mut travelled) = (BTreeMap::new(), Vec::new());
     for (name, version) in travels {
         if lake.snapshot(name).await?.is_none() {
             return Err(Error::new(
@@ -406,8 +492,9 @@ async fn register_travels(session: &SessionContext, lake: &Lake, travels: &Trave
             ));
         }
         let snapshot: Snapshot = lake.snapshot_at(name, *version).await?;
-        tables.insert((name.to_string(), *version), snapshot.provider().await?);
+        tables.insert((name.clone(), *version), snapshot.provider().await?);
+        travelled.push(snapshot);
     }
-    session.register_udtf(TABLE_AT, Arc::new(TableAt { tables }));
-    Ok(())
+    session.register_udtf(TABLE_AT, Arc::new(TableAt { tables, layer }));
+    Ok(travelled)
 }

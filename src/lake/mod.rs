@@ -353,6 +353,13 @@ impl Snapshot {
         Ok(scan::checked(provider))
     }
 
+    /// About what this version takes in memory, in bytes: mostly the list of its files.
+    pub fn held_bytes(&self) -> usize {
+        const TABLE_BYTES: usize = 16 << 10;
+        const FILE_BYTES: usize = 1 << 10;
+        TABLE_BYTES + FILE_BYTES * self.eager().log_data().num_files()
+    }
+
     /// Number of data files and their bytes.
     pub fn size(&self) -> (usize, u64) {
         let files = self.eager().log_data();

@@ -79,7 +79,7 @@ impl<'a> Plan<'a> {
             models: &context.models,
             may_read: &|_| true,
         };
-        let pins = register(&session, tables, model.inputs.iter().cloned()).await?;
+        let pins = register(&session, tables, model.inputs.iter().cloned(), |_| false).await?;
         let is_refresh = task.reason == Reason::Refresh;
         let mut plan = Self {
             model,

@@ -55,7 +55,7 @@ impl Part {
     }
 
     /// What somebody may not read does not exist for them; files are for those who run models.
-    fn is_known_to(&self, principal: &Principal) -> bool {
+    pub fn is_known_to(&self, principal: &Principal) -> bool {
         match self {
             Part::Model(name) | Part::Ingestion(name) | Part::Table(name) => {
                 principal.may_read(name)

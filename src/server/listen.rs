@@ -2,7 +2,7 @@
 //! Knows no protocol above TLS, and nobody's name.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,21 +18,21 @@ use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::transport::server::Connected;
 
 use super::gathering::Gathering;
+use super::strangers::{Peer, Strangers};
 use super::tls::Tls;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Connections of one listener at once; more wait in the system's queue.
 const CONNECTIONS_MAX: usize = 1024;
-/// TLS handshakes under way at once, of those.
-const HANDSHAKES_MAX: usize = 64;
+/// Of those, whose other end has not said who it is.
+const STRANGERS_MAX: usize = 256;
+/// What one has to say it.
+const STRANGER_TIME_MAX: Duration = Duration::from_secs(30);
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
-/// What a client has for its first bytes. They are those of HTTP/2's preface; no request that is worth
-/// waiting for is shorter.
-const OPENING_TIME_MAX: Duration = Duration::from_secs(30);
-const OPENING_BYTES: usize = 24;
 /// Wait after the system refused a connection, for want of file handles say.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
@@ -42,6 +42,7 @@ pub struct Listener {
     address: SocketAddr,
     tls: Option<Tls>,
     places: Arc<Semaphore>,
+    strangers: Strangers,
     open: OpenConnections,
 }
 
@@ -70,7 +71,8 @@ impl Listener {
         let socket = TcpListener::bind(resolved.as_slice()).await.map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        Ok(Self { socket, address, tls, places, open: OpenConnections::default() })
+        let (strangers, open) = (Strangers::new(STRANGERS_MAX), OpenConnections::default());
+        Ok(Self { socket, address, tls, places, strangers, open })
     }
 
     /// With the port that the system chose, if 0 was asked for.
@@ -101,7 +103,7 @@ impl Listener {
                     Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
                     Err(error) => tracing::warn!(%error, "a TLS handshake ended abnormally"),
                 },
-                accepted = self.accept(), if handshakes.len() < HANDSHAKES_MAX => {
+                accepted = self.accept() => {
                     match (accepted, &self.tls) {
                         (Ok(plain), None) => return plain.connection(),
                         (Ok(plain), Some(tls)) => drop(handshakes.spawn(plain.secure(tls.acceptor()))),
@@ -116,11 +118,19 @@ impl Listener {
     }
 
     async fn accept(&self) -> io::Result<Accepted> {
-        let place = Arc::clone(&self.places).acquire_owned().await.map_err(io::Error::other)?;
+        let place = match Arc::clone(&self.places).try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => {
+                self.strangers.send_one_away();
+                Arc::clone(&self.places).acquire_owned().await.map_err(io::Error::other)?
+            }
+        };
         let (stream, peer) = self.socket.accept().await?;
         stream.set_nodelay(true)?;
         let place = Place::taken(&self.open, place);
-        Ok(Accepted { stream, peer, local: self.address, place })
+        let address = peer.ip().to_canonical();
+        let peer = Peer { address, guest: self.strangers.enter(address) };
+        Ok(Accepted { stream, peer, place })
     }
 }
 
@@ -180,65 +190,72 @@ impl Drop for Place {
 
 struct Accepted {
     stream: TcpStream,
-    peer: SocketAddr,
-    local: SocketAddr,
+    peer: Peer,
     place: Place,
 }
 
 impl Accepted {
     fn connection(self) -> Connection {
-        let Self { stream, peer, local, place } = self;
-        Connection::new(Either::Left(stream), peer, local, place)
+        let Self { stream, peer, place } = self;
+        Connection::new(Either::Left(stream), peer, place)
     }
 
     async fn secure(self, tls: TlsAcceptor) -> io::Result<Connection> {
-        let Self { stream, peer, local, place } = self;
-        let stream = tokio::time::timeout(HANDSHAKE_TIME_MAX, tls.accept(stream)).await??;
-        Ok(Connection::new(Either::Right(Box::new(stream)), peer, local, place))
+        let Self { stream, peer, place } = self;
+        let stream = tokio::select! {
+            stream = tokio::time::timeout(HANDSHAKE_TIME_MAX, tls.accept(stream)) => stream??,
+            () = peer.guest.must_leave() => return Err(io::ErrorKind::ConnectionAborted.into()),
+        };
+        Ok(Connection::new(Either::Right(Box::new(stream)), peer, place))
     }
 }
 
 /// One client's connection, plain or under TLS.
 pub struct Connection {
     io: Gathering<Io>,
-    peer: SocketAddr,
-    local: SocketAddr,
-    /// Until it has said its first bytes.
-    opening: Option<Opening>,
+    peer: Peer,
+    /// Until the other end has said who it is.
+    stay: Option<Stay>,
     _place: Place,
 }
 
 type Io = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
-/// A connection that says nothing holds a place that others wait for.
-struct Opening {
+/// How long a stranger may stay: a connection of one holds a place that others wait for.
+struct Stay {
     deadline: Pin<Box<Sleep>>,
-    bytes: usize,
+    must_leave: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-impl Opening {
-    fn within(time_max: Duration) -> Option<Self> {
-        Some(Self { deadline: Box::pin(tokio::time::sleep(time_max)), bytes: 0 })
+impl Stay {
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<io::ErrorKind> {
+        if self.deadline.as_mut().poll(context).is_ready() {
+            return Poll::Ready(io::ErrorKind::TimedOut);
+        }
+        self.must_leave.as_mut().poll(context).map(|()| io::ErrorKind::ConnectionAborted)
     }
 }
 
 impl Connection {
-    fn new(io: Io, peer: SocketAddr, local: SocketAddr, place: Place) -> Self {
-        let opening = Opening::within(OPENING_TIME_MAX);
-        Self { io: Gathering::new(io), peer, local, opening, _place: place }
+    fn new(io: Io, peer: Peer, place: Place) -> Self {
+        let stay = Stay {
+            deadline: Box::pin(tokio::time::sleep(STRANGER_TIME_MAX)),
+            must_leave: Box::pin(peer.guest.must_leave()),
+        };
+        Self { io: Gathering::new(io), peer, stay: Some(stay), _place: place }
     }
 
-    /// An IPv4 address that came in by IPv6 is given as IPv4.
-    pub fn peer(&self) -> IpAddr {
-        self.peer.ip().to_canonical()
+    /// Whose connection it is; calls say when they know more.
+    pub fn peer(&self) -> Peer {
+        self.peer.clone()
     }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        TcpConnectInfo { local_addr: Some(self.local), remote_addr: Some(self.peer) }
+    fn connect_info(&self) -> Peer {
+        self.peer()
     }
 }
 
@@ -248,17 +265,15 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.io).poll_read(context, buffer);
-        if let Some(opening) = &mut self.opening {
-            opening.bytes += buffer.filled().len() - before;
-            if opening.bytes >= OPENING_BYTES {
-                self.opening = None;
-            } else if read.is_pending() && opening.deadline.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-            }
+        if self.peer.guest.is_known() {
+            self.stay = None;
         }
-        read
+        if let Some(stay) = &mut self.stay
+            && let Poll::Ready(end) = stay.poll_end(context)
+        {
+            return Poll::Ready(Err(end.into()));
+        }
+        Pin::new(&mut self.io).poll_read(context, buffer)
     }
 }
 
@@ -327,25 +342,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_silent_connection_is_given_up_and_one_that_spoke_is_not() {
+    async fn a_stranger_is_given_up_and_one_that_is_known_is_not() {
         let listener = Listener::bind("server.a", "127.0.0.1:0", None, false).await.unwrap();
         let (address, open) = (listener.address(), listener.open_connections());
         let mut incoming = Box::pin(listener.incoming());
         let mut client = TcpStream::connect(address).await.unwrap();
         let mut connection = incoming.next().await.unwrap().unwrap();
-        assert_eq!((connection.peer(), open.count()), (address.ip(), 1));
-        client.write_all(&[b'a'; OPENING_BYTES - 1]).await.unwrap();
+        assert_eq!((connection.peer().address, open.count()), (address.ip(), 1));
+        client.write_all(&[b'a'; 100]).await.unwrap();
         let mut buffer = [0; 1024];
-        assert_eq!(connection.read(&mut buffer).await.unwrap(), OPENING_BYTES - 1);
-        let opening = connection.opening.as_mut().unwrap();
-        opening.deadline.as_mut().reset(tokio::time::Instant::now());
-        let silent = connection.read(&mut buffer).await.unwrap_err();
-        assert_eq!(silent.kind(), io::ErrorKind::TimedOut);
-        client.write_all(b"a").await.unwrap();
-        client.flush().await.unwrap();
-        while connection.opening.is_some() {
-            let _ = connection.read(&mut buffer).await;
-        }
+        assert_eq!(connection.read(&mut buffer).await.unwrap(), 100);
+        let over = |connection: &mut Connection| {
+            let stay = connection.stay.as_mut().unwrap();
+            stay.deadline.as_mut().reset(tokio::time::Instant::now());
+        };
+        over(&mut connection);
+        client.write_all(b"more").await.unwrap();
+        let ended = connection.read(&mut buffer).await.unwrap_err();
+        assert_eq!(ended.kind(), io::ErrorKind::TimedOut, "whatever else it says");
+        drop(connection);
+
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let mut connection = incoming.next().await.unwrap().unwrap();
+        over(&mut connection);
+        connection.peer().guest.is_now_known();
+        client.write_all(b"more").await.unwrap();
+        assert_eq!(connection.read(&mut buffer).await.unwrap(), 4);
         drop(connection);
         assert_eq!(open.count(), 0);
     }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::health::{Health, Part};
 use super::listen::OpenConnections;
+use crate::access::Principal;
 use crate::ingest::batch::BatchReport;
 use crate::ingest::status::Position;
 use crate::ingest::worker::WorkerReport;
@@ -36,8 +37,8 @@ impl Metrics {
         self.health.broken(self.statements.unreadable())
     }
 
-    /// All samples of this moment.
-    pub fn text(&self) -> String {
+    /// All samples of this moment, without those of tables that `principal` may not read.
+    pub fn text(&self, principal: &Principal) -> String {
         let mut page = Page::default();
         page.family("flowguard_build_info", "gauge", "Version of the program; always 1.");
         page.sample("flowguard_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
@@ -48,13 +49,14 @@ impl Metrics {
             page.sample("flowguard_connections", &[("server", server)], open.count());
         }
         page.family("flowguard_broken", "gauge", "1 for each part that does not work.");
-        for part in self.broken().keys() {
+        let broken = self.broken();
+        for part in broken.keys().filter(|part| part.is_known_to(principal)) {
             page.sample("flowguard_broken", &[("part", part.kind()), ("name", &part.name())], 1);
         }
         page.family("flowguard_broken_parts", "gauge", "How many parts do not work.");
-        page.sample("flowguard_broken_parts", &[], self.broken().len());
+        page.sample("flowguard_broken_parts", &[], broken.len());
         write_statements(&mut page, &self.statements);
-        self.ingest.write(&mut page);
+        self.ingest.write(&mut page, principal);
         page.0
     }
 }
@@ -79,6 +81,10 @@ fn write_statements(page: &mut Page, statements: &Statements) {
         sum: counts.seconds,
     };
     page.histogram("flowguard_statement_seconds", &[], &seconds);
+    page.family("flowguard_results_held", "gauge", "Results that wait to be read.");
+    page.sample("flowguard_results_held", &[], counts.held);
+    page.family("flowguard_results_held_bytes", "gauge", "What they keep in memory.");
+    page.sample("flowguard_results_held_bytes", &[], counts.held_bytes);
     page.family("flowguard_statements_running", "gauge", "Statements that run now.");
     page.sample("flowguard_statements_running", &[], statements.running());
     page.family("flowguard_statements_waiting", "gauge", "Statements that wait for others.");
@@ -136,7 +142,7 @@ impl IngestFigures {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, page: &mut Page) {
+    fn write(&self, page: &mut Page, principal: &Principal) {
         type Total = fn(&WorkerReport) -> u64;
         let totals: [(&str, &str, Total); 5] = [
             ("flowguard_ingest_rows_total", "Rows committed to bronze.", |t| t.rows),
@@ -146,15 +152,17 @@ impl IngestFigures {
             ("flowguard_ingest_commits_total", "Commits to bronze.", |t| t.commits),
         ];
         let ingested = self.lock();
+        let tables: Vec<(&TableName, &Commits)> =
+            ingested.tables.iter().filter(|(table, _)| principal.may_read(table)).collect();
         for (name, help, total) in totals {
             page.family(name, "counter", help);
-            for (table, commits) in &ingested.tables {
+            for (table, commits) in &tables {
                 page.sample(name, &[("table", &table.to_string())], total(&commits.totals));
             }
         }
         let help = "From the start of a batch's write to its commit.";
         page.family("flowguard_ingest_commit_seconds", "histogram", help);
-        for (table, commits) in &ingested.tables {
+        for (table, commits) in &tables {
             let seconds = Histogram {
                 buckets: &COMMIT_SECONDS_BUCKETS,
                 within: &commits.within,
@@ -167,7 +175,8 @@ impl IngestFigures {
         }
         let help = "Offsets that the broker has and bronze has not.";
         page.family("flowguard_ingest_lag_offsets", "gauge", help);
-        for position in ingested.positions.values().flatten() {
+        let positions = ingested.positions.iter().filter(|(table, _)| principal.may_read(table));
+        for position in positions.flat_map(|(_, positions)| positions) {
             let partition = position.partition.to_string();
             let labels = [
                 ("table", position.table.as_str()),
@@ -255,7 +264,7 @@ mod tests {
         };
         figures.set_positions(&table, vec![position]);
         let mut page = Page::default();
-        figures.write(&mut page);
+        figures.write(&mut page, &Principal::local());
         let samples: Vec<&str> = page.0.lines().filter(|line| !line.starts_with('#')).collect();
         let bucket = |bound: &str, count| {
             format!(

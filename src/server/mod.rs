@@ -8,4 +8,5 @@ pub mod health;
 pub mod http;
 pub mod listen;
 pub mod metrics;
+pub mod strangers;
 pub mod tls;

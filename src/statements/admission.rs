@@ -71,12 +71,20 @@ impl Admission {
                 Ok(Permit { _all: all, _user: user, _share: Arc::clone(&share) })
             }
             Ok(Err(_)) => Err(Error::internal("the queue of statements was closed")),
-            Err(_) => Err(Error::new(
-                ErrorKind::Exhausted,
-                format!("the statement waited {} s for others", self.limits.wait_max.as_secs()),
-            )
-            .hint("try again later, or cancel statements of your own")),
+            Err(_) => Err(self.waited()),
         }
+    }
+
+    pub fn wait_max(&self) -> Duration {
+        self.limits.wait_max
+    }
+
+    /// Why a statement that waited for so long is refused.
+    pub fn waited(&self) -> Error {
+        let message =
+            format!("the statement waited {} s for others", self.limits.wait_max.as_secs());
+        Error::new(ErrorKind::Exhausted, message)
+            .hint("try again later, or cancel statements of your own")
     }
 
     pub fn running(&self) -> usize {

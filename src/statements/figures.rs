@@ -18,6 +18,8 @@ pub struct Figures {
     bytes: AtomicU64,
     micros: AtomicU64,
     buckets: [AtomicU64; SECONDS_BUCKETS.len()],
+    held: AtomicU64,
+    held_bytes: AtomicU64,
 }
 
 /// All counts, read one after the other while statements go on.
@@ -31,6 +33,9 @@ pub struct Counts {
     pub seconds: f64,
     /// How many ran at most as long as each of [`SECONDS_BUCKETS`].
     pub within: [u64; SECONDS_BUCKETS.len()],
+    /// Results that wait for their readers now, and what they keep in memory.
+    pub held: u64,
+    pub held_bytes: u64,
 }
 
 impl Figures {
@@ -57,6 +62,12 @@ impl Figures {
         self.add(Outcome::Failed, 0.0, 0, 0);
     }
 
+    /// How many results wait for their readers now, and what they keep in memory.
+    pub fn set_held(&self, count: usize, bytes: usize) {
+        self.held.store(count as u64, Ordering::Relaxed);
+        self.held_bytes.store(bytes as u64, Ordering::Relaxed);
+    }
+
     pub fn counts(&self) -> Counts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counts {
@@ -67,6 +78,8 @@ impl Figures {
             bytes: read(&self.bytes),
             seconds: read(&self.micros) as f64 / 1e6,
             within: std::array::from_fn(|index| read(&self.buckets[index])),
+            held: read(&self.held),
+            held_bytes: read(&self.held_bytes),
         }
     }
 }

@@ -50,13 +50,15 @@ pub struct StatementLimits {
     pub spill_bytes_max: u64,
     pub rows_max: u64,
     pub run_max: Duration,
+    /// How long a result that is being read may wait for its reader.
+    pub unread_max: Duration,
 }
 
 /// How one session reads names, times and `$start` and `$end`, and limits it chose below those of
 /// the server.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Terms {
-    /// Where names without a layer are looked for.
+    /// Where names without a layer are looked for; silver unless set.
     pub layer: Option<Layer>,
     pub timezone: Tz,
     /// Bound to `$start` and `$end`; without it, the last complete day of `timezone`.
@@ -68,6 +70,12 @@ pub struct Terms {
 impl Default for Terms {
     fn default() -> Self {
         Self { layer: None, timezone: Tz::UTC, range: None, rows_max: None, run_max: None }
+    }
+}
+
+impl Terms {
+    fn layer(&self) -> Layer {
+        self.layer.unwrap_or(Layer::Silver)
     }
 }
 
@@ -150,6 +158,12 @@ impl<'a> Unplanned<'a> {
         let began = std::time::Instant::now();
         Self { statements, principal, sql, started, began, error: None, is_planned: false }
     }
+
+    /// Planning came to an end, good or bad.
+    fn end<T>(&mut self, planned: &Result<T>) {
+        self.error = planned.as_ref().err().map(|error| error.message.clone());
+        self.is_planned = planned.is_ok();
+    }
 }
 
 impl Drop for Unplanned<'_> {
@@ -218,8 +232,7 @@ impl Statements {
     ) -> Result<Statement> {
         let mut unplanned = Unplanned::new(self, principal, sql);
         let planned = self.plan_unnoted(principal, sql, terms).await;
-        unplanned.error = planned.as_ref().err().map(|error| error.message.clone());
-        unplanned.is_planned = planned.is_ok();
+        unplanned.end(&planned);
         planned
     }
 
@@ -259,13 +272,13 @@ impl Statements {
         let session = shared.engine.session_within(&SessionLimits {
             memory_bytes_max: shared.limits.memory_bytes_max,
             spill_bytes_max: shared.limits.spill_bytes_max,
-            layer: terms.layer.unwrap_or(Layer::Silver),
+            layer: terms.layer(),
             timezone: terms.timezone,
         })?;
         let source = Source::new("query", sql);
         let may_read = |name: &TableName| principal.may_read(name);
         let models = shared.models.get();
-        let planner = self.planner(&models, &may_read, terms.layer);
+        let planner = self.planner(&models, &may_read, terms.layer());
         let query = planner.plan(session, &source).await?;
         self.note(&query.pins, &query.unreadable);
         let range = terms.range.unwrap_or_else(|| self.last_day(terms.timezone));
@@ -276,7 +289,7 @@ impl Statements {
         &'a self,
         models: &'a ModelSet,
         may_read: &'a (dyn Fn(&TableName) -> bool + Send + Sync),
-        layer: Option<Layer>,
+        layer: Layer,
     ) -> Planner<'a> {
         let shared = &self.shared;
         Planner { engine: &shared.engine, lake: &shared.lake, models, may_read, layer }
@@ -292,7 +305,7 @@ impl Statements {
     pub async fn tables(&self, principal: &Principal) -> Result<Vec<TableEntry>> {
         let may_read = |name: &TableName| principal.may_read(name);
         let models = self.shared.models.get();
-        let names = self.planner(&models, &may_read, None).tables().await?;
+        let names = self.planner(&models, &may_read, Layer::Silver).tables().await?;
         let entry = |name: TableName| TableEntry::of(&models, name);
         Ok(names.into_iter().map(entry).collect())
     }

@@ -2,6 +2,7 @@
 //! ahead and no more, within its limits. A limit, a cancellation or a failure ends it with an error,
 //! never with fewer rows.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,13 +44,48 @@ pub(super) struct Running {
     stop: CancellationToken,
     rows: AtomicU64,
     bytes: AtomicU64,
+    reading: Mutex<Reading>,
     ending: Mutex<Ending>,
 }
 
-/// How far one run may go.
+/// How far all runs of a statement may go.
 pub(super) struct Bounds {
     pub rows_max: u64,
     pub run_max: Duration,
+    /// How long nobody may read on.
+    pub unread_max: Duration,
+    pub spent: Arc<Spent>,
+}
+
+/// What the runs of one statement have taken so far: its parts may be read one after the other.
+#[derive(Default)]
+pub(super) struct Spent {
+    /// By part, what the stream that came furthest gave: one that is read again counts once.
+    rows: Mutex<HashMap<usize, u64>>,
+    /// While any stream was open.
+    run_micros: AtomicU64,
+}
+
+impl Spent {
+    /// `rows` of `part` were given to one stream; how many of the statement that makes.
+    fn count(&self, part: usize, rows: u64) -> u64 {
+        let mut parts = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = parts.entry(part).or_default();
+        *most = rows.max(*most);
+        parts.values().sum()
+    }
+
+    fn run(&self) -> Duration {
+        Duration::from_micros(self.run_micros.load(Ordering::Relaxed))
+    }
+}
+
+/// Whether anybody reads the streams of a run.
+struct Reading {
+    /// Streams that make rows, and do not wait for their reader.
+    busy: usize,
+    /// When the last of them began to wait.
+    since: Clock,
 }
 
 #[derive(Default)]
@@ -83,15 +119,16 @@ impl Running {
             stop,
             rows: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            reading: Mutex::new(Reading { busy: 0, since: Clock::now() }),
             ending: Mutex::default(),
         }
     }
 
-    /// Counts a batch; fails past the limit of rows.
-    fn count(&self, batch: &RecordBatch) -> Result<()> {
-        let rows = batch.num_rows() as u64;
+    /// Counts a batch, after which a stream of `part` has given `so_far` rows; fails past the limit.
+    fn count(&self, batch: &RecordBatch, part: usize, so_far: u64) -> Result<()> {
         self.bytes.fetch_add(batch.get_array_memory_size() as u64, Ordering::Relaxed);
-        if self.rows.fetch_add(rows, Ordering::Relaxed) + rows <= self.bounds.rows_max {
+        self.rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+        if self.bounds.spent.count(part, so_far) <= self.bounds.rows_max {
             return Ok(());
         }
         Err(Error::new(
@@ -101,6 +138,22 @@ impl Running {
         .hint("add a LIMIT or a WHERE, or raise `server.statement_rows_max`"))
     }
 
+    /// What is left of the statement's time.
+    fn left(&self) -> Duration {
+        let spent = self.bounds.spent.run() + self.began.elapsed();
+        self.bounds.run_max.saturating_sub(spent)
+    }
+
+    fn reading(&self) -> std::sync::MutexGuard<'_, Reading> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether all streams wait, and have waited for too long.
+    fn is_unread(&self) -> bool {
+        let reading = self.reading();
+        reading.busy == 0 && reading.since.elapsed() >= self.bounds.unread_max
+    }
+
     fn ending(&self) -> std::sync::MutexGuard<'_, Ending> {
         self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -108,6 +161,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        let run = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.bounds.spent.run_micros.fetch_add(run, Ordering::Relaxed);
         let ending = std::mem::take(&mut *self.ending());
         let outcome = match &ending.error {
             Some((ErrorKind::Interrupted, _)) => Outcome::Cancelled,
@@ -219,7 +274,7 @@ impl Execution {
         let running = Arc::clone(&self.running);
         let sender = self.sender.clone();
         let mut cut = Uncut(Some(Arc::clone(&running)));
-        let left = running.bounds.run_max.saturating_sub(running.began.elapsed());
+        let left = running.left();
         // A task of its own: one that computes for long without giving way must not keep its end from
         // being heard of.
         let execution = AbortOnDropHandle::new(tokio::spawn(self.execute()));
@@ -248,21 +303,86 @@ impl Execution {
     }
 
     /// False if the reader went away.
-    async fn execute(self) -> Result<bool> {
-        let failed = |error| engine_error("the statement failed", error);
-        for plan in self.plans {
+    async fn execute(mut self) -> Result<bool> {
+        let plans = std::mem::take(&mut self.plans);
+        let failed = |error| {
+            let error = engine_error("the statement failed", error);
+            // Noted in full, also where its user hears less.
+            self.running.ending().error.get_or_insert((error.kind, error.message.clone()));
+            self.query.told(error)
+        };
+        let _busy = Busy::new(&self.running);
+        let mut so_far = 0;
+        for plan in plans {
             let mut batches = plan.execute(self.part, self.query.task()).map_err(failed)?;
             while let Some(batch) = batches.next().await {
                 let batch = self.query.shown(conform(&batch.map_err(failed)?, &self.schema)?)?;
                 if batch.num_rows() == 0 {
                     continue;
                 }
-                self.running.count(&batch)?;
-                if self.sender.send(Ok(batch)).await.is_err() {
+                so_far += batch.num_rows() as u64;
+                self.running.count(&batch, self.part, so_far)?;
+                if !self.hand_on(batch).await? {
                     return Ok(false);
                 }
             }
         }
         Ok(true)
+    }
+
+    /// Waits for the reader, unless nobody reads any stream of the statement. False if it went away.
+    async fn hand_on(&self, batch: RecordBatch) -> Result<bool> {
+        let _idle = Idle::new(&self.running);
+        let unread_max = self.running.bounds.unread_max;
+        loop {
+            match tokio::time::timeout(unread_max, self.sender.reserve()).await {
+                Ok(Ok(place)) => {
+                    place.send(Ok(batch));
+                    return Ok(true);
+                }
+                Ok(Err(_)) => return Ok(false),
+                Err(_) if self.running.is_unread() => {
+                    let message = format!("nobody read on for {} s", unread_max.as_secs());
+                    return Err(Error::new(ErrorKind::Exhausted, message).hint(
+                        "read results to their end, or raise `server.statement_unread_ms_max`",
+                    ));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// One stream that makes rows.
+struct Busy<'a>(&'a Running);
+
+impl<'a> Busy<'a> {
+    fn new(running: &'a Running) -> Self {
+        running.reading().busy += 1;
+        Self(running)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        let mut reading = self.0.reading();
+        reading.busy = reading.busy.saturating_sub(1);
+        reading.since = Clock::now();
+    }
+}
+
+/// The same while it waits for its reader.
+struct Idle<'a>(&'a Running);
+
+impl<'a> Idle<'a> {
+    fn new(running: &'a Running) -> Self {
+        drop(Busy(running));
+        Self(running)
+    }
+}
+
+impl Drop for Idle<'_> {
+    fn drop(&mut self) {
+        self.0.reading().busy += 1;
     }
 }

@@ -16,8 +16,8 @@ use datafusion::scalar::ScalarValue;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use super::rows::{Bounds, Rows, Running, cancelled};
-use super::{Statements, Terms};
+use super::rows::{Bounds, Rows, Running, Spent, cancelled};
+use super::{Statements, Terms, Unplanned};
 use crate::access::Principal;
 use crate::engine::interval_parameters;
 use crate::engine::query::{Query, sql_error};
@@ -56,6 +56,9 @@ struct Inner {
     stop: CancellationToken,
     /// The run that the statement's open streams belong to.
     running: Mutex<Weak<Running>>,
+    /// Held by the stream that waits for a place, which is then the place of all.
+    entering: tokio::sync::Mutex<()>,
+    spent: Arc<Spent>,
 }
 
 /// How a statement is executed, and in how many parts that know nothing of each other.
@@ -107,6 +110,8 @@ impl Statement {
             physical: OnceCell::new(),
             stop: CancellationToken::new(),
             running: Mutex::default(),
+            entering: tokio::sync::Mutex::default(),
+            spent: Arc::default(),
         })))
     }
 
@@ -130,7 +135,13 @@ impl Statement {
         &self.0.source.text
     }
 
-    /// About what the statement holds in memory while it waits, in bytes.
+    /// Each version of a table that the statement keeps in memory, and about how many bytes it has
+    /// there; statements that read the same version share it.
+    pub fn pinned(&self) -> Vec<(String, usize)> {
+        self.0.query.pinned()
+    }
+
+    /// About what the statement itself holds in memory while it waits, in bytes.
     pub fn held_bytes(&self) -> usize {
         // A plan node and a column weigh some hundred bytes; the text bounds their number.
         16_384 + 64 * self.0.source.text.len() * self.0.plans.len()
@@ -203,6 +214,8 @@ impl Statement {
             physical: OnceCell::new(),
             stop: inner.stop.child_token(),
             running: Mutex::default(),
+            entering: tokio::sync::Mutex::default(),
+            spent: Arc::default(),
         }))
     }
 
@@ -261,8 +274,12 @@ impl Statement {
     async fn planned(&self, row: usize) -> Result<Arc<dyn ExecutionPlan>> {
         let statements = &self.0.statements;
         let (run_max, inner) = (statements.run_max(&self.0.terms), Arc::clone(&self.0));
-        let plan = async move { inner.query.physical(&inner.plans[row]).await };
-        statements.shared.planning.run(&self.0.principal.user, run_max, plan).await
+        let mut unplanned = Unplanned::new(statements, &self.0.principal, self.sql());
+        let plan = async move { Ok(inner.query.physical(&inner.plans[row]).await) };
+        let planned = statements.shared.planning.run(&self.0.principal.user, run_max, plan).await;
+        let planned = planned.inspect_err(|error| unplanned.error = Some(error.message.clone()))?;
+        unplanned.end(&planned);
+        planned.map_err(|error| self.0.query.told(error))
     }
 
     /// Starts streaming one part. Waits for a place among the running statements.
@@ -288,6 +305,18 @@ impl Statement {
             return Ok(running);
         }
         let shared = &self.0.statements.shared;
+        // Streams of one statement must not wait for each other's places, nor longer than one does.
+        let alone = async {
+            let alone = tokio::time::timeout(shared.admission.wait_max(), self.0.entering.lock());
+            alone.await.map_err(|_| shared.admission.waited())
+        };
+        let _alone = tokio::select! {
+            alone = alone => alone?,
+            () = self.0.stop.cancelled() => return Err(cancelled()),
+        };
+        if let Some(first) = self.lock_running().upgrade() {
+            return Ok(first);
+        }
         let permit = tokio::select! {
             permit = shared.admission.enter(&self.0.principal.user) => permit?,
             () = self.0.stop.cancelled() => return Err(cancelled()),
@@ -295,10 +324,6 @@ impl Statement {
         let limits = &shared.limits;
         let terms = &self.0.terms;
         let mut running = self.lock_running();
-        // Streams of the same statement may have waited together; one permit serves them all.
-        if let Some(first) = running.upgrade() {
-            return Ok(first);
-        }
         let started = Arc::new(Running::new(
             self.0.statements.clone(),
             Arc::clone(&self.0.principal),
@@ -307,6 +332,8 @@ impl Statement {
             Bounds {
                 rows_max: terms.rows_max.unwrap_or(u64::MAX).min(limits.rows_max),
                 run_max: self.0.statements.run_max(terms),
+                unread_max: limits.unread_max,
+                spent: Arc::clone(&self.0.spent),
             },
             self.0.stop.clone(),
         ));

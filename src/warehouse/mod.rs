@@ -34,6 +34,8 @@ const WAITING_KIB_MAX: u32 = 32 << 10;
 /// How long a child that broke its pipe may take to end.
 const ENDING_MAX: Duration = Duration::from_secs(2);
 const ENDING_CHECK: Duration = Duration::from_millis(10);
+/// How long a session that is dropped may take to end, before it is left to do so by itself.
+const CLOSING_MAX: Duration = Duration::from_secs(10);
 
 /// What to load, and what to connect to.
 #[derive(Debug, Clone)]
@@ -49,11 +51,13 @@ pub struct Access {
 }
 
 /// One session of a warehouse. Dropping it ends the child, whatever it does at that moment; what
-/// was not committed then is rolled back by the warehouse.
+/// was not committed then is rolled back by the warehouse. Who drops it waits for the end, because
+/// the next session may need what this one holds, but not longer than [`CLOSING_MAX`].
 pub struct Warehouse {
     target: String,
     library: PathBuf,
-    child: Child,
+    /// Absent once it is dropped.
+    child: Option<Child>,
     /// Absent while a call is under way, and after one that broke the pipe.
     pipes: Option<Pipes>,
 }
@@ -71,7 +75,7 @@ impl Warehouse {
             Error::new(ErrorKind::Exhausted, "cannot start the driver's process").source(source)
         })?;
         let (target, library) = (access.target.clone(), access.library.clone());
-        let mut warehouse = Self { target, library, child, pipes: Some(pipes) };
+        let mut warehouse = Self { target, library, child: Some(child), pipes: Some(pipes) };
         let options = access.options.iter();
         let request = Request::Connect {
             library: access.library.to_string_lossy().into_owned(),
@@ -188,7 +192,8 @@ impl Warehouse {
     async fn kind_of_end(&mut self) -> ErrorKind {
         let deadline = Instant::now() + ENDING_MAX;
         loop {
-            match self.child.try_wait() {
+            let ended = self.child.as_mut().map_or(Ok(None), Child::try_wait);
+            match ended {
                 Ok(None) if Instant::now() < deadline => tokio::time::sleep(ENDING_CHECK).await,
                 Ok(Some(status)) if is_asked(status) => return ErrorKind::Interrupted,
                 _ => return ErrorKind::Unavailable,
@@ -201,12 +206,26 @@ impl Drop for Warehouse {
     fn drop(&mut self) {
         // Without a call under way the end of its input is enough; with one, it is asked to end. It
         // must not be cut short while it closes: that tears a DuckDB file.
-        let is_alive = matches!(self.child.try_wait(), Ok(None));
+        let Some(mut child) = self.child.take() else { return };
+        let is_alive = matches!(child.try_wait(), Ok(None));
         if self.pipes.take().is_none() && is_alive {
-            let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
+            let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
         }
-        let _ = self.child.wait();
+        if is_alive && !has_ended_within(CLOSING_MAX, child) {
+            tracing::warn!(warehouse = self.target, "a driver takes long to close its session");
+        }
     }
+}
+
+/// False if it goes on; its end is waited for all the same, by a thread of its own.
+fn has_ended_within(wait_max: Duration, mut child: Child) -> bool {
+    let (sender, ended) = std::sync::mpsc::channel();
+    let waiting = std::thread::Builder::new().name("driver's end".to_owned()).spawn(move || {
+        let status = child.wait();
+        // Whoever waited may have given up.
+        let _ = sender.send(status);
+    });
+    waiting.is_ok() && ended.recv_timeout(wait_max).is_ok()
 }
 
 /// A driver's process that is asked to end does so in order; before it can listen, by the signal.
@@ -327,6 +346,19 @@ fn without_uri(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The thread that dropped it is one that others' work waits for.
+    #[test]
+    fn a_driver_that_does_not_end_is_left_to_itself() {
+        let sleeps = |seconds: &str| Command::new("sleep").arg(seconds).spawn().unwrap();
+        let began = Instant::now();
+        let child = sleeps("60");
+        let id = Pid::from_raw(child.id().cast_signed());
+        assert!(!has_ended_within(Duration::from_millis(50), child));
+        assert!(began.elapsed() < Duration::from_secs(30));
+        kill(id, Signal::SIGKILL).unwrap();
+        assert!(has_ended_within(Duration::from_secs(30), sleeps("0")));
+    }
 
     #[test]
     fn an_address_that_a_driver_repeats_loses_its_password() {

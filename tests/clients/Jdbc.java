@@ -426,6 +426,16 @@ public class Jdbc {
             equal("closed, twice", error.getMessage(), "Channel shutdown invoked");
         }
         with.setProperty("catalog", "elsewhere");
+        // Where names without a layer are looked for. The driver keeps `setSchema` to itself, and sends
+        // what it does not know of its URL.
+        Properties schema = new Properties();
+        schema.putAll(properties);
+        schema.setProperty("schema", "gold");
+        try (Connection gold = DriverManager.getConnection(url, schema);
+                Statement statement = gold.createStatement();
+                ResultSet row = statement.executeQuery("SELECT count(*) FROM daily_metrics")) {
+            check("a schema of the URL", row.next() && row.getLong(1) == 7);
+        }
         fails("no such catalog", () -> DriverManager.getConnection(url, with).close(), "catalog");
     }
 

@@ -81,6 +81,7 @@ fn statements(lake: &TempDir, runtime: &Runtime, clock: Clock) -> Statements {
             spill_bytes_max: 1 << 20,
             rows_max: 1_000,
             run_max: Duration::from_secs(1),
+            unread_max: Duration::from_secs(120),
         },
         log: StatementLog::none(),
         executor: runtime.handle().clone(),

@@ -28,6 +28,21 @@ fn replace(project: &Project, from: &str, to: &str) {
     std::fs::write(&file, text.replace(from, to)).unwrap();
 }
 
+/// Snowflake takes a backslash in a text for the beginning of an escape: `\t` was a tab.
+#[test]
+fn texts_with_backslashes_arrive_as_they_are() {
+    let test = "export_trial::texts_with_backslashes";
+    let project = of_prices();
+    let folder = project.folder().join("spill\\temporary");
+    std::fs::create_dir(&folder).unwrap();
+    let project = project.with("FLOWGUARD_ENGINE_SPILL_DIR", folder.to_str().unwrap());
+    for warehouse in Warehouse::all(test, &project) {
+        warehouse.configure(&project, "gold.*");
+        project.run(&["export", "run"]).succeeded();
+        assert_eq!(warehouse.ask("SELECT count(*) FROM gold.prices"), ["1"]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_driver_that_changes_values_is_refused() {
     let project = of_prices();

@@ -62,11 +62,12 @@ const METRICS_TABLE: &str = "\
 +------------+--------+---------+--------------+-----------------+";
 const CLICKS: &str = "SELECT event_id FROM silver.clicks_cleaned";
 
-type Client = FlightSqlServiceClient<Channel>;
+pub type Client = FlightSqlServiceClient<Channel>;
 
 /// A server of one test; it ends with it.
-struct Server {
+pub struct Server {
     address: String,
+    pub statements: Statements,
     stop: CancellationToken,
 }
 
@@ -94,23 +95,21 @@ impl Server {
     }
 
     async fn on(project: &std::path::Path, lake: Lake, access: Access, clock: Clock) -> Self {
-        let admission = AdmissionLimits {
-            running_max: 8,
-            running_per_user_max: 8,
-            waiting_max: 64,
-            wait_max: Duration::from_secs(30),
-        };
+        Self::within(project, lake, access, clock, limits()).await
+    }
+
+    pub async fn within(
+        project: &std::path::Path,
+        lake: Lake,
+        access: Access,
+        clock: Clock,
+        limits: StatementLimits,
+    ) -> Self {
         let statements = Statements::new(StatementsSetup {
             lake,
             engine: engine(),
             models: CurrentModels::new(Arc::new(ModelSet::read(project).unwrap())),
-            limits: StatementLimits {
-                admission,
-                memory_bytes_max: 256 << 20,
-                spill_bytes_max: 1 << 30,
-                rows_max: 1_000_000_000,
-                run_max: Duration::from_secs(600),
-            },
+            limits,
             log: StatementLog::none(),
             executor: Handle::current(),
             clock: clock.clone(),
@@ -121,13 +120,31 @@ impl Server {
             Some((listener.accept().await.map(|(stream, _)| stream), listener))
         });
         let stop = CancellationToken::new();
-        tokio::spawn(flight::serve(incoming, statements, access, clock, stop.clone()));
-        Self { address, stop }
+        let served = flight::serve(incoming, statements.clone(), access, clock, stop.clone());
+        tokio::spawn(served);
+        Self { address, statements, stop }
     }
 
-    async fn client(&self) -> Client {
+    pub async fn client(&self) -> Client {
         let endpoint = Endpoint::from_shared(self.address.clone()).unwrap();
         FlightSqlServiceClient::new(endpoint.connect().await.unwrap())
+    }
+}
+
+pub fn limits() -> StatementLimits {
+    let admission = AdmissionLimits {
+        running_max: 8,
+        running_per_user_max: 8,
+        waiting_max: 64,
+        wait_max: Duration::from_secs(30),
+    };
+    StatementLimits {
+        admission,
+        memory_bytes_max: 256 << 20,
+        spill_bytes_max: 1 << 30,
+        rows_max: 1_000_000_000,
+        run_max: Duration::from_secs(600),
+        unread_max: Duration::from_secs(120),
     }
 }
 
@@ -146,11 +163,11 @@ fn descriptor(command: &impl ProstMessageExt) -> FlightDescriptor {
     FlightDescriptor::new_cmd(command.as_any().encode_to_vec())
 }
 
-fn query(sql: &str) -> CommandStatementQuery {
+pub fn query(sql: &str) -> CommandStatementQuery {
     CommandStatementQuery { query: sql.to_owned(), transaction_id: None }
 }
 
-async fn info(client: &mut Client, command: &impl ProstMessageExt) -> FlightInfo {
+pub async fn info(client: &mut Client, command: &impl ProstMessageExt) -> FlightInfo {
     client.inner_mut().get_flight_info(descriptor(command)).await.unwrap().into_inner()
 }
 
@@ -168,11 +185,11 @@ async fn read_all(client: &mut Client, info: &FlightInfo) -> Vec<RecordBatch> {
     batches
 }
 
-fn text(batches: &[RecordBatch]) -> String {
+pub fn text(batches: &[RecordBatch]) -> String {
     pretty_format_batches(batches).unwrap().to_string()
 }
 
-async fn ask(client: &mut Client, sql: &str) -> String {
+pub async fn ask(client: &mut Client, sql: &str) -> String {
     let info = client.execute(sql.to_owned(), None).await.unwrap();
     text(&read_all(client, &info).await)
 }
@@ -197,7 +214,7 @@ async fn failure(client: &mut Client, sql: &str) -> Status {
     }
 }
 
-fn status(error: FlightError) -> Status {
+pub fn status(error: FlightError) -> Status {
     match error {
         FlightError::Tonic(status) => *status,
         FlightError::ExternalError(source) => {
@@ -720,7 +737,7 @@ async fn a_statement_sees_one_version_and_the_next_the_newest() {
 }
 
 /// Millions of rows, more than a connection holds.
-const LONG: &str =
+pub const LONG: &str =
     "SELECT a.value, b.value FROM generate_series(1, 100000) a, generate_series(1, 1000) b";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -1098,8 +1115,9 @@ async fn users_see_what_they_may_read_and_tickets_are_theirs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn results_that_nobody_reads_are_bounded_and_those_that_were_looked_at_make_room() {
-    let server = Server::of_demo().await;
+async fn results_that_nobody_reads_are_bounded_and_give_way_in_time() {
+    let clock = Clock::at(MONDAY);
+    let server = Server::over(&demo().0, &demo().1, Access::open(), clock.clone()).await;
     let mut client = server.client().await;
     let ask = || "SELECT value FROM generate_series(1, 1000000)".to_owned();
     let mut first = None;
@@ -1110,14 +1128,36 @@ async fn results_that_nobody_reads_are_bounded_and_those_that_were_looked_at_mak
     let expected = "you hold as many results as you may\n\
                     hint: read results to their end, or wait until abandoned ones expire";
     assert_eq!(parts_of(&full), (Code::ResourceExhausted, expected));
+    let counts = server.statements.figures().counts();
+    assert!(counts.held == 512 && counts.held_bytes > 512 * 16_384, "{counts:?}");
     let ticket = first.unwrap().endpoint[0].ticket.clone().unwrap();
-    let mut stream = client.do_get(ticket).await.unwrap();
+    let mut stream = client.do_get(ticket.clone()).await.unwrap();
     assert!(stream.next().await.unwrap().is_ok());
     drop(stream);
+    let second = looked_at_makes_room(&mut client, &ask).await;
+    // And what nobody has used for half a minute.
+    pass(&clock, 31);
+    for _ in 0..512 {
+        client.execute(ask(), None).await.unwrap();
+    }
+    for ticket in [ticket, second] {
+        let given_up = status(client.do_get(ticket).await.unwrap_err());
+        let (code, message) = parts_of(&given_up);
+        assert_eq!(code, Code::NotFound);
+        assert!(message.starts_with("the result is not held any more: "), "{message}");
+        let hint = "are 512 at most, take 64 MiB with what they pin, and live 60 minutes";
+        assert!(
+            message.contains("hint: run the statement again") && message.ends_with(hint),
+            "{message}"
+        );
+    }
+}
+
+async fn looked_at_makes_room(client: &mut Client, ask: &impl Fn() -> String) -> Ticket {
     // The server hears of it when its connection does.
     for _ in 0..10_000 {
-        if client.execute(ask(), None).await.is_ok() {
-            return;
+        if let Ok(info) = client.execute(ask(), None).await {
+            return info.endpoint[0].ticket.clone().unwrap();
         }
     }
     panic!("a result that was looked at made no room");

@@ -25,6 +25,7 @@ fn a_small_lake_answers_and_refuses() {
     older_versions_are_read(&project);
     the_catalog_is_listed(&project);
     writes_are_refused(&project);
+    escapes_are_spelled_out(&project);
     mistakes_have_a_place_and_a_hint(&project);
     a_reader_that_leaves_is_no_error(&project);
     an_interrupt_ends_a_join_at_once(&project);
@@ -208,6 +209,30 @@ fn writes_are_refused(project: &Project) {
     }
     let rows = project.query("SELECT sum(orders) AS orders FROM gold.daily_metrics");
     assert_eq!(rows, [["498"]]);
+}
+
+/// What data and names hold must not command the terminal; files keep it.
+fn escapes_are_spelled_out(project: &Project) {
+    let sql = "SELECT chr(27) || '[31m' || chr(13) || chr(155) || 'x' AS \"\u{1b}[2J\", \
+               [chr(7), chr(8238)] AS list, 'a' || chr(10) || 'b' AS two";
+    let table = project.run(&["query", sql]).succeeded().stdout;
+    let rule = "+-----------------------------+--------------------+-----+\n";
+    let expected = format!(
+        "{rule}| \\u{{1b}}[2J                  | list               | two |\n{rule}\
+         | \\u{{1b}}[31m\\r\\u{{9b}}x | [\\u{{7}}, \\u{{202e}}] | a   |\n\
+         |                             |                    | b   |\n{rule}"
+    );
+    let squeezed = |text: &str| text.replace([' ', '-'], "");
+    assert_eq!(squeezed(&table), squeezed(&expected));
+    for output in ["csv", "json"] {
+        let sql = "SELECT chr(27) AS x";
+        let data = project.run(&["query", "--output", output, sql]).succeeded().stdout;
+        let kept = if output == "csv" { "x\n\u{1b}\n" } else { "{\"x\":\"\\u001b\"}\n" };
+        assert_eq!(data, kept);
+    }
+    let said = project.run(&["query", "SELECT \"\u{1b}[2J\u{9b}\" FROM gold.daily_metrics"]).stderr;
+    assert!(said.contains("unknown column `\\u{1b}[2J\\u{9b}`"), "{said}");
+    assert!(!said.contains(|c: char| c.is_control() && c != '\n'), "{said:?}");
 }
 
 fn mistakes_have_a_place_and_a_hint(project: &Project) {

@@ -8,7 +8,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::StreamExt;
 use uuid::Uuid;
 
-use super::dialect::{Dialect, literal, proof_query};
+use super::dialect::{Dialect, proof_query};
 use super::history;
 use super::part_files::remove_abandoned;
 use super::shape;
@@ -51,7 +51,7 @@ impl SqlDestination {
             .texts(format!(
                 "SELECT CAST(table_name AS VARCHAR) FROM information_schema.tables \
                  WHERE table_schema = {}",
-                literal(&self.statements.target.identifier(OWN_SCHEMA))
+                self.statements.dialect.literal(&self.statements.target.identifier(OWN_SCHEMA))
             ))
             .await?;
         let tables: Vec<String> = tables.into_iter().flatten().flatten().collect();
@@ -83,7 +83,7 @@ impl SqlDestination {
     async fn make_schema(&mut self, schema: &str) -> Result<()> {
         let query = format!(
             "SELECT 1 FROM information_schema.schemata WHERE schema_name = {}",
-            literal(schema)
+            self.statements.dialect.literal(schema)
         );
         if self.texts(query).await?.is_empty() {
             self.warehouse.execute(self.statements.create_schema(schema)).await?;

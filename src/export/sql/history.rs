@@ -2,7 +2,7 @@
 
 use arrow::datatypes::{DataType, TimeUnit};
 
-use super::dialect::{Dialect, literal};
+use super::dialect::Dialect;
 use crate::export::history::{DAYS_MAX, Entry};
 use crate::interval::{Instant, MICROS_PER_DAY};
 
@@ -37,25 +37,25 @@ pub fn prune(dialect: &dyn Dialect, table: &str, now: Instant) -> String {
 }
 
 /// Adds an entry, at the time of the target.
-pub fn insert(table: &str, entry: &Entry) -> String {
+pub fn insert(dialect: &dyn Dialect, table: &str, entry: &Entry) -> String {
     // Some warehouses keep no zero bytes, which a driver's words may hold.
     let details = entry.details.chars().filter(|c| *c != '\0').take(DETAILS_CHARS_MAX);
     let version = entry.version.map_or("NULL".to_owned(), |version| version.to_string());
     format!(
         "INSERT INTO {table} VALUES (CURRENT_TIMESTAMP, {}, {}, {version}, {}, {}, {:.3}, {}, {})",
-        literal(&entry.what),
-        literal(&entry.table),
-        literal(&entry.run),
+        dialect.literal(&entry.what),
+        dialect.literal(&entry.table),
+        dialect.literal(&entry.run),
         entry.rows,
         entry.seconds,
-        literal(&entry.outcome),
-        literal(&details.collect::<String>())
+        dialect.literal(&entry.outcome),
+        dialect.literal(&details.collect::<String>())
     )
 }
 
 /// The newest entries about `tables`, newest first, as [`entry`] reads them.
 pub fn query(dialect: &dyn Dialect, table: &str, tables: &[String], limit: usize) -> String {
-    let names: Vec<String> = tables.iter().map(|name| literal(name)).collect();
+    let names: Vec<String> = tables.iter().map(|name| dialect.literal(name)).collect();
     format!(
         "SELECT {}, what, table_name, CAST(version AS VARCHAR), run, CAST(row_count AS VARCHAR), \
          CAST(seconds AS VARCHAR), outcome, details FROM {table} WHERE table_name IN ({}) \

@@ -7,7 +7,7 @@ use std::time::Instant as Clock;
 
 use futures::StreamExt;
 
-use super::dialect::{Copying, exact_proof_query, literal};
+use super::dialect::{Copying, exact_proof_query};
 use super::load::FILES_MAX;
 use super::part_files::{PartFile, PartWriter};
 use super::shape;
@@ -64,7 +64,7 @@ pub async fn table(
     lines.push(ended(format!(
         "SELECT 1 / CASE WHEN ({}) = {} THEN 1 ELSE 0 END AS arrived",
         exact_proof_query(statements.dialect, &stage, &pair.stored),
-        literal(&exact(&sent))
+        statements.dialect.literal(&exact(&sent))
     )));
     let entry = Entry {
         at: None,

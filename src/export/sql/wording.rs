@@ -4,7 +4,7 @@
 use arrow::datatypes::DataType;
 use uuid::Uuid;
 
-use super::dialect::{Dialect, date, literal, quoted};
+use super::dialect::{Dialect, date, quoted};
 use super::history;
 use crate::dag::Target;
 use crate::error::Result;
@@ -68,7 +68,7 @@ impl Statements {
 
     /// The table's name in the ledger: several layers may share a schema.
     pub fn key(&self, pair: &Pair<'_>) -> String {
-        literal(&format!("{}.{}", pair.schema, pair.table))
+        self.dialect.literal(&format!("{}.{}", pair.schema, pair.table))
     }
 
     /// Makes a schema, if it is not there.
@@ -98,7 +98,7 @@ impl Statements {
             "INSERT INTO {ledger} SELECT {key}, '', {SEED_VERSION}, {}, 0, CURRENT_TIMESTAMP \
              FROM (SELECT 1 AS one) AS seed \
              WHERE NOT EXISTS (SELECT 1 FROM {ledger} WHERE table_name = {key})",
-            literal(&self.run.to_string())
+            self.dialect.literal(&self.run.to_string())
         )
     }
 
@@ -110,7 +110,7 @@ impl Statements {
             Claim::From(Some(held)) => {
                 format!(
                     " AND table_id = {} AND version = {}",
-                    literal(&held.table_id),
+                    self.dialect.literal(&held.table_id),
                     held.version
                 )
             }
@@ -119,10 +119,10 @@ impl Statements {
             "UPDATE {} SET table_id = {}, version = {},{} run = {}, \
              exported_at = CURRENT_TIMESTAMP WHERE table_name = {}{from}",
             self.own(LEDGER),
-            literal(pair.snapshot.id()),
+            self.dialect.literal(pair.snapshot.id()),
             pair.snapshot.version(),
             rows.map_or(String::new(), |rows| format!(" row_count = {rows},")),
-            literal(&self.run.to_string()),
+            self.dialect.literal(&self.run.to_string()),
             self.key(pair)
         )
     }
@@ -149,7 +149,7 @@ impl Statements {
 
     /// Adds an entry to the history.
     pub fn note(&self, entry: &Entry) -> String {
-        history::insert(&self.own(HISTORY), entry)
+        history::insert(self.dialect, &self.own(HISTORY), entry)
     }
 }
 

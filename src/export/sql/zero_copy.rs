@@ -10,7 +10,7 @@
 use arrow::datatypes::{DataType, Field};
 use url::{Host, Url};
 
-use super::dialect::{literal, quoted};
+use super::dialect::{quoted, snowflake_literal as literal};
 use crate::error::{Error, Result};
 use crate::export::pair::newest;
 use crate::lake::details::LogDetails;

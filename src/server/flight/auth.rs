@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::access::{Access, Principal};
 use crate::error::{Error, ErrorKind, Result};
+use crate::server::strangers::Peer;
 
 const AUTHORIZATION: &str = "authorization";
 /// Where clients of the older handshake send their token.
@@ -21,13 +22,18 @@ const OLDER_TOKEN: &str = "auth-token-bin";
 /// How long a handshake may keep silent.
 const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Who sends `request`.
+/// Who sends `request`; its connection is known from then on.
 pub async fn authenticate<T>(
     access: &Access,
     request: &Request<T>,
     now: i64,
 ) -> Result<Arc<Principal>> {
-    authorize(access, header_of(request.metadata())?, peer_of(request), now).await
+    let header = header_of(request.metadata())?;
+    let principal = authorize(access, header, address_of(request), now).await?;
+    if let Some(peer) = request.extensions().get::<Peer>() {
+        peer.guest.is_now_known();
+    }
+    Ok(principal)
 }
 
 /// The client's credentials are in the call's header or, as the older form has it, in the first
@@ -37,7 +43,8 @@ pub async fn handshake(
     request: Request<Streaming<HandshakeRequest>>,
     now: i64,
 ) -> Result<Response<BoxStream<'static, Result<HandshakeResponse, Status>>>, Status> {
-    let peer = peer_of(&request);
+    let connection = request.extensions().get::<Peer>().cloned();
+    let peer = address_of(&request);
     let header = header_of(request.metadata())?;
     let principal = match header {
         Some(header) => authorize(access, Some(header), peer, now).await?,
@@ -50,6 +57,9 @@ pub async fn handshake(
             None => authorize(access, None, peer, now).await?,
         },
     };
+    if let Some(connection) = connection {
+        connection.guest.is_now_known();
+    }
     let token = access.bearer(&principal, now);
     let header = MetadataValue::try_from(format!("Bearer {token}"))
         .map_err(|_| Error::internal("a token is not a header"))?;
@@ -60,7 +70,10 @@ pub async fn handshake(
 }
 
 /// Without a connection that knows its other end, all callers count as one.
-fn peer_of<T>(request: &Request<T>) -> IpAddr {
+fn address_of<T>(request: &Request<T>) -> IpAddr {
+    if let Some(peer) = request.extensions().get::<Peer>() {
+        return peer.address;
+    }
     request.remote_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
 }
 

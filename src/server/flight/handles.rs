@@ -2,7 +2,7 @@
 //! ends; and the bounded stores that ids point into. A handle says nothing of what it stands for,
 //! so that nothing a client sends is ever run or opened.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
@@ -109,12 +109,45 @@ pub struct StoreLimits {
     pub count_max: usize,
     pub count_per_user_max: usize,
     pub bytes_max: usize,
+    /// One value alone may have more.
+    pub bytes_per_user_max: usize,
     /// From the last use on.
     pub life_micros: i64,
+    /// However much it is used.
+    pub age_micros_max: i64,
+    /// What nobody used for so long gives way to others, if it must; `i64::MAX` for never.
+    pub gives_way_micros: i64,
+}
+
+/// What a value takes in memory.
+#[derive(Debug, Clone, Default)]
+pub struct Weight {
+    /// By itself, in bytes.
+    pub bytes: usize,
+    /// What it shares with other values, by name, in bytes.
+    pub shared: Vec<(String, usize)>,
+}
+
+impl Weight {
+    pub fn of(bytes: usize) -> Self {
+        Self { bytes, shared: Vec::new() }
+    }
+
+    /// What is shared counts once.
+    fn of_all<'a>(weights: impl Iterator<Item = &'a Weight>) -> usize {
+        let (mut bytes, mut shared) = (0, HashMap::new());
+        for weight in weights {
+            bytes += weight.bytes;
+            shared.extend(weight.shared.iter().map(|(name, bytes)| (name.as_str(), *bytes)));
+        }
+        bytes + shared.values().sum::<usize>()
+    }
 }
 
 /// Values by id, each of one user, until it is taken out or nobody used it for its life. Past a
-/// bound those go first whose user is done with them; if there are none, nothing more is taken.
+/// bound those go first whose user is done with them, and then those that give way: the user's own
+/// where it is the user's bound, and otherwise those of whoever holds most. If there are none,
+/// nothing more is taken.
 pub struct Store<T> {
     purpose: Purpose,
     limits: StoreLimits,
@@ -124,50 +157,75 @@ pub struct Store<T> {
 struct Entry<T> {
     value: T,
     user: String,
-    bytes: usize,
+    weight: Weight,
+    made: i64,
+    used: i64,
     expires: i64,
     is_done: bool,
 }
+
+type Entries<T> = HashMap<Uuid, Entry<T>>;
 
 impl<T: Clone> Store<T> {
     pub fn new(purpose: Purpose, limits: StoreLimits) -> Self {
         Self { purpose, limits, entries: Mutex::default() }
     }
 
-    /// Keeps `value`, of about `bytes`. A store that is full first drops what is done or expired,
-    /// and fails if there is no such value.
-    pub fn insert(&self, user: &str, value: T, bytes: usize, now: i64) -> Result<Uuid> {
-        let limits = &self.limits;
+    /// Keeps `value`. A store that is full first drops what may go, and fails if there is no such
+    /// value.
+    pub fn insert(&self, user: &str, value: T, weight: Weight, now: i64) -> Result<Uuid> {
         let mut entries = self.lock();
-        let is_full = |entries: &HashMap<Uuid, Entry<T>>| {
-            entries.len() >= limits.count_max
-                || entries.values().map(|entry| entry.bytes).sum::<usize>() + bytes
-                    > limits.bytes_max
-        };
-        let is_users_full = |entries: &HashMap<Uuid, Entry<T>>| {
-            entries.values().filter(|entry| entry.user == user).count() >= limits.count_per_user_max
-        };
-        loop {
-            let (all, users) = (is_full(&entries), is_users_full(&entries));
-            if !all && !users {
-                break;
-            }
-            let given_up = entries
-                .iter()
-                .filter(|(_, entry)| entry.is_done || entry.expires <= now)
-                .filter(|(_, entry)| all || entry.user == user)
-                .min_by_key(|(_, entry)| entry.expires)
-                .map(|(id, _)| *id);
-            match given_up {
+        while let Some(bound) = self.reached(&entries, user, &weight) {
+            match self.given_up(&entries, &bound, user, now) {
                 Some(id) => drop(entries.remove(&id)),
-                None => return Err(self.full(users && !all)),
+                None => return Err(self.full(bound == Bound::OfUser)),
             }
         }
         let id = Uuid::new_v4();
-        let expires = now.saturating_add(limits.life_micros);
+        let expires = self.end(now, now);
         let user = user.to_owned();
-        entries.insert(id, Entry { value, user, bytes, expires, is_done: false });
+        let entry = Entry { value, user, weight, made: now, used: now, expires, is_done: false };
+        entries.insert(id, entry);
         Ok(id)
+    }
+
+    /// When a value of that age ends that is used now.
+    fn end(&self, made: i64, now: i64) -> i64 {
+        let StoreLimits { life_micros, age_micros_max, .. } = self.limits;
+        now.saturating_add(life_micros).min(made.saturating_add(age_micros_max))
+    }
+
+    /// What one more value of `user` would be too much for.
+    fn reached(&self, entries: &Entries<T>, user: &str, weight: &Weight) -> Option<Bound> {
+        let limits = &self.limits;
+        let own = || entries.values().filter(move |entry| entry.user == user);
+        let (own_count, count) = (own().count(), entries.len());
+        let is_heavy = || own_count > 0 && bytes_with(own(), weight) > limits.bytes_per_user_max;
+        if own_count >= limits.count_per_user_max || is_heavy() {
+            return Some(Bound::OfUser);
+        }
+        let is_full =
+            count >= limits.count_max || bytes_with(entries.values(), weight) > limits.bytes_max;
+        is_full.then_some(Bound::OfAll)
+    }
+
+    /// What goes first.
+    fn given_up(&self, entries: &Entries<T>, bound: &Bound, user: &str, now: i64) -> Option<Uuid> {
+        let of = |whose: Option<&str>, may_go: &dyn Fn(&Entry<T>) -> bool| {
+            entries
+                .iter()
+                .filter(|(_, entry)| whose.is_none_or(|whose| entry.user == whose))
+                .filter(|(_, entry)| may_go(entry))
+                .min_by_key(|(_, entry)| entry.used)
+                .map(|(id, _)| *id)
+        };
+        let is_over = |entry: &Entry<T>| entry.is_done || entry.expires <= now;
+        let gives_way =
+            |entry: &Entry<T>| now.saturating_sub(entry.used) >= self.limits.gives_way_micros;
+        match bound {
+            Bound::OfUser => of(Some(user), &is_over).or_else(|| of(Some(user), &gives_way)),
+            Bound::OfAll => of(None, &is_over).or_else(|| of(heaviest(entries), &gives_way)),
+        }
     }
 
     fn full(&self, is_users: bool) -> Error {
@@ -203,8 +261,20 @@ impl<T: Clone> Store<T> {
             .get_mut(&id)
             .filter(|entry| entry.user == user && entry.expires > now)
             .ok_or_else(|| self.purpose.unknown())?;
-        entry.expires = now.saturating_add(self.limits.life_micros);
+        entry.used = now;
+        entry.expires = self.end(entry.made, now);
         Ok(change(&mut entry.value))
+    }
+
+    /// When it ends unless it is used before; the past if it is gone.
+    pub fn expires(&self, id: Uuid) -> i64 {
+        self.lock().get(&id).map_or(0, |entry| entry.expires)
+    }
+
+    /// How many values there are, and what they take in memory, in bytes.
+    pub fn held(&self) -> (usize, usize) {
+        let entries = self.lock();
+        (entries.len(), Weight::of_all(entries.values().map(|entry| &entry.weight)))
     }
 
     /// The user has had it all; it goes before others if room is needed.
@@ -232,16 +302,49 @@ impl<T: Clone> Store<T> {
     }
 }
 
+/// Which bound a store came to.
+#[derive(PartialEq)]
+enum Bound {
+    OfUser,
+    OfAll,
+}
+
+fn bytes_with<'a, T: 'a>(
+    entries: impl Iterator<Item = &'a Entry<T>>,
+    one_more: &'a Weight,
+) -> usize {
+    Weight::of_all(entries.map(|entry| &entry.weight).chain([one_more]))
+}
+
+/// Whose values take most.
+fn heaviest<T>(entries: &Entries<T>) -> Option<&str> {
+    let users: HashSet<&str> = entries.values().map(|entry| entry.user.as_str()).collect();
+    users.into_iter().max_by_key(|user| {
+        let own = entries.values().filter(|entry| entry.user == *user);
+        Weight::of_all(own.map(|entry| &entry.weight))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const LIFE: i64 = 100;
 
+    fn limits(count_max: usize, count_per_user_max: usize) -> StoreLimits {
+        StoreLimits {
+            count_max,
+            count_per_user_max,
+            bytes_max: 10,
+            bytes_per_user_max: 8,
+            life_micros: LIFE,
+            age_micros_max: 5 * LIFE,
+            gives_way_micros: i64::MAX,
+        }
+    }
+
     fn store(count_max: usize, count_per_user_max: usize) -> Store<&'static str> {
-        let limits =
-            StoreLimits { count_max, count_per_user_max, bytes_max: 10, life_micros: LIFE };
-        Store::new(Purpose::Result, limits)
+        Store::new(Purpose::Result, limits(count_max, count_per_user_max))
     }
 
     #[track_caller]
@@ -253,32 +356,81 @@ mod tests {
     #[test]
     fn a_store_is_bounded_by_count_by_user_and_by_bytes() {
         let small = store(2, 1);
-        small.insert("a", "1", 1, 0).unwrap();
-        check_full(small.insert("a", "2", 1, 0), "you hold as many results as you may");
-        small.insert("b", "3", 1, 0).unwrap();
-        check_full(small.insert("c", "4", 1, 0), "the server holds as many results as it may");
+        small.insert("a", "1", Weight::of(1), 0).unwrap();
+        check_full(small.insert("a", "2", Weight::of(1), 0), "you hold as many results as you may");
+        small.insert("b", "3", Weight::of(1), 0).unwrap();
+        check_full(
+            small.insert("c", "4", Weight::of(1), 0),
+            "the server holds as many results as it may",
+        );
         let wide = store(9, 9);
-        wide.insert("a", "1", 6, 0).unwrap();
-        check_full(wide.insert("a", "2", 6, 0), "the server holds as many results as it may");
+        wide.insert("a", "1", Weight::of(6), 0).unwrap();
+        check_full(
+            wide.insert("b", "2", Weight::of(6), 0),
+            "the server holds as many results as it may",
+        );
+    }
+
+    #[test]
+    fn one_user_leaves_room_to_others_and_what_is_shared_counts_once() {
+        let store = store(9, 9);
+        let shared = |bytes| Weight { bytes, shared: vec![("t@1".to_owned(), 4)] };
+        store.insert("a", "1", shared(1), 0).unwrap();
+        store.insert("a", "2", shared(3), 0).unwrap();
+        check_full(store.insert("a", "3", shared(1), 0), "you hold as many results as you may");
+        assert_eq!(store.held(), (2, 8));
+        store.insert("b", "4", shared(2), 0).unwrap();
+        assert_eq!(store.held(), (3, 10));
+        // Alone it may be more than the user's share.
+        Store::new(Purpose::Result, limits(9, 9)).insert("a", "1", Weight::of(9), 0).unwrap();
+    }
+
+    #[test]
+    fn what_was_long_unused_gives_way_first_that_of_whoever_holds_most() {
+        let limits = StoreLimits { gives_way_micros: 10, ..limits(9, 2) };
+        let store = Store::new(Purpose::Result, limits);
+        let insert = |user: &str, bytes, now| store.insert(user, "", Weight::of(bytes), now);
+        let (first, second) = (insert("a", 2, 0).unwrap(), insert("a", 2, 1).unwrap());
+        check_full(insert("a", 2, 9), "you hold as many results as you may");
+        assert!(store.get(first, "a", 9).is_ok());
+        let third = insert("a", 4, 11).unwrap();
+        assert!(store.get(second, "a", 11).is_err(), "longest unused");
+        let other = insert("b", 3, 12).unwrap();
+        check_full(insert("c", 3, 13), "the server holds as many results as it may");
+        insert("c", 3, 21).unwrap();
+        let kept = [(first, "a"), (third, "a"), (other, "b")]
+            .map(|(id, user)| store.get(id, user, 21).is_ok());
+        assert_eq!(kept, [false, true, true]);
+    }
+
+    #[test]
+    fn use_keeps_a_value_to_its_greatest_age() {
+        let store = store(9, 9);
+        let id = store.insert("a", "1", Weight::of(1), 0).unwrap();
+        for now in (0..5 * LIFE).step_by(LIFE as usize / 2) {
+            assert!(store.get(id, "a", now).is_ok(), "{now}");
+        }
+        assert_eq!(store.expires(id), 5 * LIFE);
+        assert!(store.get(id, "a", 5 * LIFE).is_err());
     }
 
     #[test]
     fn what_is_done_with_or_expired_makes_room_and_nothing_else_does() {
         let store = store(2, 2);
-        let first = store.insert("a", "1", 1, 0).unwrap();
-        let second = store.insert("a", "2", 1, 1).unwrap();
+        let first = store.insert("a", "1", Weight::of(1), 0).unwrap();
+        let second = store.insert("a", "2", Weight::of(1), 1).unwrap();
         store.set_done(second);
-        let third = store.insert("b", "3", 1, 2).unwrap();
+        let third = store.insert("b", "3", Weight::of(1), 2).unwrap();
         assert_eq!(store.get(first, "a", 3).unwrap(), "1");
         assert_eq!(store.get(second, "a", 3).unwrap_err().kind, ErrorKind::NotFound);
-        store.insert("a", "4", 1, 2 + LIFE).unwrap();
+        store.insert("a", "4", Weight::of(1), 2 + LIFE).unwrap();
         assert_eq!(store.get(third, "b", 3 + LIFE).unwrap_err().kind, ErrorKind::NotFound);
     }
 
     #[test]
     fn a_value_is_its_users_alone_and_lives_from_its_last_use() {
         let store = store(9, 9);
-        let id = store.insert("a", "1", 1, 0).unwrap();
+        let id = store.insert("a", "1", Weight::of(1), 0).unwrap();
         store.remove(id, "b");
         assert!(store.get(id, "b", 1).is_err());
         assert_eq!(store.get(id, "a", LIFE - 1).unwrap(), "1");

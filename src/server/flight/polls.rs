@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 use uuid::Uuid;
 
-use super::handles::{Handle, Purpose, Store, StoreLimits};
+use super::handles::{Handle, Purpose, Store, StoreLimits, Weight};
 use crate::access::{Access, Principal};
 use crate::error::{Error, Result};
 
@@ -23,7 +23,10 @@ const LIMITS: StoreLimits = StoreLimits {
     count_max: 256,
     count_per_user_max: 64,
     bytes_max: 256 * POLL_BYTES,
+    bytes_per_user_max: 64 * POLL_BYTES,
     life_micros: LIFE_MICROS,
+    age_micros_max: i64::MAX,
+    gives_way_micros: i64::MAX,
 };
 const POLL_BYTES: usize = 65_536;
 const TYPE_URL: &str = "type.googleapis.com/flowguard.Poll";
@@ -65,7 +68,7 @@ impl Polls {
         if let Some(outcome) = poll.within(self.wait_max).await? {
             return outcome.map(complete);
         }
-        let id = self.store.insert(&caller.user, poll, POLL_BYTES, now)?;
+        let id = self.store.insert(&caller.user, poll, Weight::of(POLL_BYTES), now)?;
         Ok(self.pending(caller, id, now))
     }
 

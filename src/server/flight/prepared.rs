@@ -12,7 +12,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use tonic::Status;
 
 use super::columns::{ipc_schema, parameter_schema, result_schema};
-use super::handles::{Handle, Purpose, Store, StoreLimits};
+use super::handles::{Handle, Purpose, Store, StoreLimits, Weight};
 use crate::access::{Access, Principal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::statements::{Statement, Statements, Terms};
@@ -28,7 +28,10 @@ const LIMITS: StoreLimits = StoreLimits {
     count_max: 1_024,
     count_per_user_max: 512,
     bytes_max: 256 << 20,
+    bytes_per_user_max: 64 << 20,
     life_micros: LIFE_MICROS,
+    age_micros_max: AGE_MICROS_MAX,
+    gives_way_micros: i64::MAX,
 };
 /// Of the parameters of one execution.
 const PARAMETER_BYTES_MAX: usize = 16 << 20;
@@ -66,9 +69,9 @@ impl PreparedStatements {
         let statement = self.statements.plan(caller, sql, &terms).await?;
         let dataset_schema = ipc_schema(&result_schema(statement.schema()))?;
         let parameter_schema = ipc_schema(&parameter_schema(statement.parameters()))?;
-        let bytes = statement.held_bytes();
+        let weight = Weight { bytes: statement.held_bytes(), shared: statement.pinned() };
         let prepared = Prepared { statement, terms, planned: now, parameters: None };
-        let id = self.store.insert(&caller.user, prepared, bytes, now)?;
+        let id = self.store.insert(&caller.user, prepared, weight, now)?;
         let handle = Handle { id, part: 0, expires: now.saturating_add(AGE_MICROS_MAX) };
         let sealed = handle.seal(&self.access, Purpose::Prepared, &caller.user);
         Ok(ActionCreatePreparedStatementResult {

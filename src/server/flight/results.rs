@@ -19,26 +19,30 @@ use uuid::Uuid;
 
 use super::columns::{ipc_schema, result_schema};
 use super::encode::messages;
-use super::handles::{Handle, Purpose, Store, StoreLimits};
+use super::handles::{Handle, Purpose, Store, StoreLimits, Weight};
 use crate::access::{Access, Principal};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::statements::Statement;
+use crate::statements::{Statement, Statements};
 
-/// How long a ticket is good for, unless it is renewed.
-const LIFE_MICROS: i64 = 10 * 60 * 1_000_000;
+const MICROS_PER_SECOND: i64 = 1_000_000;
+/// What is held pins versions of tables in memory.
 const LIMITS: StoreLimits = StoreLimits {
     count_max: 1_024,
     count_per_user_max: 512,
     bytes_max: 256 << 20,
-    life_micros: LIFE_MICROS,
+    bytes_per_user_max: 64 << 20,
+    // How long a ticket is good for, unless it is renewed.
+    life_micros: 10 * 60 * MICROS_PER_SECOND,
+    age_micros_max: 60 * 60 * MICROS_PER_SECOND,
+    gives_way_micros: 30 * MICROS_PER_SECOND,
 };
-const MICROS_PER_SECOND: i64 = 1_000_000;
 
 /// Results that wait for their users, until they expire. Cheap to clone.
 #[derive(Clone)]
 pub struct Results {
     access: Access,
+    statements: Statements,
     store: Arc<Store<Planned>>,
     clock: Clock,
 }
@@ -69,8 +73,9 @@ impl Drop for Reading {
 }
 
 impl Results {
-    pub fn new(access: Access, clock: Clock) -> Self {
-        Self { access, store: Arc::new(Store::new(Purpose::Result, LIMITS)), clock }
+    pub fn new(access: Access, statements: Statements, clock: Clock) -> Self {
+        let store = Arc::new(Store::new(Purpose::Result, LIMITS));
+        Self { access, statements, store, clock }
     }
 
     /// Keeps `statement` and tells its caller how to read it.
@@ -84,10 +89,11 @@ impl Results {
         let mut info = FlightInfo::new().with_descriptor(descriptor);
         info.schema = ipc_schema(&schema)?;
         let user = statement.principal().user.clone();
-        let bytes = statement.held_bytes();
+        let weight = Weight { bytes: statement.held_bytes(), shared: statement.pinned() };
         let read = (0..parts).map(|_| AtomicBool::new(false)).collect();
         let planned = Planned { statement, schema, read };
-        let id = self.store.insert(&user, planned, bytes, self.clock.micros())?;
+        let id = self.store.insert(&user, planned, weight, self.clock.micros())?;
+        self.measure();
         for part in 0..parts {
             let part = u32::try_from(part).map_err(|_| Error::internal("too many parts"))?;
             info.endpoint.push(self.endpoint(id, part, &user));
@@ -97,7 +103,7 @@ impl Results {
 
     /// Without a location, so that clients stay on the connection they have.
     fn endpoint(&self, id: Uuid, part: u32, user: &str) -> FlightEndpoint {
-        let expires = self.clock.micros().saturating_add(LIFE_MICROS);
+        let expires = self.store.expires(id);
         let sealed = Handle { id, part, expires }.seal(&self.access, Purpose::Result, user);
         let ticket = TicketStatementQuery { statement_handle: sealed.into() };
         let mut endpoint =
@@ -152,17 +158,36 @@ impl Results {
 
     pub fn sweep(&self) {
         self.store.sweep(self.clock.micros());
+        self.measure();
+    }
+
+    fn measure(&self) {
+        let (count, bytes) = self.store.held();
+        self.statements.figures().set_held(count, bytes);
     }
 
     fn open(&self, caller: &Principal, ticket: &TicketStatementQuery) -> Result<(Handle, Planned)> {
         let (user, now) = (&caller.user, self.clock.micros());
         let sealed = &ticket.statement_handle;
         let handle = Handle::unseal(&self.access, Purpose::Result, sealed, user, now)?;
-        let planned = self.store.get(handle.id, user, now)?;
+        let planned = self.store.get(handle.id, user, now).map_err(|_| given_up())?;
         if **planned.statement.principal() != *caller {
             let message = "your rights have changed since the statement was planned";
             return Err(Error::new(ErrorKind::Denied, message).hint("run the statement again"));
         }
         Ok((handle, planned))
     }
+}
+
+/// The ticket is good, and what it is for is not there.
+fn given_up() -> Error {
+    let message =
+        "the result is not held any more: it was cancelled, or gave way to later ones of yours";
+    Error::new(ErrorKind::NotFound, message).hint(format!(
+        "run the statement again and read it soon; the results of a user are {} at most, take {} MiB \
+         with what they pin, and live {} minutes",
+        LIMITS.count_per_user_max,
+        LIMITS.bytes_per_user_max >> 20,
+        LIMITS.age_micros_max / 60 / MICROS_PER_SECOND
+    ))
 }

@@ -10,7 +10,7 @@ use chrono_tz::Tz;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use uuid::Uuid;
 
-use super::handles::{Handle, Purpose, Store, StoreLimits};
+use super::handles::{Handle, Purpose, Store, StoreLimits, Weight};
 use super::messages::{OptionError, OptionErrorValue, OptionValue, SessionOption, SessionOptions};
 use crate::access::{Access, Principal};
 use crate::engine::CATALOG;
@@ -22,6 +22,8 @@ use crate::table::Layer;
 /// The cookie's name, as the protocol suggests; clients that keep no cookies may send the value as
 /// a header of the same name.
 const COOKIE: &str = "arrow_flight_session_id";
+/// Options that also come as headers. `timezone` before those that it reads.
+const HEADERS: [&str; 2] = ["timezone", "schema"];
 const LIFE_MICROS: i64 = 60 * 60 * 1_000_000;
 /// However much it is used.
 const AGE_MICROS_MAX: i64 = 7 * 24 * LIFE_MICROS;
@@ -29,7 +31,10 @@ const LIMITS: StoreLimits = StoreLimits {
     count_max: 4_096,
     count_per_user_max: 1_024,
     bytes_max: 4_096 * SESSION_BYTES,
+    bytes_per_user_max: 1_024 * SESSION_BYTES,
     life_micros: LIFE_MICROS,
+    age_micros_max: AGE_MICROS_MAX,
+    gives_way_micros: i64::MAX,
 };
 const SESSION_BYTES: usize = 256;
 
@@ -62,9 +67,11 @@ impl Sessions {
         match cookie_of(metadata) {
             Some(cookie) => {
                 let id = self.id_of(caller, &cookie, now)?;
-                self.store.get(id, &caller.user, now)?.terms()
+                let mut options = Options::of_headers(metadata)?;
+                options.set_by(&self.store.get(id, &caller.user, now)?);
+                options.terms()
             }
-            None => Ok(Terms::default()),
+            None => Options::of_headers(metadata)?.terms(),
         }
     }
 
@@ -82,7 +89,8 @@ impl Sessions {
         let (id, cookie) = match known {
             Some(id) => (id, None),
             None => {
-                let id = self.store.insert(&caller.user, Options::default(), SESSION_BYTES, now)?;
+                let weight = Weight::of(SESSION_BYTES);
+                let id = self.store.insert(&caller.user, Options::default(), weight, now)?;
                 (id, Some(self.cookie(caller, id, now)?))
             }
         };
@@ -151,6 +159,33 @@ fn cookie_of(metadata: &MetadataMap) -> Option<String> {
 }
 
 impl Options {
+    /// What comes with every call: the JDBC driver sends the properties of its URL that it does not
+    /// know as headers.
+    fn of_headers(metadata: &MetadataMap) -> Result<Self> {
+        let mut options = Self::default();
+        for name in HEADERS {
+            let Some(value) = metadata.get(name).and_then(|value| value.to_str().ok()) else {
+                continue;
+            };
+            let text = OptionValue::String(value.to_owned());
+            options.set(name, Some(&text)).map_err(|_| {
+                Error::invalid(format!("the header `{name}` is `{value}`, which is none"))
+                    .hint("schemas are bronze, silver and gold; time zones as in Europe/Rome")
+            })?;
+        }
+        Ok(options)
+    }
+
+    /// What `others` set holds before what was set here.
+    fn set_by(&mut self, others: &Self) {
+        self.layer = others.layer.or(self.layer);
+        self.timezone = others.timezone.or(self.timezone);
+        self.start = others.start.or(self.start);
+        self.end = others.end.or(self.end);
+        self.rows_max = others.rows_max.or(self.rows_max);
+        self.run_ms_max = others.run_ms_max.or(self.run_ms_max);
+    }
+
     fn terms(&self) -> Result<Terms> {
         let range = match (self.start, self.end) {
             (Some(start), Some(end)) => Some(Range::new(start, end)?),

@@ -49,7 +49,7 @@ impl Server {
     pub fn new(statements: Statements, access: Access, clock: Clock) -> Result<Self> {
         Ok(Self(Arc::new(Shared {
             catalog: Catalog::new(statements.clone())?,
-            results: Results::new(access.clone(), clock.clone()),
+            results: Results::new(access.clone(), statements.clone(), clock.clone()),
             prepared: PreparedStatements::new(statements.clone(), access.clone()),
             polls: Polls::new(access.clone()),
             sessions: Sessions::new(access.clone()),

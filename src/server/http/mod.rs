@@ -26,14 +26,17 @@ use tokio_util::sync::CancellationToken;
 pub use site::{Readiness, Site};
 
 use self::failure::Failure;
-use self::site::Peer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::health::told_to;
 use crate::server::listen::Connection;
+use crate::server::strangers::Peer;
 
 /// A request's line and headers together.
 const HEADER_BYTES_MAX: u32 = 64 << 10;
 const HEADER_TIME_MAX: Duration = Duration::from_secs(30);
+/// After which a connection of somebody who has not said who they are ends with the request that is
+/// under way; the listener's patience is longer, and ends it at once.
+const STRANGER_PATIENCE: Duration = Duration::from_secs(20);
 /// Requests at once on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 64;
 /// How often a silent HTTP/2 client is asked whether it is still there, and how long it has for that.
@@ -77,7 +80,8 @@ fn warn_of_panic(ended: std::result::Result<(), tokio::task::JoinError>) {
 }
 
 async fn converse(connection: Connection, router: Router, stop: CancellationToken) {
-    let peer = Peer(connection.peer());
+    let peer = connection.peer();
+    let guest = Arc::clone(&peer.guest);
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -92,8 +96,18 @@ async fn converse(connection: Connection, router: Router, stop: CancellationToke
         .keep_alive_timeout(PONG_TIME_MAX);
     let service = TowerToHyperService::new(router.layer(Extension(peer)));
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(connection), service));
+    let must_end = async {
+        tokio::time::sleep(STRANGER_PATIENCE).await;
+        if guest.is_known() {
+            std::future::pending::<()>().await;
+        }
+    };
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
+        () = must_end => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
         () = stop.cancelled() => {
             serving.as_mut().graceful_shutdown();
             serving.await
@@ -138,7 +152,7 @@ async fn ready(
         (true, _) => "ready\n".to_owned(),
     };
     if is_verbose {
-        let principal = site.principal(peer, &parts).await?;
+        let principal = site.principal(&peer, &parts).await?;
         for line in told_to(&principal, &broken) {
             said.push_str(&line);
             said.push('\n');
@@ -154,7 +168,7 @@ async fn metrics(
     request: Request,
 ) -> std::result::Result<Response, Failure> {
     let (parts, _) = request.into_parts();
-    site.principal(peer, &parts).await?;
+    let principal = site.principal(&peer, &parts).await?;
     let content_type = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    Ok((content_type, site.metrics.text()).into_response())
+    Ok((content_type, site.metrics.text(&principal)).into_response())
 }

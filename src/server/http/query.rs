@@ -18,9 +18,10 @@ use serde_json::{Map, Value};
 
 use super::failure::Failure;
 use super::form::{Encoder, Form};
-use super::site::{Peer, Site};
+use super::site::Site;
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::interval::{Instant, Range};
+use crate::server::strangers::Peer;
 use crate::statements::{SQL_BYTES_MAX, Terms};
 
 use arrow::array::RecordBatch;
@@ -49,7 +50,7 @@ pub async fn by_address(
     request: Request,
 ) -> std::result::Result<Response, Failure> {
     let (parts, _) = request.into_parts();
-    let principal = site.principal(peer, &parts).await?;
+    let principal = site.principal(&peer, &parts).await?;
     let form = Form::accepted(&parts.headers)?;
     let asked = Asked::in_pairs(parts.uri.query().unwrap_or_default().as_bytes())?;
     let statement = site.statements.plan(&principal, &asked.sql, &asked.terms()?).await?;
@@ -63,7 +64,7 @@ pub async fn by_body(
     request: Request,
 ) -> std::result::Result<Response, Failure> {
     let (parts, body) = request.into_parts();
-    let principal = site.principal(peer, &parts).await?;
+    let principal = site.principal(&peer, &parts).await?;
     let form = Form::accepted(&parts.headers)?;
     let asked = Asked::in_body(&parts.headers, &read(body).await?)?;
     let statement = site.statements.plan(&principal, &asked.sql, &asked.terms()?).await?;

@@ -13,6 +13,7 @@ use crate::access::{Access, Principal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lake::Lake;
 use crate::server::metrics::Metrics;
+use crate::server::strangers::Peer;
 use crate::statements::Statements;
 
 /// How long an answer of the lake counts; strangers may ask for it.
@@ -34,13 +35,15 @@ pub struct Site {
 #[derive(Default)]
 pub struct Readiness(Mutex<Option<(Clock, bool)>>);
 
-/// Where a request comes from.
-#[derive(Debug, Clone, Copy)]
-pub struct Peer(pub IpAddr);
-
 impl Site {
-    /// Whoever sent the request.
-    pub async fn principal(self: &Arc<Self>, peer: Peer, parts: &Parts) -> Result<Arc<Principal>> {
+    /// Whoever sent the request; its connection is known from then on.
+    pub async fn principal(self: &Arc<Self>, peer: &Peer, parts: &Parts) -> Result<Arc<Principal>> {
+        let principal = self.authorized(peer.address, parts).await?;
+        peer.guest.is_now_known();
+        Ok(principal)
+    }
+
+    async fn authorized(self: &Arc<Self>, peer: IpAddr, parts: &Parts) -> Result<Arc<Principal>> {
         if self.access.is_open() {
             refuse_foreign_pages(parts)?;
             return Ok(Arc::new(Principal::local()));
@@ -52,7 +55,7 @@ impl Site {
         })?;
         let (site, header) = (Arc::clone(self), header.map(str::to_owned));
         let checked = tokio::task::spawn_blocking(move || {
-            site.access.authorize(header.as_deref(), peer.0, site.clock.micros())
+            site.access.authorize(header.as_deref(), peer, site.clock.micros())
         });
         checked.await.map_err(|source| {
             Error::internal("the check of an authorization stopped").source(source)

@@ -5,7 +5,8 @@ mod postgresql;
 mod snowflake;
 mod words;
 
-pub use words::{Copying, Dialect, date, literal, quoted};
+pub use snowflake::literal as snowflake_literal;
+pub use words::{Copying, Dialect, date, quoted};
 
 use arrow::datatypes::SchemaRef;
 

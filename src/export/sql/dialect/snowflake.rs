@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, TimeUnit};
 use url::Url;
 use uuid::Uuid;
 
-use super::words::{Copying, Dialect, literal};
+use super::words::{Copying, Dialect};
 use crate::config::Secret;
 use crate::error::{Error, Result};
 use crate::warehouse::libraries::{Library, SNOWFLAKE};
@@ -103,6 +103,10 @@ impl Dialect for Snowflake {
             }
         }
         Ok(options)
+    }
+
+    fn literal(&self, text: &str) -> String {
+        literal(text)
     }
 
     /// Instants without a zone are read in the session's.
@@ -253,6 +257,12 @@ impl Dialect for Snowflake {
     }
 }
 
+/// A text literal, in which a backslash begins an escape.
+/// <https://docs.snowflake.com/en/sql-reference/data-types-text#escape-sequences-in-single-quoted-string-constants>
+pub fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\\', r"\\").replace('\'', "''"))
+}
+
 impl Copying for Snowflake {
     /// Without fail-safe storage, which rows on their way do not need.
     /// <https://docs.snowflake.com/en/user-guide/tables-temp-transient>
@@ -295,6 +305,13 @@ impl Copying for Snowflake {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_backslash_in_a_literal_is_none_of_an_escape() {
+        assert_eq!(literal(r"C:\new 'x'\"), r"'C:\\new ''x''\\'");
+        let put = Snowflake.put(Path::new(r"/tmp/a\b.parquet"), "s");
+        assert!(put.starts_with(r"PUT 'file:///tmp/a\\b.parquet' @s "), "{put}");
+    }
 
     fn options(place: &str) -> Result<Vec<(String, String)>> {
         let options = Snowflake.options(place.to_owned())?.into_iter();

@@ -92,6 +92,11 @@ pub trait Dialect: Send + Sync {
         None
     }
 
+    /// A text literal.
+    fn literal(&self, text: &str) -> String {
+        literal(text)
+    }
+
     /// A table's name within its schema.
     fn table(&self, schema: &str, table: &str) -> String {
         format!("{}.{}", quoted(schema), quoted(table))
@@ -119,8 +124,8 @@ pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// A text literal in standard SQL.
-pub fn literal(text: &str) -> String {
+/// A text literal in standard SQL, in which a backslash is one.
+pub(super) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
