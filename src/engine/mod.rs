@@ -213,8 +213,7 @@ pub async fn planned_statement(
     mut statement: Statement,
 ) -> datafusion::common::Result<LogicalPlan> {
     shape::bound(&mut statement)?;
-    rules::prepare(&mut statement)?;
-    rules::named(state.statement_to_plan(statement).await?)
+    rules::planned(state, statement).await
 }
 
 /// `plan` with every value cast to the type that it is computed in. Only then do its columns have

@@ -523,6 +523,94 @@ const RIGHT: &[(&str, &str)] = &[
         "\"\"",
     ),
     ("SELECT count(*) FILTER (WHERE n > 1) FROM (SELECT count(*) AS n FROM silver.one)", "0"),
+    ("SELECT sum(n), sum(CAST(n AS DOUBLE)) FROM (VALUES (10), (2)) t(n)", "12,12.0"),
+    ("SELECT max(n), max(CAST(n AS TEXT)) AS m FROM (VALUES (10), (2)) t(n)", "10,2"),
+    ("SELECT max(n::TEXT), max(n) FROM (VALUES (10), (2)) t(n)", "2,10"),
+    ("SELECT max(CAST(n AS TEXT)) FROM (VALUES (10), (2)) t(n) HAVING max(n) > 5", "2"),
+    ("SELECT max(CAST(n AS TEXT)) FROM (VALUES (10), (2)) t(n) GROUP BY n ORDER BY max(n)", "2 10"),
+    (
+        "SELECT count(DISTINCT CAST(s AS DOUBLE)) AS a, count(DISTINCT s) AS b FROM (VALUES ('1.0'), ('1')) t(s)",
+        "1,2",
+    ),
+    (
+        "SELECT s, count(*) FROM (VALUES ('1.0'), ('1')) t(s) GROUP BY CAST(s AS DOUBLE), s ORDER BY s",
+        "1,1 1.0,1",
+    ),
+    (
+        "SELECT CAST(s AS DOUBLE) AS d, s AS e, count(*) FROM (VALUES ('1.0'), ('1')) t(s) GROUP BY CAST(s AS DOUBLE), s ORDER BY e",
+        "1.0,1,1 1.0,1.0,1",
+    ),
+    ("SELECT abs(n), abs(CAST(n AS DOUBLE)) FROM (VALUES (-2)) t(n)", "2,2.0"),
+    (
+        "SELECT abs(CAST(n AS DOUBLE)), abs(CAST(n AS BIGINT)) FROM (VALUES (-2)) t(n) WHERE n IN (SELECT CAST(n AS BIGINT) FROM (VALUES (-2)) u(n))",
+        "2.0,2",
+    ),
+    (
+        "SELECT max(CAST(n AS TEXT)) OVER (), max(n) OVER () FROM (VALUES (10), (2)) t(n)",
+        "2,10 2,10",
+    ),
+    ("SELECT -CAST(n AS DOUBLE), -n FROM (VALUES (10)) t(n)", "-10.0,-10"),
+    (
+        "SELECT a FROM (SELECT max(n) AS b, max(CAST(n AS TEXT)) AS a FROM (VALUES (10), (2)) t(n))",
+        "2",
+    ),
+    (
+        "SELECT sum(n + CAST(1.5 AS DOUBLE)), sum(n + CAST(1.5 AS DECIMAL(2,1))) FROM (VALUES (1)) t(n)",
+        "2.5,2.5",
+    ),
+    // What a total comes to, whatever its rows, it also comes to without any.
+    (
+        "SELECT 1 FROM (VALUES (0)) a(k) WHERE 1 NOT IN (SELECT NULL FROM (VALUES (1)) b(k) WHERE b.k = a.k HAVING false)",
+        "1",
+    ),
+    (
+        "SELECT 1 FROM (VALUES (0)) a(k) WHERE NOT EXISTS (SELECT 1 FROM (VALUES (1)) b(k) WHERE b.k = a.k HAVING false)",
+        "1",
+    ),
+    (
+        "SELECT 1 FROM (VALUES (0)) a(k) WHERE 1 IN (SELECT 1 FROM (VALUES (1)) b(k) WHERE b.k = a.k HAVING true)",
+        "1",
+    ),
+    (
+        "SELECT 1 FROM (VALUES (0)) a(k) WHERE 1 NOT IN (SELECT count(*) FROM (VALUES (1)) b(k) WHERE b.k = a.k HAVING count(*) < 0 AND 1 = 2)",
+        "1",
+    ),
+    (
+        "SELECT k, (SELECT 5 FROM (VALUES (1)) b(k) WHERE b.k = a.k HAVING true) FROM (VALUES (0), (1)) a(k) ORDER BY k",
+        "0,5 1,5",
+    ),
+    (
+        "SELECT k, (SELECT CASE WHEN true THEN 1 ELSE count(*) END FROM (VALUES (1)) b(k) WHERE b.k = a.k) FROM (VALUES (0), (1)) a(k) ORDER BY k",
+        "0,1 1,1",
+    ),
+    (
+        "SELECT k, (SELECT 1 FROM (SELECT count(*) AS c FROM (VALUES (1)) b(k) WHERE b.k = a.k)) FROM (VALUES (0), (1)) a(k) ORDER BY k",
+        "0,1 1,1",
+    ),
+    (
+        "SELECT k, (SELECT count(*) > 0 OR true FROM (VALUES (1)) b(k) WHERE b.k = a.k) FROM (VALUES (0), (1)) a(k) ORDER BY k",
+        "0,true 1,true",
+    ),
+    (
+        "SELECT k, (SELECT c > 0 FROM (SELECT 0 * count(*) AS c FROM (VALUES (1)) b(k) WHERE b.k = a.k) x) FROM (VALUES (0), (1)) a(k) ORDER BY k",
+        "0,false 1,false",
+    ),
+    (
+        "SELECT a.k, b.x FROM (VALUES (0), (10)) a(k) LEFT JOIN (VALUES (0, 5)) b(k, x) ON a.k = b.k AND 0 = a.k ORDER BY a.k",
+        "0,5 10,",
+    ),
+    (
+        "SELECT a.k, b.k FROM (VALUES (5), (4)) a(k) LEFT JOIN (VALUES (5), (4)) b(k) ON a.k = b.k AND 5 > a.k AND b.k <= 5 ORDER BY a.k",
+        "4,4 5,",
+    ),
+    (
+        "SELECT a.k, b.k FROM (VALUES (5), (4)) a(k) FULL JOIN (VALUES (5), (4)) b(k) ON a.k = b.k AND 2 + 2 = a.k AND b.k = 4 ORDER BY a.k, b.k",
+        "4,4 5, ,5",
+    ),
+    (
+        "SELECT k FROM (SELECT k FROM (VALUES (5), (4)) a(k) WHERE 4 = k) WHERE k = 4 AND 4 <= k",
+        "4",
+    ),
 ];
 
 /// Statement, and what its columns are called.
@@ -530,12 +618,18 @@ const CALLED: &[(&str, &str)] = &[
     ("SELECT CAST(n AS TEXT), n::TEXT::INT FROM (VALUES (1)) t(n) ORDER BY n", "n,n_2"),
     ("SELECT (t.n)::TEXT, max(n)::TEXT FROM (VALUES (1)) t(n) GROUP BY n ORDER BY 1", "n,max(n)"),
     ("SELECT CAST(\"N m\" AS TEXT) FROM (SELECT 1 AS \"N m\") ORDER BY \"N m\"", "N m"),
+    (
+        "SELECT sum(n), sum(CAST(n AS DOUBLE)) FROM (VALUES (1)) t(n)",
+        "sum(t.n),sum(CAST(n AS DOUBLE))",
+    ),
     ("SELECT 1 AS a FROM silver.one HAVING false UNION ALL SELECT 2 AS b FROM silver.one", "a"),
     ("(SELECT 1 AS a FROM silver.one WHERE false UNION SELECT 2) UNION ALL SELECT 3 AS b", "a"),
 ];
 
 /// Statement, and a part of what is said of it.
 const REFUSED: &[(&str, &str)] = &[
+    ("SELECT to_timestamp(x) FROM (VALUES (CAST(1e300 AS DOUBLE))) t(x)", "1e300"),
+    ("SELECT to_timestamp(CAST('NaN' AS DOUBLE))", "NaN"),
     (
         "SELECT avg(s) FROM (VALUES ('a')) t(s)",
         "function 'avg' does not take these arguments: Function 'avg' requires",

@@ -1,6 +1,7 @@
 //! A number that is cast to a time counts seconds since 1970, whatever its type. DataFusion 55.2 counts
 //! seconds of a BIGINT, and of other numbers the parts of a second that the time has; and it does not
-//! know SQL's TIMESTAMP of [`super::types`] for one that it should count seconds for.
+//! know SQL's TIMESTAMP of [`super::types`] for one that it should count seconds for. `to_timestamp` of a
+//! double that no time can be gives the nearest one, and 1970 of NaN: it is an error like a cast's.
 
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::config::ConfigOptions;
@@ -15,6 +16,14 @@ const SECONDS: DataType = DataType::Decimal128(38, 6);
 
 /// Says of casts of numbers to times what they count. Before type coercion.
 pub fn counted(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    if let Expr::ScalarFunction(call) = &mut expr
+        && call.func.name() == "to_timestamp"
+        && let [value] = call.args.as_mut_slice()
+        && value.get_type(schema).is_ok_and(|of| of.is_floating())
+    {
+        *value = cast(std::mem::take(value), SECONDS);
+        return Ok(Transformed::yes(expr));
+    }
     let (value, target, convert): (_, _, fn(Expr, DataType) -> Expr) = match &mut expr {
         Expr::Cast(of) => (&mut of.expr, of.field.data_type().clone(), cast),
         Expr::TryCast(of) => (&mut of.expr, of.field.data_type().clone(), try_cast),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::common::Result;
-use datafusion::common::tree_node::Transformed;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
 use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
 use datafusion::optimizer::optimizer::ApplyOrder;
@@ -27,7 +27,8 @@ pub fn excepted(rules: Vec<Rule>) -> Vec<Rule> {
             name if name == distinct.name() => aggregates_decimals,
             _ => |_| false,
         };
-        Arc::new(Excepted { rule, except }) as Rule
+        let takes_filters = rule.name() == filters.name();
+        Arc::new(Excepted { rule, except, takes_filters }) as Rule
     };
     rules.into_iter().chain([Arc::new(UnionNames) as Rule]).map(with_exception).collect()
 }
@@ -63,10 +64,38 @@ fn aggregates_decimals(plan: &LogicalPlan) -> bool {
     node.schema.fields().iter().any(|field| field.data_type().is_decimal())
 }
 
+/// Conditions with the constant to the right. DataFusion 55.2 holds `0 = k` against `k = 0` as if they were
+/// two values that `k` must have, and takes `5 > k` for no sharper than `k <= 5`. In ON it leaves the
+/// constant where it is, and takes what follows for the other side from there: `LEFT JOIN b ON a.k = b.k
+/// AND 0 = a.k` found nothing (apache/datafusion#24763).
+fn with_constants_last(plan: LogicalPlan) -> Result<LogicalPlan> {
+    if !matches!(plan, LogicalPlan::Filter(_) | LogicalPlan::Join(_)) {
+        return Ok(plan);
+    }
+    let turned = plan.map_expressions(|expr| {
+        expr.transform_down(|part| match part {
+            Expr::BinaryExpr(mut both)
+                if both.left.as_literal().is_some() && both.right.as_literal().is_none() =>
+            {
+                let Some(op) = both.op.swap() else {
+                    return Ok(Transformed::no(Expr::BinaryExpr(both)));
+                };
+                both.op = op;
+                std::mem::swap(&mut both.left, &mut both.right);
+                Ok(Transformed::yes(Expr::BinaryExpr(both)))
+            }
+            part => Ok(Transformed::no(part)),
+        })
+    })?;
+    Ok(turned.data)
+}
+
 #[derive(Debug)]
 struct Excepted {
     rule: Rule,
     except: fn(&LogicalPlan) -> bool,
+    /// Whether it reads conditions, and moves them.
+    takes_filters: bool,
 }
 
 impl OptimizerRule for Excepted {
@@ -84,6 +113,7 @@ impl OptimizerRule for Excepted {
         config: &dyn OptimizerConfig,
     ) -> Result<Transformed<LogicalPlan>> {
         check()?;
+        let plan = if self.takes_filters { with_constants_last(plan)? } else { plan };
         if (self.except)(&plan) {
             Ok(Transformed::no(plan))
         } else {

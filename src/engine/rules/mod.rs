@@ -3,6 +3,7 @@
 //! version raised, its file can go; the tests of `it::right_answers` say whether too early.
 
 mod arithmetic;
+mod cast_marks;
 mod cast_names;
 mod constants;
 mod correlated;
@@ -13,6 +14,7 @@ mod exceptions;
 mod extremes;
 mod far_times;
 mod floats;
+mod folded_totals;
 mod group_limit;
 mod lists;
 mod local_time;
@@ -70,6 +72,7 @@ pub fn state(builder: SessionStateBuilder, config: SessionConfig) -> SessionStat
     for aggregate in extremes::extremes().into_iter().chain([sum::checked_sum()]) {
         state.register_udaf(Arc::new(aggregate)).expect("a state takes any function");
     }
+    state.register_udf(Arc::new(cast_marks::function())).expect("a state takes any function");
     let growing: Vec<_> = state.scalar_functions().values().filter_map(bounded).collect();
     for function in growing {
         state.register_udf(Arc::new(function)).expect("a state takes any function");
@@ -90,17 +93,19 @@ pub fn parsed(state: &SessionState, sql: &str) -> Result<Statement> {
     })
 }
 
-/// Makes of what was parsed what its text says, and refuses what no rule can make right.
-pub fn prepare(statement: &mut Statement) -> Result<()> {
-    let Some(statement) = explained(statement) else { return Ok(()) };
-    syntax::correct(statement)?;
-    cast_names::name(statement);
-    using::resolve(statement)
-}
-
-/// The plan of what was prepared.
-pub fn named(plan: LogicalPlan) -> Result<LogicalPlan> {
-    cast_names::restored(plan)
+/// The plan of what a statement's text says. What no rule can make right is refused.
+pub async fn planned(state: &SessionState, mut statement: Statement) -> Result<LogicalPlan> {
+    if let Some(statement) = explained(&mut statement) {
+        syntax::correct(statement)?;
+        cast_names::name(statement);
+        using::resolve(statement)?;
+    }
+    let mut again = statement.clone();
+    let mut planned = state.statement_to_plan(statement).await;
+    if cast_marks::is_confused(&planned) && explained(&mut again).is_some_and(cast_marks::mark) {
+        planned = state.statement_to_plan(again).await.or(planned);
+    }
+    cast_names::restored(planned?)
 }
 
 /// `0.1` is a decimal, as it is written.
@@ -115,9 +120,11 @@ fn with_exact_values(mut config: SessionConfig) -> SessionConfig {
 
 fn analyzer() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     vec![
+        Arc::new(Expressions::up("unmarked_casts", cast_marks::unmarked)),
         Arc::new(Nodes::new("merge_using", using::merged)),
         Arc::new(Nodes::new("count_occurrences", set_operation::counted)),
         Arc::new(Nodes::new("three_valued_subqueries", subquery::three_valued)),
+        Arc::new(Expressions::up("constant_totals", folded_totals::constant)),
         Arc::new(Nodes::new("correlated_values", correlated::by_row)),
         Arc::new(Expressions::up("absent_rows", empty_scalar::nullable)),
         Arc::new(Expressions::up("epochs", epochs::counted)),
