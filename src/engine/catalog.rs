@@ -1,6 +1,6 @@
 //! Puts pinned versions of lake tables, and views over them, into a session under their names.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -15,6 +15,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 
 use super::fault::engine_error;
+use super::veil::without_words;
 use super::{CATALOG, Engine, coerced, planned};
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::lake::{Lake, Snapshot};
@@ -218,8 +219,20 @@ async fn expanded(view: &Model, tables: Tables<'_>, pins: &mut Pins) -> Result<V
     let planned = planned.and_then(|plan| coerced(&state, plan));
     let plan = planned.map_err(|error| engine_error(&doing, error))?;
     // What it reads must not be learned from how it is written.
-    let is_open = view.inputs.iter().all(|input| (tables.may_read)(input));
-    Ok(ViewTable::new(plan, is_open.then(|| view.sql.clone())))
+    let hidden: Vec<&TableName> =
+        view.inputs.iter().filter(|input| !(tables.may_read)(input)).collect();
+    if hidden.is_empty() {
+        return Ok(ViewTable::new(plan, Some(view.sql.clone())));
+    }
+    let mut words = HashSet::new();
+    for name in hidden {
+        words.extend([name.layer.to_string(), name.name().to_owned()]);
+        if let Ok(table) = inner.table_provider(reference(name)).await {
+            words.extend(table.schema().fields().iter().map(|field| field.name().clone()));
+        }
+    }
+    let plan = without_words(plan, &words).map_err(|error| engine_error(&doing, error))?;
+    Ok(ViewTable::new(plan, None))
 }
 
 fn veiled(view: &TableName, error: Error) -> Error {

@@ -1,7 +1,35 @@
 //! What is said of a statement over a view that reads what whoever asks may not read: plans and errors
 //! name tables, columns, files and values of it.
 
+use std::collections::HashSet;
+
+use datafusion::common::{Column, Result};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+
 use crate::error::{Error, ErrorKind};
+
+/// A view's plan without `hidden` words in the names of its columns: one that is computed and was
+/// given no name is called by what it is computed from, as in `max(bronze.orders_raw.price)`. It
+/// becomes `column_1`, or the number of its place.
+pub fn without_words(plan: LogicalPlan, hidden: &HashSet<String>) -> Result<LogicalPlan> {
+    let is_of_name = |c: char| c.is_alphanumeric() || c == '_';
+    let is_hidden = |name: &str| {
+        !name.chars().all(is_of_name)
+            && name.split(|c: char| !is_of_name(c)).any(|word| hidden.contains(word))
+    };
+    if !plan.schema().fields().iter().any(|field| is_hidden(field.name())) {
+        return Ok(plan);
+    }
+    let columns = plan.schema().iter().enumerate().map(|(at, (table, field))| {
+        let column = Expr::Column(Column::new(table.cloned(), field.name()));
+        match is_hidden(field.name()) {
+            true => column.alias(format!("column_{}", at + 1)),
+            false => column,
+        }
+    });
+    let columns: Vec<Expr> = columns.collect();
+    LogicalPlanBuilder::from(plan).project(columns)?.build()
+}
 
 /// Why EXPLAIN is refused.
 pub fn hidden_plan() -> Error {

@@ -357,6 +357,7 @@ mod tests {
             stay.deadline.as_mut().reset(tokio::time::Instant::now());
         };
         over(&mut connection);
+        tokio::time::sleep(Duration::from_millis(20)).await;
         client.write_all(b"more").await.unwrap();
         let ended = connection.read(&mut buffer).await.unwrap_err();
         assert_eq!(ended.kind(), io::ErrorKind::TimedOut, "whatever else it says");
@@ -366,6 +367,7 @@ mod tests {
         let mut connection = incoming.next().await.unwrap().unwrap();
         over(&mut connection);
         connection.peer().guest.is_now_known();
+        tokio::time::sleep(Duration::from_millis(20)).await;
         client.write_all(b"more").await.unwrap();
         assert_eq!(connection.read(&mut buffer).await.unwrap(), 4);
         drop(connection);

@@ -145,11 +145,11 @@ impl IngestFigures {
     fn write(&self, page: &mut Page, principal: &Principal) {
         type Total = fn(&WorkerReport) -> u64;
         let totals: [(&str, &str, Total); 5] = [
-            ("flowguard_ingest_rows_total", "Rows committed to bronze.", |t| t.rows),
+            ("flowguard_ingest_rows_total", "Rows committed.", |t| t.rows),
             ("flowguard_ingest_rejects_total", "Messages in the dead letters.", |t| t.rejects),
             ("flowguard_ingest_payload_bytes_total", "Bytes of messages.", |t| t.payload_bytes),
             ("flowguard_ingest_file_bytes_total", "Bytes of data files.", |t| t.file_bytes),
-            ("flowguard_ingest_commits_total", "Commits to bronze.", |t| t.commits),
+            ("flowguard_ingest_commits_total", "Commits.", |t| t.commits),
         ];
         let ingested = self.lock();
         let tables: Vec<(&TableName, &Commits)> =
@@ -173,7 +173,7 @@ impl IngestFigures {
             let labels = labels.each_ref().map(|(key, value)| (*key, value.as_str()));
             page.histogram("flowguard_ingest_commit_seconds", &labels, &seconds);
         }
-        let help = "Offsets that the broker has and bronze has not.";
+        let help = "Offsets that the broker has and the lake has not.";
         page.family("flowguard_ingest_lag_offsets", "gauge", help);
         let positions = ingested.positions.iter().filter(|(table, _)| principal.may_read(table));
         for position in positions.flat_map(|(_, positions)| positions) {

@@ -1,6 +1,7 @@
 //! Limits of statements over Flight SQL that hold for a statement in all its parts, whoever reads them and
 //! in whatever order; readers that stall; and where names without a layer are looked for.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use arrow_flight::{FlightEndpoint, FlightInfo};
@@ -14,15 +15,27 @@ use tonic::{Code, Status};
 use url::Url;
 
 use crate::flight::{Client, LONG, Server, ask, info, limits, query, status, text};
-use crate::program::Project;
+use crate::program::{Project, SMALL_DEMO, model};
 use crate::served::PATIENCE;
 
-/// A file and more per part for every day, and far more bytes than a connection takes unread.
-const DAYS: [&str; 6] = ["--orders", "1000", "--clicks", "6000", "--days", "12"];
-const WIDE: &str = "SELECT event_id, repeat('x', 20000) AS x FROM silver.clicks_cleaned";
+/// Large enough for two parts.
+const MANY: &str =
+    "SELECT md5(CAST(value AS VARCHAR)) AS id, value AS n FROM generate_series(1, 2400000)";
+/// Far more bytes of each part than a connection takes unread.
+const WIDE: &str = "SELECT id, repeat('x', 200) AS x FROM silver.many";
+
+fn of_many() -> Project {
+    let project = Project::of_models(&[("silver/many", &model("kind: full", MANY))]);
+    project.run(&["run"]).succeeded();
+    project
+}
 
 async fn serve(project: &Project, limits: StatementLimits) -> Server {
-    let lake = Url::from_directory_path(project.lake()).unwrap();
+    serve_lake(project, &project.folder().join(".flowguard"), limits).await
+}
+
+async fn serve_lake(project: &Project, lake: &Path, limits: StatementLimits) -> Server {
+    let lake = Url::from_directory_path(lake).unwrap();
     let lake = Lake::open(&lake, &S3Access::default()).unwrap();
     let (access, clock) = (Access::open(), Clock::of_machine());
     Server::within(project.folder(), lake, access, clock, limits).await
@@ -53,7 +66,7 @@ async fn parts(client: &mut Client, sql: &str) -> FlightInfo {
 /// Both parts wait for the one place; whoever gets it has it for both.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_part_does_not_wait_behind_its_own_statement() {
-    let project = Project::of_demo(&DAYS);
+    let project = of_many();
     let server = serve(&project, StatementLimits { admission: alone(), ..limits() }).await;
     let mut client = server.client().await;
     let info = parts(&mut client, WIDE).await;
@@ -89,9 +102,9 @@ async fn a_part_does_not_wait_behind_its_own_statement() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_limit_of_rows_is_one_of_all_parts() {
-    let project = Project::of_demo(&DAYS);
+    let project = of_many();
     let free = serve(&project, limits()).await;
-    let sql = "SELECT event_id FROM silver.clicks_cleaned";
+    let sql = "SELECT id FROM silver.many WHERE n % 10 = 0";
     let mut client = free.client().await;
     let counts = parts(&mut client, sql).await;
     let mut all = 0;
@@ -114,7 +127,7 @@ async fn the_limit_of_rows_is_one_of_all_parts() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_time_to_run_is_one_of_all_parts() {
-    let project = Project::of_demo(&DAYS);
+    let project = of_many();
     let run_max = Duration::from_secs(2);
     let server = serve(&project, StatementLimits { run_max, ..limits() }).await;
     let mut client = server.client().await;
@@ -144,7 +157,7 @@ async fn the_time_to_run_is_one_of_all_parts() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_stalls_gives_its_place_back() {
-    let project = Project::of_demo(&DAYS);
+    let project = of_many();
     let unread_max = Duration::from_secs(1);
     let limits = StatementLimits { admission: alone(), unread_max, ..limits() };
     let server = serve(&project, limits).await;
@@ -170,8 +183,8 @@ async fn a_reader_that_stalls_gives_its_place_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_without_a_layer_are_looked_for_in_silver_or_the_schema_that_is_set() {
-    let project = Project::of_demo(&DAYS);
-    let server = serve(&project, limits()).await;
+    let project = Project::of_demo(&SMALL_DEMO);
+    let server = serve_lake(&project, project.lake(), limits()).await;
     let mut client = server.client().await;
     let counted = ask(&mut client, "SELECT count(*) AS n FROM silver.clicks_cleaned").await;
     for sql in [
@@ -204,7 +217,7 @@ async fn names_without_a_layer_are_looked_for_in_silver_or_the_schema_that_is_se
     // As the JDBC driver sends a property of its URL that it does not know.
     client.set_header("schema", "gold");
     let counted = ask(&mut client, "SELECT count(*) AS n FROM daily_metrics").await;
-    assert_eq!(counted, "+----+\n| n  |\n+----+\n| 12 |\n+----+");
+    assert_eq!(counted, "+---+\n| n |\n+---+\n| 2 |\n+---+");
     client.set_header("schema", "lead");
     let refused = status(client.execute("SELECT 1".to_owned(), None).await.unwrap_err());
     assert_eq!(refused.code(), Code::InvalidArgument);

@@ -130,7 +130,7 @@ impl Lakehouse {
             );
         }
         let (engine, lake, models) = (&self.engine, &self.lake, &self.models);
-        let layer = Some(Layer::Silver);
+        let layer = Layer::Silver;
         let planner = Planner { engine, lake, models, may_read: &|_| true, layer };
         let query = planner.plan(session, &source).await.map_err(|error| refusal(&error))?;
         let mut stream = match is_optimised {
