@@ -194,7 +194,7 @@ async fn names_without_a_layer_are_looked_for_in_silver_or_the_schema_that_is_se
     ] {
         assert_eq!(ask(&mut client, sql).await, counted, "{sql}");
     }
-    let travels = |name: &str| format!("SELECT count(*) AS n FROM table_at('{name}', 1)");
+    let travels = |name: &str| format!("SELECT count(*) AS n FROM table_at('{name}', 0)");
     let older = ask(&mut client, &travels("silver.clicks_cleaned")).await;
     assert_eq!(ask(&mut client, &travels("clicks_cleaned")).await, older);
     let mut prepared =

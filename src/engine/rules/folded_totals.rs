@@ -9,7 +9,7 @@ use std::sync::Arc;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, DFSchemaRef, Result};
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{Aggregate, Distinct, Expr, LogicalPlan};
+use datafusion::logical_expr::{Aggregate, Distinct, Expr, LogicalPlan, lit};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 
 /// Puts constants in the place of subqueries that have no other value.
@@ -44,16 +44,26 @@ impl Total {
             }
             LogicalPlan::Projection(node) => {
                 let Some(inner) = Self::of(&node.input)? else { return Ok(None) };
-                let inputs = node.input.schema().columns().into_iter().zip(inner.values);
-                let inputs: HashMap<Column, Expr> = inputs.collect();
+                let inputs = inner.under(&node.input);
                 let values = node.expr.iter().map(|expr| over(expr.clone(), &inputs));
                 Ok(Some(Self { values: values.collect::<Result<_>>()?, ..inner }))
+            }
+            LogicalPlan::Filter(node) => {
+                let Some(inner) = Self::of(&node.input)? else { return Ok(None) };
+                let kept = over(node.predicate.clone(), &inner.under(&node.input))?;
+                let kept = simplified(kept, &inner.schema);
+                Ok((kept == Some(lit(true))).then_some(inner))
             }
             LogicalPlan::SubqueryAlias(node) => Self::of(&node.input),
             LogicalPlan::Distinct(Distinct::All(input)) => Self::of(input),
             LogicalPlan::Sort(node) if node.fetch.is_none() => Self::of(&node.input),
             _ => Ok(None),
         }
+    }
+
+    /// The values, under the names of the columns of `plan` that they are.
+    fn under(&self, plan: &LogicalPlan) -> HashMap<Column, Expr> {
+        plan.schema().columns().into_iter().zip(self.values.clone()).collect()
     }
 }
 
