@@ -30,12 +30,13 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt};
+use tokio::sync::OnceCell;
 use url::Url;
 
 use self::ledger::{ACTIONS_KEY, LEDGER_KEY, Ledger};
 use self::loaded::{Loaded, Standing};
 use self::store::{S3Access, store_error};
-use self::transactions::{At, Transactions};
+use self::transactions::{At, Transactions, Values};
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::{Layer, TableName};
 
@@ -161,7 +162,8 @@ impl Lake {
         let mut transactions =
             self.transactions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let transactions = transactions.entry(name.clone()).or_default().clone();
-        Ok(Snapshot { name: name.clone(), table, version, transactions })
+        let values = Arc::default();
+        Ok(Snapshot { name: name.clone(), table, version, transactions, values })
     }
 
     /// Drops the cached snapshot, so that the next one is read from the store alone. Commits on a
@@ -291,6 +293,8 @@ pub struct Snapshot {
     table: DeltaTable,
     version: u64,
     transactions: Transactions,
+    /// Of this version; read when first asked for.
+    values: Arc<OnceCell<Arc<Values>>>,
 }
 
 impl Snapshot {
@@ -328,21 +332,12 @@ impl Snapshot {
 
     /// The next value recorded for `app_id`, if any, in exactly this version.
     pub async fn transaction(&self, app_id: &str) -> Result<Option<i64>> {
-        let log_store = self.table.log_store();
-        let at = At { table_id: self.id(), version: self.version, log_store: &log_store };
-        if let Some(value) = self.transactions.value(&at, app_id).await? {
-            return Ok(value);
-        }
-        let value = self.replayed_transaction(app_id).await?;
-        self.transactions.note(&at, app_id, value);
-        Ok(value)
-    }
-
-    /// The same, asked of the log itself.
-    async fn replayed_transaction(&self, app_id: &str) -> Result<Option<i64>> {
-        self.eager().transaction_version(self.table.log_store().as_ref(), app_id).await.map_err(
-            |source| store_error(&format!("cannot read the log of `{}`", self.name), source),
-        )
+        let values = self.values.get_or_try_init(|| async {
+            let log_store = self.table.log_store();
+            let at = At { table_id: self.id(), version: self.version, log_store: &log_store };
+            self.transactions.values(&at).await
+        });
+        Ok(values.await?.get(app_id).copied())
     }
 
     /// This version as a table for the query engine.
