@@ -9,6 +9,7 @@ use url::Url;
 use crate::error::{Diagnostic, Error, ErrorKind, Result};
 use crate::source::{Source, choice_hint};
 
+mod option_names;
 mod raw;
 mod secret;
 pub mod settings;
@@ -23,6 +24,7 @@ pub fn expanded(text: &str, variables: &BTreeMap<String, String>) -> Result<Stri
     })
 }
 
+use option_names::OPTION_NAMES;
 use raw::{Layers, Origin};
 use settings::{OPTIONS_KEY, OWNED_OPTIONS, SETTINGS, Setting};
 
@@ -461,6 +463,13 @@ impl Reader<'_> {
                 };
                 let message = format!("client option `{name}` belongs to FlowGuard");
                 self.layers.report(&key, message, Some(hint.into()));
+            } else if !OPTION_NAMES.contains(&name) {
+                let hint = match crate::error::did_you_mean(name, OPTION_NAMES) {
+                    Some(known) => format!("did you mean `{known}`?"),
+                    None => "the names are librdkafka's own; see docs/ingest.md".to_owned(),
+                };
+                let message = format!("there is no client option `{name}`");
+                self.layers.report(&key, message, Some(hint));
             }
             options.insert(name.to_owned(), Secret::new(text));
         }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use toml::de::{DeTable, DeValue};
 
+use super::option_names::OPTION_NAMES;
 use super::settings::{self, FOREIGN_PREFIXES, Form, OPTIONS_KEY, SETTINGS, VARIABLE_PREFIX};
 use crate::error::Diagnostic;
 use crate::source::{Source, choice_hint};
@@ -195,22 +196,28 @@ impl<'a> Layers<'a> {
         }
     }
 
-    /// `k=v` lines or `;`-separated.
+    /// `k=v` lines or `;`-separated. Nothing of an entry that is none is shown: it may be the rest of
+    /// a password with a `;` in it.
     fn read_options(&mut self, text: &str, origin: &Origin) {
-        for entry in text.split(['\n', ';']).map(str::trim).filter(|entry| !entry.is_empty()) {
-            match entry.split_once('=') {
-                Some((name, value)) if !name.trim().is_empty() => {
-                    let key = format!("{OPTIONS_KEY}.{}", name.trim());
-                    let raw = Raw { text: value.trim().to_owned(), origin: origin.clone() };
-                    self.values.insert(key, raw);
+        for (number, entry) in entries(text).iter().enumerate() {
+            let found = entry.split_once('=').map(|(name, value)| (name.trim(), value.trim()));
+            let problem = match found {
+                Some((name, value)) if OPTION_NAMES.contains(&name) => {
+                    let raw = Raw { text: value.to_owned(), origin: origin.clone() };
+                    self.values.insert(format!("{OPTIONS_KEY}.{name}"), raw);
+                    continue;
                 }
-                _ => {
-                    // The entry itself is not shown: it may be half of a password with a `;` in it.
-                    let message = "an entry of `kafka.options` is not `name=value`".to_owned();
-                    let hint = "separate entries by line breaks or `;`; a value that contains `;` goes into flowguard.toml";
-                    self.report_outside("environment", message, Some(hint.into()));
-                }
-            }
+                Some(_) => "names no option of librdkafka",
+                None => "is not `name=value`",
+            };
+            let place = match origin {
+                Origin::Flag => "command line",
+                _ => "environment",
+            };
+            let message = format!("entry {} of `{OPTIONS_KEY}` {problem}", number + 1);
+            let hint = "entries are separated by line breaks or `;`; a `;` within a value is \
+                        written `;;`";
+            self.report_outside(place, message, Some(hint.into()));
         }
     }
 
@@ -230,6 +237,22 @@ impl<'a> Layers<'a> {
             }
         }
     }
+}
+
+/// What stands between line breaks and `;`, without what is empty; `;;` is a `;`.
+fn entries(text: &str) -> Vec<String> {
+    let (mut entries, mut entry) = (Vec::new(), String::new());
+    let mut letters = text.chars().peekable();
+    while let Some(letter) = letters.next() {
+        match letter {
+            ';' if letters.next_if_eq(&';').is_some() => entry.push(';'),
+            ';' | '\n' => entries.push(std::mem::take(&mut entry)),
+            letter => entry.push(letter),
+        }
+    }
+    entries.push(entry);
+    entries.retain(|entry| !entry.trim().is_empty());
+    entries
 }
 
 /// Whether the value of a key must never be shown.

@@ -265,13 +265,41 @@ fn bad_toml_is_reported_without_its_line() {
     assert!(!text.contains("hunter2"), "{text}");
 }
 
+const ENTRIES_HINT: &str =
+    "\n    hint: entries are separated by line breaks or `;`; a `;` within a value is written `;;`";
+
 #[test]
-fn an_option_that_is_not_name_and_value_is_not_shown() {
+fn the_tail_of_a_password_with_a_semicolon_was_shown() {
+    let options = |text: &str, problem: &str| {
+        check(
+            "",
+            &[("FLOWGUARD_KAFKA_OPTIONS", text)],
+            &[],
+            &format!("environment: entry 2 of `kafka.options` {problem}{ENTRIES_HINT}"),
+        );
+    };
+    options("sasl.password=hun;ter2", "is not `name=value`");
+    options("sasl.password=hun;ter=2", "names no option of librdkafka");
+    options("sasl.password=hun;=2", "names no option of librdkafka");
+    options("sasl.password=hun;group.idd=2", "names no option of librdkafka");
+}
+
+#[test]
+fn a_semicolon_within_an_option_is_doubled() {
+    let text = "sasl.password=;;hun;;ter=2;;;\n;sasl.username = a;";
+    let config = load("", &[("FLOWGUARD_KAFKA_OPTIONS", text)], &[]).unwrap();
+    let options = &config.kafka.options;
+    assert_eq!(options["sasl.password"].expose(), ";hun;ter=2;");
+    assert_eq!(options["sasl.username"].expose(), "a");
+}
+
+#[test]
+fn an_option_that_there_is_not_is_refused_where_it_stands() {
     check(
-        "",
-        &[("FLOWGUARD_KAFKA_OPTIONS", "sasl.password=hun;ter2")],
+        "kafka.options.\"sasl.pasword\" = \"hunter2\"\n",
         &[],
-        "environment: an entry of `kafka.options` is not `name=value`\n    hint: separate entries by line breaks or `;`; a value that contains `;` goes into flowguard.toml",
+        &[],
+        "flowguard.toml:1:32: there is no client option `sasl.pasword`\n    hint: did you mean `sasl.password`?",
     );
 }
 
