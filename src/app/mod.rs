@@ -5,6 +5,7 @@ pub mod export;
 pub mod ingest;
 pub mod project;
 pub mod serve;
+mod standing;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::ingest::{IngestEvent, OnEvent, Setup, Tables, ingest};
 use super::project::{Checked, Watched};
+use super::standing::Standings;
 use super::{App, bronze_of, threads_of};
 use crate::access::Access;
 use crate::clock::Clock;
@@ -438,21 +439,16 @@ struct Ingesting {
 impl Ingesting {
     /// Ingests until `stop`, then commits what is buffered.
     async fn run(self, stop: CancellationToken) -> Result<()> {
-        let (figures, health) = (self.figures.clone(), self.health.clone());
-        let on_event: OnEvent = Arc::new(move |table, event| {
-            let part = Part::Ingestion(table.clone());
-            match event {
-                IngestEvent::Committed(report) => {
-                    health.mend(&part);
-                    figures.add(table, report);
-                }
-                IngestEvent::Failed(error) => drop(health.is_new(part, &error.line())),
-                IngestEvent::Works => health.mend(&part),
-                IngestEvent::Ended => {
-                    health.mend(&part);
-                    figures.set_positions(table, Vec::new());
-                }
+        let standings = Standings::new(self.figures.clone(), self.health.clone());
+        let (figures, told) = (self.figures.clone(), standings.clone());
+        let on_event: OnEvent = Arc::new(move |table, event| match event {
+            IngestEvent::Committed(report) => {
+                told.set_worker(table, None);
+                figures.add(table, report);
             }
+            IngestEvent::Failed(error) => told.set_worker(table, Some(error.line())),
+            IngestEvent::Works => told.set_worker(table, None),
+            IngestEvent::Ended => told.forget(table),
         });
         let setup = Setup {
             app: Arc::clone(&self.app),
@@ -465,11 +461,11 @@ impl Ingesting {
         let tables = Tables::Watched(self.project.clone());
         tokio::select! {
             ingested = ingest(Arc::new(setup), tables, &stop) => ingested.into_result().map(drop),
-            never = self.watch_positions() => match never {},
+            never = self.watch_positions(&standings) => match never {},
         }
     }
 
-    async fn watch_positions(&self) -> Infallible {
+    async fn watch_positions(&self, standings: &Standings) -> Infallible {
         let mut ticks = tokio::time::interval(POSITIONS_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -479,11 +475,13 @@ impl Ingesting {
                 let (table, pipeline) = (&model.name, &self.app.config.ingest.pipeline);
                 self.figures.expect(table.clone());
                 let found = positions(&self.app.lake, model, pipeline, &self.kafka).await;
-                let found = found.unwrap_or_else(|error| {
-                    tracing::warn!(%table, %error, "the lag is unknown");
-                    Vec::new()
-                });
-                self.figures.set_positions(table, found);
+                let problem = found.as_ref().err();
+                if standings.set_positions(table, problem.map(Error::line))
+                    && let Some(error) = problem
+                {
+                    tracing::warn!(%table, %error, hint = error.hint, "the lag is unknown");
+                }
+                self.figures.set_positions(table, found.unwrap_or_default());
             }
         }
     }

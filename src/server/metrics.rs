@@ -105,6 +105,8 @@ pub struct IngestFigures(Arc<Mutex<Ingested>>);
 #[derive(Default)]
 struct Ingested {
     tables: BTreeMap<TableName, Commits>,
+    /// Whether each table is ingested, as far as is known.
+    up: BTreeMap<TableName, bool>,
     /// As last seen; none while the broker or the lake cannot be asked.
     positions: BTreeMap<TableName, Vec<Position>>,
 }
@@ -131,6 +133,18 @@ impl IngestFigures {
         for (count, bound) in commits.within.iter_mut().zip(COMMIT_SECONDS_BUCKETS) {
             *count += u64::from(seconds <= bound);
         }
+    }
+
+    /// Whether the table is ingested.
+    pub fn set_up(&self, table: &TableName, is_up: bool) {
+        self.lock().up.insert(table.clone(), is_up);
+    }
+
+    /// The table is no longer ingested; what was committed stays counted.
+    pub fn forget(&self, table: &TableName) {
+        let mut ingested = self.lock();
+        ingested.up.remove(table);
+        ingested.positions.remove(table);
     }
 
     /// In place of those that were there; none while they cannot be asked for.
@@ -172,6 +186,11 @@ impl IngestFigures {
             let labels = [("table", table.to_string())];
             let labels = labels.each_ref().map(|(key, value)| (*key, value.as_str()));
             page.histogram("flowguard_ingest_commit_seconds", &labels, &seconds);
+        }
+        let help = "1 while a worker ingests the table and its brokers answer, else 0.";
+        page.family("flowguard_ingest_up", "gauge", help);
+        for (table, is_up) in ingested.up.iter().filter(|(table, _)| principal.may_read(table)) {
+            page.sample("flowguard_ingest_up", &[("table", &table.to_string())], u8::from(*is_up));
         }
         let help = "Offsets that the broker has and the lake has not.";
         page.family("flowguard_ingest_lag_offsets", "gauge", help);
@@ -262,6 +281,7 @@ mod tests {
             end_offset: 9,
             lag: 4,
         };
+        figures.set_up(&table, true);
         figures.set_positions(&table, vec![position]);
         let mut page = Page::default();
         figures.write(&mut page, &Principal::local());
@@ -289,6 +309,7 @@ mod tests {
             [
                 "flowguard_ingest_commit_seconds_sum{table=\"bronze.orders_raw\"} 3.04",
                 "flowguard_ingest_commit_seconds_count{table=\"bronze.orders_raw\"} 2",
+                "flowguard_ingest_up{table=\"bronze.orders_raw\"} 1",
                 "flowguard_ingest_lag_offsets{table=\"bronze.orders_raw\",topic=\"raw.\\\"orders\\\"\",partition=\"3\"} 4",
             ]
             .map(str::to_owned),
