@@ -164,7 +164,7 @@ pub async fn ingest(setup: Arc<Setup>, tables: Tables, stop: &CancellationToken)
 struct Ingesting {
     setup: Arc<Setup>,
     stop: CancellationToken,
-    workers: JoinSet<(TableName, Result<WorkerReport>)>,
+    workers: JoinSet<(TableName, Outcome)>,
     tables: BTreeMap<TableName, Table>,
     ingested: Ingested,
 }
@@ -175,6 +175,24 @@ struct Table {
     text: Option<String>,
     state: State,
     refused: Attempts,
+}
+
+impl Table {
+    /// How long to wait after a failure: what went well in between has nothing to do with earlier
+    /// troubles.
+    fn pause_after(&mut self, has_recovered: bool) -> Duration {
+        if has_recovered {
+            self.refused = REFUSED.begin(0);
+        }
+        self.refused.pause().unwrap_or_default()
+    }
+}
+
+/// What watching one table's workers came to.
+struct Outcome {
+    ended: Result<WorkerReport>,
+    /// Whether any of them worked for a while.
+    has_recovered: bool,
 }
 
 enum State {
@@ -286,7 +304,7 @@ impl Ingesting {
     }
 
     fn ended(&mut self, ended: Ended) {
-        let (name, outcome) = match ended {
+        let (name, Outcome { ended, has_recovered }) = match ended {
             Ok(ended) => ended,
             Err(source) => {
                 // A worker's thread that panics is an error of its table; this is its watcher.
@@ -296,7 +314,7 @@ impl Ingesting {
         };
         let Some(table) = self.tables.get_mut(&name) else { return };
         let is_watched = self.setup.until == Until::Stopped && !self.stop.is_cancelled();
-        match outcome {
+        match ended {
             Ok(report) => {
                 self.ingested.failed.remove(&name);
                 self.ingested.reports.insert(name, report);
@@ -308,7 +326,7 @@ impl Ingesting {
             }
             Err(error) => {
                 (self.setup.on_event)(&name, IngestEvent::Failed(&error));
-                let pause = table.refused.pause().unwrap_or_default();
+                let pause = table.pause_after(has_recovered);
                 table.state = State::Waits(tokio::time::Instant::now() + pause);
                 if is_watched {
                     tracing::error!(table = %name, %error, hint = error.hint, "the table is not ingested; it is tried again");
@@ -319,7 +337,7 @@ impl Ingesting {
     }
 }
 
-type Ended = std::result::Result<(TableName, Result<WorkerReport>), tokio::task::JoinError>;
+type Ended = std::result::Result<(TableName, Outcome), tokio::task::JoinError>;
 
 /// Opens one table and runs its worker. One that loses its broker or store starts again, except
 /// when draining once; other failures are for the caller.
@@ -328,23 +346,24 @@ async fn supervise(
     name: &TableName,
     checked: &Checked,
     stop: &CancellationToken,
-) -> Result<WorkerReport> {
+) -> Outcome {
     let mut restarts = RESTART.begin(0);
-    let mut was_lost = false;
+    let (mut was_lost, mut has_recovered) = (false, false);
     loop {
         let life = Arc::new(Life::default());
         let outcome = match open(setup, name, checked).await {
             Ok(pipeline) => run(setup, pipeline, &life, stop).await,
             Err(error) => Err(error),
         };
+        has_recovered |= life.has_recovered();
         let error = match outcome {
-            Ok(report) => return Ok(report),
+            Ok(report) => return Outcome { ended: Ok(report), has_recovered },
             Err(error) => error,
         };
         // A broker that just came back may not know its topics for a moment.
         let may_pass = error.kind.is_retryable() || (was_lost && error.kind == ErrorKind::NotFound);
         if !may_pass || setup.until == Until::Drained || stop.is_cancelled() {
-            return Err(error);
+            return Outcome { ended: Err(error), has_recovered };
         }
         if life.has_recovered() {
             restarts = RESTART.begin(0);
@@ -353,7 +372,7 @@ async fn supervise(
         (setup.on_event)(name, IngestEvent::Failed(&error));
         tracing::warn!(table = %name, %error, "ingestion stopped, starting again");
         if stop.run_until_cancelled(restarts.wait()).await.is_none() {
-            return Ok(WorkerReport::default());
+            return Outcome { ended: Ok(WorkerReport::default()), has_recovered };
         }
     }
 }
@@ -434,6 +453,15 @@ mod tests {
         let life = Life::default();
         life.has_committed.store(true, Ordering::Relaxed);
         assert!(life.has_recovered());
+    }
+
+    /// It was never forgotten: a table that was refused some days ago waited 10 minutes at once.
+    #[test]
+    fn a_table_that_worked_in_between_is_tried_again_soon() {
+        let state = State::Drained;
+        let mut table = Table { text: None, state, refused: REFUSED.begin(0) };
+        let pauses = [false, false, false, true, false].map(|worked| table.pause_after(worked));
+        assert_eq!(pauses, [10, 20, 40, 10, 20].map(Duration::from_secs));
     }
 
     fn failed(errors: &[(&str, ErrorKind, &str)]) -> BTreeMap<TableName, Error> {
