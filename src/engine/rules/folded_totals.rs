@@ -9,7 +9,8 @@ use std::sync::Arc;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, DFSchemaRef, Result};
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{Aggregate, Distinct, Expr, LogicalPlan, lit};
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{Aggregate, BinaryExpr, Distinct, Expr, LogicalPlan, Operator, lit};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 
 /// Puts constants in the place of subqueries that have no other value.
@@ -52,7 +53,7 @@ impl Total {
                 let Some(inner) = Self::of(&node.input)? else { return Ok(None) };
                 let kept = over(node.predicate.clone(), &inner.under(&node.input))?;
                 let kept = simplified(kept, &inner.schema);
-                Ok((kept == Some(lit(true))).then_some(inner))
+                Ok(kept.is_some_and(|kept| is_always_true(&kept)).then_some(inner))
             }
             LogicalPlan::SubqueryAlias(node) => Self::of(&node.input),
             LogicalPlan::Distinct(Distinct::All(input)) => Self::of(input),
@@ -65,6 +66,17 @@ impl Total {
     fn under(&self, plan: &LogicalPlan) -> HashMap<Column, Expr> {
         plan.schema().columns().into_iter().zip(self.values.clone()).collect()
     }
+}
+
+/// A HAVING without totals is parsed as one of a count, which is never negative.
+fn is_always_true(condition: &Expr) -> bool {
+    split_conjunction(condition).into_iter().all(|part| match part {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::GtEq, right }) => {
+            matches!(&**left, Expr::Column(column) if column.name.starts_with("count("))
+                && **right == lit(0_i64)
+        }
+        part => *part == lit(true),
+    })
 }
 
 /// `expr` with what its columns are.
