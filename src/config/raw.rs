@@ -262,7 +262,9 @@ pub fn is_secret(key: &str) -> bool {
         return ["password", "secret", "key"].iter().any(|word| option.contains(word))
             // The value of this one carries a password inside.
             || option.contains("jaas")
-            || option.contains("oauthbearer.config");
+            || option.contains("oauthbearer.config")
+            // So may a name that is misspelt.
+            || option.strip_prefix('.').is_some_and(|name| !OPTION_NAMES.contains(&name));
     }
     settings::find(key).is_some_and(|setting| setting.is_secret)
 }
