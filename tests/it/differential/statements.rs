@@ -59,6 +59,9 @@ pub struct Generator<'a> {
     pub is_flat: bool,
     /// Whether what is made is of a window, which takes fewer aggregates.
     pub is_window: bool,
+    /// Whether the query, or one around it, has a window. Rows that are the same come in any order, in
+    /// each window in another: two of them decide nothing together.
+    pub has_window: bool,
     /// Whether the row outside is named in equalities alone, as every engine can.
     pub is_strict: bool,
     /// Whether the next subquery is one value.
@@ -93,6 +96,7 @@ fn generator<'a>(random: &'a mut Random, tables: &'a [Table]) -> Generator<'a> {
         outer_of_hundred: 0,
         is_flat: false,
         is_window: false,
+        has_window: false,
         is_strict: false,
         is_scalar: false,
         depth: 0,
@@ -300,6 +304,7 @@ impl Generator<'_> {
 
     fn items(&mut self, wanted: Option<&[Type]>, scope: &Scope) -> (Node, Vec<(String, Type)>) {
         let types = self.types(wanted);
+        let around = std::mem::replace(&mut self.has_window, false);
         let mut columns: Vec<(String, Type)> = Vec::new();
         let mut items = Vec::new();
         for of in types {
@@ -329,6 +334,7 @@ impl Generator<'_> {
             items.push(sequence![value, format!(" AS {name}")]);
             columns.push((name, of));
         }
+        self.has_window |= around;
         (Node::List(", ", items), columns)
     }
 
@@ -431,7 +437,7 @@ impl Generator<'_> {
         };
         let has_windows = self.outer.is_empty() || Kind::CorrelatedWindow.is_on();
         let has_order = scope.order.as_ref().is_some_and(|order| !order.is_empty());
-        let qualify = match self.chance(5) && has_windows && has_order {
+        let qualify = match self.chance(5) && has_windows && has_order && !self.has_window {
             true => {
                 let rank = self.window(&scope, Type::Bigint);
                 let sign = self.one(&[" = ", " <= ", " > "]);
