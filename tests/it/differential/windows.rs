@@ -10,7 +10,7 @@ impl Generator<'_> {
         let Some(order) = scope.order.clone().filter(|order| !order.is_empty()) else {
             return self.value(scope, of, 1);
         };
-        if self.has_window || !self.outer.is_empty() && !Kind::CorrelatedWindow.is_on() {
+        if self.has_window || (!self.outer.is_empty() && !Kind::CorrelatedWindow.is_on()) {
             return self.value(scope, of, 1);
         }
         self.has_window = true;
