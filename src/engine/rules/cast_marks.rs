@@ -85,7 +85,7 @@ fn mark_in(body: &mut SetExpr, marker: &mut Marker) {
 fn mark_select(select: &mut Select, marker: &mut Marker) {
     for (at, item) in select.projection.iter_mut().enumerate() {
         if let SelectItem::UnnamedExpr(expr) = item
-            && Visit::visit(&*expr, &mut Casts).is_break()
+            && has_casts(&*expr)
         {
             let alias = for_now(at, &expr.to_string());
             let expr = std::mem::replace(expr, Expr::Value(Value::Null.into()));
@@ -98,6 +98,11 @@ fn mark_select(select: &mut Select, marker: &mut Marker) {
     let _ = VisitMut::visit(&mut select.having, marker);
     let _ = VisitMut::visit(&mut select.qualify, marker);
     let _ = VisitMut::visit(&mut select.named_window, marker);
+}
+
+/// Whether a statement, or a part of one, has a cast.
+pub fn has_casts(part: &impl Visit) -> bool {
+    part.visit(&mut Casts).is_break()
 }
 
 struct Casts;

@@ -95,14 +95,19 @@ pub fn parsed(state: &SessionState, sql: &str) -> Result<Statement> {
 
 /// The plan of what a statement's text says. What no rule can make right is refused.
 pub async fn planned(state: &SessionState, mut statement: Statement) -> Result<LogicalPlan> {
+    let mut may_be_confused = false;
     if let Some(statement) = explained(&mut statement) {
         syntax::correct(statement)?;
         cast_names::name(statement);
         using::resolve(statement)?;
+        may_be_confused = cast_marks::has_casts(statement);
     }
-    let mut again = statement.clone();
+    let again = may_be_confused.then(|| statement.clone());
     let mut planned = state.statement_to_plan(statement).await;
-    if cast_marks::is_confused(&planned) && explained(&mut again).is_some_and(cast_marks::mark) {
+    if let Some(mut again) = again
+        && cast_marks::is_confused(&planned)
+        && explained(&mut again).is_some_and(cast_marks::mark)
+    {
         planned = state.statement_to_plan(again).await.or(planned);
     }
     cast_names::restored(planned?)
