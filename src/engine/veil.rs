@@ -3,9 +3,10 @@
 
 use std::collections::HashSet;
 
-use datafusion::common::{Column, Result};
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::common::Result;
+use datafusion::logical_expr::LogicalPlan;
 
+use super::rules::renamed;
 use crate::error::{Error, ErrorKind};
 
 /// A view's plan without `hidden` words in the names of its columns: one that is computed and was
@@ -20,15 +21,14 @@ pub fn without_words(plan: LogicalPlan, hidden: &HashSet<String>) -> Result<Logi
     if !plan.schema().fields().iter().any(|field| is_hidden(field.name())) {
         return Ok(plan);
     }
-    let columns = plan.schema().iter().enumerate().map(|(at, (table, field))| {
-        let column = Expr::Column(Column::new(table.cloned(), field.name()));
+    let names = plan.schema().fields().iter().enumerate().map(|(at, field)| {
         match is_hidden(field.name()) {
-            true => column.alias(format!("column_{}", at + 1)),
-            false => column,
+            true => format!("column_{}", at + 1),
+            false => field.name().clone(),
         }
     });
-    let columns: Vec<Expr> = columns.collect();
-    LogicalPlanBuilder::from(plan).project(columns)?.build()
+    let names: Vec<String> = names.collect();
+    renamed(plan, &names)
 }
 
 /// Why EXPLAIN is refused.

@@ -6,13 +6,14 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::common::{Column, Result};
-use datafusion::logical_expr::{Expr as LogicalExpr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::common::Result;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::ast::{
     Distinct, Expr, Ident, OrderBy, Query, Select, SelectItem, SetExpr, Statement, Value, Visit,
     VisitMut, Visitor, VisitorMut,
 };
 
+use super::rewrites::renamed;
 use crate::engine::ast::{for_now, given, text};
 
 /// Gives the casts that a statement selects names of their own.
@@ -38,16 +39,8 @@ pub fn restored(plan: LogicalPlan) -> Result<LogicalPlan> {
     if names == shown || is_doubled {
         return Ok(plan);
     }
-    let columns: Vec<LogicalExpr> = (plan.schema().iter().zip(&shown))
-        .map(|((table, field), name)| {
-            let column = LogicalExpr::Column(Column::new(table.cloned(), field.name()));
-            match field.name() == name {
-                true => column,
-                false => column.alias(*name),
-            }
-        })
-        .collect();
-    LogicalPlanBuilder::from(plan).project(columns)?.build()
+    let shown: Vec<String> = shown.into_iter().map(str::to_owned).collect();
+    renamed(plan, &shown)
 }
 
 fn name_in(body: &mut SetExpr, order: Option<&OrderBy>) {

@@ -30,7 +30,8 @@ pub fn excepted(rules: Vec<Rule>) -> Vec<Rule> {
         let takes_filters = rule.name() == filters.name();
         Arc::new(Excepted { rule, except, takes_filters }) as Rule
     };
-    rules.into_iter().chain([Arc::new(UnionNames) as Rule]).map(with_exception).collect()
+    // Before any that leaves out parts.
+    [Arc::new(UnionNames) as Rule].into_iter().chain(rules).map(with_exception).collect()
 }
 
 /// A condition over a total says whether there is the total's one row, also where it names no column.

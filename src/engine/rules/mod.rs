@@ -54,6 +54,7 @@ use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement;
 
+pub use self::rewrites::renamed;
 use self::rewrites::{Expressions, Nodes};
 use super::ast::explained;
 use super::data_files::NameDataFiles;

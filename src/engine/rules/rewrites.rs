@@ -3,13 +3,27 @@
 
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{DFSchema, Result};
+use datafusion::common::{Column, DFSchema, Result};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::engine::patience::check;
+
+/// `plan` with its columns called by `names`, one each.
+pub fn renamed<N: AsRef<str>>(plan: LogicalPlan, names: &[N]) -> Result<LogicalPlan> {
+    let columns: Vec<Expr> = (plan.schema().iter().zip(names))
+        .map(|((table, field), name)| {
+            let column = Expr::Column(Column::new(table.cloned(), field.name()));
+            match field.name() == name.as_ref() {
+                true => column,
+                false => column.alias(name.as_ref()),
+            }
+        })
+        .collect();
+    LogicalPlanBuilder::from(plan).project(columns)?.build()
+}
 
 /// What a rule makes of one expression over columns of a schema.
 pub type Rewrite = fn(Expr, &DFSchema) -> Result<Transformed<Expr>>;

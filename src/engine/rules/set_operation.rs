@@ -24,11 +24,16 @@ pub fn counted(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     }
 }
 
-/// Nothing but set operations joins so. Without ALL the left side is distinct, and then there is
-/// nothing to count, nor is there where it was numbered before.
-fn counts(join: &Join) -> bool {
+/// Whether it is an EXCEPT or INTERSECT: nothing else joins so.
+pub fn is_set_operation(join: &Join) -> bool {
     matches!(join.join_type, JoinType::LeftAnti | JoinType::LeftSemi)
         && join.null_equality == NullEquality::NullEqualsNull
+}
+
+/// Without ALL the left side is distinct, and then there is nothing to count, nor is there where it
+/// was numbered before.
+fn counts(join: &Join) -> bool {
+    is_set_operation(join)
         && !matches!(*join.left, LogicalPlan::Distinct(Distinct::All(_)))
         && join.on.last().is_some_and(|(left, _)| *left != ident(LEFT))
 }

@@ -21,6 +21,7 @@ use datafusion::logical_expr::{
 use datafusion::prelude::ident;
 
 use super::refusal::refused;
+use super::set_operation::is_set_operation;
 
 /// The value of a subquery.
 const VALUE: &str = "__value";
@@ -64,7 +65,8 @@ pub fn three_valued(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
 }
 
 /// A subquery that depends on its row is made a join, with its conditions above everything else: a
-/// limit or a window in it would be one of the rows for all.
+/// limit or a window in it would be one of the rows for all, and so would a set operation, which
+/// DataFusion refuses only while none of its parts is empty.
 fn refuse_dependent(node: &LogicalPlan) -> Result<()> {
     node.apply_expressions(|expr| {
         expr.apply(|part| {
@@ -81,16 +83,25 @@ fn refuse_dependent(node: &LogicalPlan) -> Result<()> {
     .map(|_| ())
 }
 
+const BY_NUMBER: &str = "join instead, and choose by number: row_number() OVER (PARTITION BY … ORDER \
+                         BY …) AS rn, then WHERE rn = 1";
+const ONE_BY_ONE: &str = "ask for each part by itself: EXISTS (…) OR EXISTS (…) instead of UNION, AND \
+                          instead of INTERSECT, AND NOT instead of EXCEPT";
+
 fn refuse_within(subquery: &Arc<LogicalPlan>) -> Result<()> {
     let mut found = None;
     subquery.apply(|node| {
         let what = match node {
-            LogicalPlan::Limit(_) => "LIMIT and OFFSET",
-            LogicalPlan::Window(_) => "window functions",
+            LogicalPlan::Limit(_) => ("LIMIT and OFFSET", BY_NUMBER),
+            LogicalPlan::Window(_) => ("window functions", BY_NUMBER),
+            LogicalPlan::Union(_) => ("UNION", ONE_BY_ONE),
+            LogicalPlan::Join(join) if is_set_operation(join) => {
+                ("EXCEPT and INTERSECT", ONE_BY_ONE)
+            }
             LogicalPlan::Aggregate(Aggregate { group_expr, .. })
                 if matches!(group_expr.as_slice(), [Expr::GroupingSet(_)]) =>
             {
-                "GROUPING SETS, ROLLUP and CUBE"
+                ("GROUPING SETS, ROLLUP and CUBE", BY_NUMBER)
             }
             _ => return Ok(TreeNodeRecursion::Continue),
         };
@@ -100,10 +111,8 @@ fn refuse_within(subquery: &Arc<LogicalPlan>) -> Result<()> {
         found = Some(what);
         Ok(TreeNodeRecursion::Stop)
     })?;
-    let Some(what) = found else { return Ok(()) };
+    let Some((what, hint)) = found else { return Ok(()) };
     let message = format!("{what} cannot stand over rows that a subquery chooses by its outer row");
-    let hint = "join instead, and choose by number: row_number() OVER (PARTITION BY … ORDER BY …) AS \
-                rn, then WHERE rn = 1";
     Err(refused(message, None, hint))
 }
 
