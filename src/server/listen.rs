@@ -313,6 +313,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::access::Principal;
 
     #[test]
     fn only_this_machine_may_reach_what_asks_nobody() {
@@ -366,7 +367,7 @@ mod tests {
         let mut client = TcpStream::connect(address).await.unwrap();
         let mut connection = incoming.next().await.unwrap().unwrap();
         over(&mut connection);
-        connection.peer().guest.is_now_known();
+        connection.peer().guest.is_now_known(&Principal::local()).unwrap();
         tokio::time::sleep(Duration::from_millis(20)).await;
         client.write_all(b"more").await.unwrap();
         assert_eq!(connection.read(&mut buffer).await.unwrap(), 4);

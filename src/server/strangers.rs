@@ -1,12 +1,18 @@
 //! Connections whose other end has not said who it is. They have little time for it, and few places: the
 //! one that has waited longest makes room for the next, so that nobody keeps others out by connecting.
+//! Nor does one user who has said so many times over.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::access::Principal;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Connections of one user to one listener.
+const OF_A_USER_MAX: usize = 256;
 
 /// The strangers of one listener. Cheap to clone; clones see the same.
 #[derive(Clone)]
@@ -15,6 +21,8 @@ pub struct Strangers(Arc<Shared>);
 struct Shared {
     count_max: usize,
     waiting: Mutex<Waiting>,
+    /// How many connections each user has.
+    known: Mutex<HashMap<String, usize>>,
 }
 
 #[derive(Default)]
@@ -34,7 +42,8 @@ pub struct Guest {
     strangers: Strangers,
     number: u64,
     leave: CancellationToken,
-    is_known: AtomicBool,
+    /// Whose it is.
+    user: OnceLock<String>,
 }
 
 /// Where a call comes from.
@@ -47,7 +56,7 @@ pub struct Peer {
 
 impl Strangers {
     pub fn new(count_max: usize) -> Self {
-        Self(Arc::new(Shared { count_max, waiting: Mutex::default() }))
+        Self(Arc::new(Shared { count_max, waiting: Mutex::default(), known: Mutex::default() }))
     }
 
     /// Lets one in; if there are too many, another one leaves.
@@ -60,13 +69,16 @@ impl Strangers {
         let number = waiting.next;
         waiting.next += 1;
         waiting.strangers.insert(number, Stranger { address, leave: leave.clone() });
-        let is_known = AtomicBool::new(false);
-        Arc::new(Guest { strangers: self.clone(), number, leave, is_known })
+        Arc::new(Guest { strangers: self.clone(), number, leave, user: OnceLock::new() })
     }
 
     /// Makes one leave, if there is any.
     pub fn send_one_away(&self) {
         self.lock().send_one_away();
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -94,15 +106,28 @@ impl Waiting {
 }
 
 impl Guest {
-    /// It has said who it is, and may stay.
-    pub fn is_now_known(&self) {
-        if !self.is_known.swap(true, Ordering::Relaxed) {
+    /// It has said who it is, and may stay; the first to say so counts, where several come by one
+    /// connection. Fails with `Exhausted` if that user has too many: it stays a stranger.
+    pub fn is_now_known(&self, principal: &Principal) -> Result<()> {
+        if self.is_known() {
+            return Ok(());
+        }
+        let mut known = self.strangers.known();
+        let count = known.entry(principal.user.clone()).or_default();
+        if *count >= OF_A_USER_MAX && !principal.is_anybody() {
+            let message = format!("`{}` has {OF_A_USER_MAX} connections already", principal.user);
+            return Err(Error::new(ErrorKind::Exhausted, message)
+                .hint("close some of them, or ask several statements by the same connection"));
+        }
+        if self.user.set(principal.user.clone()).is_ok() {
+            *count += 1;
             self.strangers.lock().strangers.remove(&self.number);
         }
+        Ok(())
     }
 
     pub fn is_known(&self) -> bool {
-        self.is_known.load(Ordering::Relaxed)
+        self.user.get().is_some()
     }
 
     /// Ends when it must leave for another one.
@@ -114,6 +139,12 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         self.strangers.lock().strangers.remove(&self.number);
+        let Some(user) = self.user.get() else { return };
+        let mut known = self.strangers.known();
+        match known.get_mut(user) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(known.remove(user)),
+        }
     }
 }
 
@@ -135,11 +166,32 @@ mod tests {
         assert!(!other.leave.is_cancelled());
     }
 
+    fn user(name: &str) -> Principal {
+        Principal { user: name.to_owned(), ..Principal::local() }
+    }
+
+    #[test]
+    fn one_user_has_no_more_than_its_part() {
+        let strangers = Strangers::new(2);
+        let own: Vec<Arc<Guest>> =
+            (0..OF_A_USER_MAX).map(|_| strangers.enter(address(1))).collect();
+        assert!(own.iter().all(|guest| guest.is_now_known(&user("ana")).is_ok()));
+        let last = strangers.enter(address(1));
+        assert_eq!(last.is_now_known(&user("ana")).unwrap_err().kind, ErrorKind::Exhausted);
+        assert!(!last.is_known());
+        last.is_now_known(&user("eve")).unwrap();
+        let next = strangers.enter(address(1));
+        drop(own);
+        next.is_now_known(&user("ana")).unwrap();
+        drop((last, next));
+        assert!(strangers.known().is_empty());
+    }
+
     #[test]
     fn who_is_known_stays_and_who_is_gone_has_no_place() {
         let strangers = Strangers::new(2);
         let known = strangers.enter(address(1));
-        known.is_now_known();
+        known.is_now_known(&Principal::local()).unwrap();
         drop(strangers.enter(address(1)));
         let guests: Vec<Arc<Guest>> = (0..2).map(|_| strangers.enter(address(1))).collect();
         strangers.send_one_away();

@@ -63,6 +63,20 @@ async fn idle_strangers_keep_nobody_out() {
     assert_eq!(reply.succeeded(), "{\"x\":1}\n");
     assert!(began.elapsed() < LOGIN_MAX, "{:?}", began.elapsed());
 
+    // Nor does one who is known, many times over.
+    let ask = || {
+        let mut connection = served.connect();
+        connection.write_all(request.as_bytes()).unwrap();
+        let mut status = [0; 12];
+        connection.read_exact(&mut status).unwrap();
+        (connection, String::from_utf8_lossy(&status[9..]).into_owned())
+    };
+    let own: Vec<_> = (0..300).map(|_| ask()).collect();
+    let refused = own.iter().filter(|(_, status)| status == "429").count();
+    assert!((44..50).contains(&refused), "{refused}");
+    assert_eq!(served.get("/healthz").succeeded(), "ok\n");
+    drop(own);
+
     let last = request.replace("host:", "connection: close\r\nhost:");
     known.write_all(last.as_bytes()).unwrap();
     let mut rest = String::new();

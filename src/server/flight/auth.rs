@@ -31,7 +31,7 @@ pub async fn authenticate<T>(
     let header = header_of(request.metadata())?;
     let principal = authorize(access, header, address_of(request), now).await?;
     if let Some(peer) = request.extensions().get::<Peer>() {
-        peer.guest.is_now_known();
+        peer.guest.is_now_known(&principal)?;
     }
     Ok(principal)
 }
@@ -58,7 +58,7 @@ pub async fn handshake(
         },
     };
     if let Some(connection) = connection {
-        connection.guest.is_now_known();
+        connection.guest.is_now_known(&principal)?;
     }
     let token = access.bearer(&principal, now);
     let header = MetadataValue::try_from(format!("Bearer {token}"))

@@ -39,7 +39,7 @@ impl Site {
     /// Whoever sent the request; its connection is known from then on.
     pub async fn principal(self: &Arc<Self>, peer: &Peer, parts: &Parts) -> Result<Arc<Principal>> {
         let principal = self.authorized(peer.address, parts).await?;
-        peer.guest.is_now_known();
+        peer.guest.is_now_known(&principal)?;
         Ok(principal)
     }
 
