@@ -172,6 +172,18 @@ impl<'s> Problems<'s> {
         self.found.borrow().is_empty()
     }
 
+    /// The number of problems so far.
+    pub fn count(&self) -> usize {
+        self.found.borrow().len()
+    }
+
+    /// Takes out what was reported after the first `count`, in the order of the file.
+    pub fn since(&self, count: usize) -> Vec<Diagnostic> {
+        let mut found = self.found.borrow_mut().split_off(count);
+        found.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+        found
+    }
+
     /// All problems in the order of the file.
     pub fn into_diagnostics(self) -> Vec<Diagnostic> {
         let mut found = self.found.into_inner();

@@ -157,13 +157,17 @@ impl Watched {
     }
 
     fn tell_dags(&self, dags: &DagsFile) {
-        match dags.get() {
-            Ok(_) => self.health.mend(&Part::Dags),
-            Err(error) => {
-                if self.health.is_new(Part::Dags, &error.line()) {
-                    tracing::error!(reason = error.line(), "`{FILE_NAME}` cannot be used");
-                }
+        let reason = match dags.get() {
+            Ok(dags) if dags.left_out.is_empty() => return self.health.mend(&Part::Dags),
+            Ok(dags) => {
+                let entries = dags.left_out.iter();
+                let said = entries.map(|entry| format!("{entry}: {}", entry.error().line()));
+                said.collect::<Vec<_>>().join("; ")
             }
+            Err(error) => error.line(),
+        };
+        if self.health.is_new(Part::Dags, &reason) {
+            tracing::error!(reason, "`{FILE_NAME}` cannot be used, or not all of it");
         }
     }
 }

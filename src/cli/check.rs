@@ -91,8 +91,10 @@ struct Checked {
 async fn check(config: &crate::config::Config) -> Result<Checked> {
     let Reading { good, all, mut diagnostics, .. } = Reading::read(&config.project)?;
     match (Dags::read(&config.project), all) {
-        (Ok(dags), Some(all)) => diagnostics.extend(dags.check(&all)),
-        (Ok(_), None) => {}
+        (Ok(dags), all) => {
+            diagnostics.extend(all.into_iter().flat_map(|all| dags.check(&all)));
+            diagnostics.extend(dags.left_out.into_iter().flat_map(|entry| entry.problems));
+        }
         (Err(error), _) if error.diagnostics.is_empty() => return Err(error),
         (Err(error), _) => diagnostics.extend(error.diagnostics),
     }

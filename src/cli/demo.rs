@@ -334,7 +334,7 @@ impl Ahead {
 /// this program does not carry, says how to get one.
 async fn export(session: &Session, app: &App) -> Result<bool> {
     let mut found = Vec::new();
-    for (target, tables) in app.exports()?.chosen(&[], None)? {
+    for (target, tables) in app.exports()?.chosen(&[], None)?.targets {
         let mut to = match super::export::connect(session, app, target).await {
             Err(error) if error.kind == ErrorKind::NotFound => {
                 let hint = error.hint.unwrap_or_default();

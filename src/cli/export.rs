@@ -21,6 +21,7 @@ use crate::export::compare::parity::Parity;
 use crate::export::history::Entry;
 use crate::export::open::{Surroundings, statements};
 use crate::export::run::{Event, run};
+use crate::export::selection::Chosen;
 use crate::export::sql::{script, zero_copy};
 use crate::export::{Destination, Exported};
 use crate::interval::Instant;
@@ -135,7 +136,8 @@ async fn export(session: &Session, arguments: &RunArguments) -> Result<()> {
     let app = session.app()?;
     let selected = &arguments.selected;
     let exports = app.exports()?;
-    let chosen = exports.chosen(&selected.selectors, selected.target.as_deref())?;
+    let Chosen { targets: chosen, left_out } =
+        exports.chosen(&selected.selectors, selected.target.as_deref())?;
     let metrics = arguments.metrics.open(session);
     let progress = RefCell::new(TableProgress::new(tables_of(&chosen), selected.output));
     let surroundings = surroundings(session, &app);
@@ -148,7 +150,7 @@ async fn export(session: &Session, arguments: &RunArguments) -> Result<()> {
     });
     let ended = stoppable(session, join_all(each)).await?;
     progress.borrow_mut().end();
-    let (mut lines, mut outcome) = (Vec::new(), TargetsOutcome::default());
+    let (mut lines, mut outcome) = (Vec::new(), TargetsOutcome::without(left_out));
     for ((target, tables), (own, failed)) in chosen.iter().zip(ended) {
         lines.extend(own);
         outcome.add(target, tables.len(), failed)?;
@@ -212,9 +214,16 @@ pub struct TargetsOutcome {
     failed: usize,
     /// By their names.
     unreachable: Vec<(String, Error)>,
+    /// Entries of `dags.yaml` that nothing was done for.
+    left_out: Vec<(String, Error)>,
 }
 
 impl TargetsOutcome {
+    /// For targets that are worked at without these entries of `dags.yaml`.
+    pub fn without(left_out: Vec<(String, Error)>) -> Self {
+        Self { left_out, ..Self::default() }
+    }
+
     /// `outcome` is how many of `tables` failed, or why the target could not be asked. Fails where
     /// the whole command was interrupted.
     pub fn add(&mut self, target: &Target, tables: usize, outcome: Result<usize>) -> Result<()> {
@@ -243,17 +252,25 @@ impl TargetsOutcome {
         if self.asked == 0 && !self.unreachable.is_empty() {
             return Err(self.unreachable.remove(0).1);
         }
-        match (self.failed, self.unreachable.len()) {
-            (0, 0) => Ok(()),
-            (failed, 0) => Err(Error::new(ErrorKind::RunFailed, message(failed))),
-            (failed, 1) => {
-                let message = format!("{}; 1 target could not be asked", message(failed));
-                Err(Error::new(ErrorKind::RunFailed, message))
-            }
-            (failed, count) => {
-                let message = format!("{}; {count} targets could not be asked", message(failed));
-                Err(Error::new(ErrorKind::RunFailed, message))
-            }
+        for (entry, error) in &self.left_out {
+            output::say(&format!("{entry} is left out: {}", error.line()));
+        }
+        let said = |count: usize, one: &str, many: &str| match count {
+            0 => None,
+            1 => Some(format!("1 {one}")),
+            _ => Some(format!("{count} {many}")),
+        };
+        let failed = (self.failed > 0).then(|| message(self.failed));
+        let unreachable = self.unreachable.len();
+        let unreachable =
+            said(unreachable, "target could not be asked", "targets could not be asked");
+        let left_out = self.left_out.len();
+        let left_out =
+            said(left_out, "entry of dags.yaml is left out", "entries of dags.yaml are left out");
+        let found: Vec<String> = [failed, unreachable, left_out].into_iter().flatten().collect();
+        match found.is_empty() {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::RunFailed, found.join("; "))),
         }
     }
 }
@@ -292,7 +309,7 @@ async fn copies(
 ) -> Result<()> {
     let folder = session.process.current_folder.join(folder);
     let run = Uuid::now_v7();
-    for (target, tables) in app.exports()?.chosen(&arguments.selectors, Some(target))? {
+    for (target, tables) in app.exports()?.chosen(&arguments.selectors, Some(target))?.targets {
         let statements = statements(target, run)?;
         let mut progress = TableProgress::new(tables.len(), Output::Text);
         output::write_text(&script::preamble(&statements))?;
@@ -309,7 +326,8 @@ async fn copies(
 
 async fn status(session: &Session, selected: &Selected, full: bool) -> Result<()> {
     let app = session.app()?;
-    let chosen = app.exports()?.chosen(&selected.selectors, selected.target.as_deref())?;
+    let Chosen { targets: chosen, left_out } =
+        app.exports()?.chosen(&selected.selectors, selected.target.as_deref())?;
     let each = chosen.iter().map(async |(target, tables)| {
         let mut found = Vec::new();
         let mut to = match connect(session, &app, target).await {
@@ -331,7 +349,8 @@ async fn status(session: &Session, selected: &Selected, full: bool) -> Result<()
         (found, Ok(refused))
     });
     let ended = stoppable(session, join_all(each)).await?;
-    let (mut rows, mut lines, mut outcome) = (Vec::new(), Vec::new(), TargetsOutcome::default());
+    let (mut rows, mut lines, mut outcome) =
+        (Vec::new(), Vec::new(), TargetsOutcome::without(left_out));
     for ((target, tables), (found, refused)) in chosen.iter().zip(ended) {
         for (row, line) in found {
             rows.push(row);
@@ -381,13 +400,14 @@ fn unasked(name: &TableName, target: &Target, error: &Error) -> Shown {
 async fn history(session: &Session, arguments: &HistoryArguments) -> Result<()> {
     let app = session.app()?;
     let selected = &arguments.selected;
-    let chosen = app.exports()?.chosen(&selected.selectors, selected.target.as_deref())?;
+    let Chosen { targets: chosen, left_out } =
+        app.exports()?.chosen(&selected.selectors, selected.target.as_deref())?;
     let each = chosen.iter().map(async |(target, tables)| {
         let mut to = connect(session, &app, target).await?;
         to.history(tables, arguments.limit).await
     });
     let ended = stoppable(session, join_all(each)).await?;
-    let (mut found, mut outcome) = (Vec::new(), TargetsOutcome::default());
+    let (mut found, mut outcome) = (Vec::new(), TargetsOutcome::without(left_out));
     for ((target, tables), entries) in chosen.iter().zip(ended) {
         let entries = entries.map(|entries| {
             found.extend(entries.into_iter().map(|entry| (target.name.clone(), entry)));

@@ -7,8 +7,11 @@ use crate::model::ModelSet;
 /// A line for each broken file, and for each model that needs one.
 pub fn say(app: &App, models: &ModelSet) {
     say_models(models);
-    if let Err(error) = app.dags() {
-        output::say(&format!("warning: `dags.yaml` is left out: {}", error.line()));
+    match app.dags() {
+        Ok(dags) => dags.left_out.iter().for_each(|entry| {
+            output::say(&format!("warning: {entry} is left out: {}", entry.error().line()));
+        }),
+        Err(error) => output::say(&format!("warning: `dags.yaml` is left out: {}", error.line())),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::export::compare::differing::DifferingRow;
 use crate::export::compare::keys::Values;
 use crate::export::compare::narrow::DifferingInterval;
 use crate::export::compare::parity::{Narrowed, Parity};
+use crate::export::selection::Chosen;
 use crate::export::{Destination, Exported, Source};
 use crate::table::TableName;
 
@@ -46,7 +47,8 @@ pub struct Arguments {
 pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     let app = session.app()?;
     let selected = &arguments.selected;
-    let chosen = app.exports()?.chosen(&selected.selectors, selected.target.as_deref())?;
+    let Chosen { targets: chosen, left_out } =
+        app.exports()?.chosen(&selected.selectors, selected.target.as_deref())?;
     let metrics = arguments.metrics.open(session);
     let progress = RefCell::new(TableProgress::new(tables_of(&chosen), selected.output));
     let each = chosen.iter().map(async |(target, tables)| {
@@ -71,7 +73,7 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
     });
     let ended = stoppable(session, join_all(each)).await?;
     progress.borrow_mut().end();
-    let (mut found, mut outcome) = (Vec::new(), TargetsOutcome::default());
+    let (mut found, mut outcome) = (Vec::new(), TargetsOutcome::without(left_out));
     for ((target, tables), verdicts) in chosen.iter().zip(ended) {
         let failed = verdicts.map(|verdicts: Vec<Verdict>| {
             let failed = verdicts.iter().filter(|verdict| verdict.found.is_err()).count();

@@ -1,7 +1,9 @@
 //! `dags.yaml`: which models run together and when. Reading, schedules and selection; pure apart
-//! from reading the one file, and without a clock.
+//! from reading the one file, and without a clock. An entry that is broken is left out, and wrong
+//! only for whoever needs it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
@@ -34,6 +36,8 @@ pub struct Dags {
     pub dags: BTreeMap<String, Dag>,
     pub targets: BTreeMap<String, Target>,
     pub exports: BTreeMap<String, Export>,
+    /// Entries that are broken, in the order of their names; in none of the maps above.
+    pub left_out: Vec<LeftOut>,
 }
 
 /// What the file says, before it has a place.
@@ -42,6 +46,41 @@ struct Content {
     dags: BTreeMap<String, Dag>,
     targets: BTreeMap<String, Target>,
     exports: BTreeMap<String, Export>,
+    left_out: Vec<LeftOut>,
+}
+
+/// What an entry of the file describes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    Dag,
+    Target,
+    Export,
+}
+
+/// An entry with problems of its own.
+#[derive(Debug, Clone)]
+pub struct LeftOut {
+    pub kind: EntryKind,
+    pub name: String,
+    pub problems: Vec<Diagnostic>,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            EntryKind::Dag => "DAG",
+            EntryKind::Target => "target",
+            EntryKind::Export => "export",
+        };
+        write!(f, "{kind} `{}`", self.name)
+    }
+}
+
+impl LeftOut {
+    /// For whoever needs the entry.
+    pub fn error(&self) -> Error {
+        Error::diagnosed(format!("{self} is broken"), self.problems.clone())
+    }
 }
 
 /// Models that run together.
@@ -59,13 +98,20 @@ pub struct Dag {
 impl Dags {
     /// A file that names nothing.
     pub fn none() -> Dags {
-        let Content { dags, targets, exports } = Content::default();
-        Dags { source: Source::new(FILE_NAME, ""), dags, targets, exports }
+        Content::default().of(Source::new(FILE_NAME, ""))
     }
 
-    /// Fails with `NotFound`, and the nearest name.
+    /// The entry that is left out, if it is.
+    pub fn left_out(&self, kind: EntryKind, name: &str) -> Option<&LeftOut> {
+        self.left_out.iter().find(|entry| entry.kind == kind && entry.name == name)
+    }
+
+    /// Fails with `NotFound`, and the nearest name; or with what is wrong with the target's entry.
     pub fn target(&self, name: &str) -> Result<&Target> {
         self.targets.get(name).ok_or_else(|| {
+            if let Some(entry) = self.left_out(EntryKind::Target, name) {
+                return entry.error();
+            }
             let error = Error::new(ErrorKind::NotFound, format!("there is no target `{name}`"));
             match did_you_mean(name, self.targets.keys().map(String::as_str)) {
                 Some(close) => error.hint(format!("did you mean `{close}`?")),
@@ -74,7 +120,7 @@ impl Dags {
         })
     }
 
-    /// The error carries every problem of the file that can be seen without the models.
+    /// The error carries what is wrong with the file itself; an entry with problems is left out.
     pub fn read(project: &Path) -> Result<Dags> {
         let failed = |error: std::io::Error| match error.kind() {
             std::io::ErrorKind::NotFound => {
@@ -92,7 +138,7 @@ impl Dags {
 
     /// The same of a text.
     pub fn of_text(source: Source) -> Result<Dags> {
-        let (Content { dags, targets, exports }, problems) = read_text(&source);
+        let (content, problems) = read_text(&source);
         if !problems.is_empty() {
             let message = match problems.len() {
                 1 => format!("1 problem in `{FILE_NAME}`"),
@@ -100,7 +146,29 @@ impl Dags {
             };
             return Err(Error::diagnosed(message, problems));
         }
-        Ok(Dags { source, dags, targets, exports })
+        Ok(content.of(source))
+    }
+}
+
+impl Content {
+    fn of(self, source: Source) -> Dags {
+        let Self { dags, targets, exports, left_out } = self;
+        Dags { source, dags, targets, exports, left_out }
+    }
+
+    /// Notes the entry that `problems` tell of since there were `count` of them; false if none do.
+    fn leave_out(
+        &mut self,
+        (kind, name): (EntryKind, &str),
+        problems: &Problems<'_>,
+        count: usize,
+    ) -> bool {
+        let problems = problems.since(count);
+        let is_broken = !problems.is_empty();
+        if is_broken {
+            self.left_out.push(LeftOut { kind, name: name.to_owned(), problems });
+        }
+        is_broken
     }
 }
 
@@ -135,38 +203,60 @@ fn read_file(map: Mapping<'_>, problems: &Problems<'_>) -> (Content, KeysRead) {
         defaults.finish();
         timezone
     });
-    let mut dags = BTreeMap::new();
-    let listed = map.optional("dags").and_then(|value| value.mapping("`dags`"));
-    for entry in listed.iter().flat_map(|listed| listed.entries()) {
-        let name = &entry.key.value;
-        if !is_identifier(name) {
-            let message = format!("`{name}` is not a name of a DAG");
-            problems.report_hint(entry.key.position, message, NAME_HINT);
-        }
+    let mut content = Content::default();
+    let dags = map.optional("dags").and_then(|value| value.mapping("`dags`"));
+    for entry in dags.iter().flat_map(Mapping::entries) {
+        let (name, count) = (&entry.key.value, problems.count());
+        check_name(&entry, "a DAG", problems);
         let what = format!("DAG `{name}`");
-        if let Some(map) = entry.mapping(&what) {
-            let (dag, _) = read_dag(name, map, timezone.unwrap_or(Tz::UTC));
-            dags.insert(name.clone(), dag);
+        let dag =
+            entry.mapping(&what).map(|map| read_dag(name, map, timezone.unwrap_or(Tz::UTC)).0);
+        if !content.leave_out((EntryKind::Dag, name), problems, count) {
+            content.dags.extend(dag.map(|dag| (name.clone(), dag)));
         }
     }
-    let listed = map.optional("targets").and_then(|value| value.mapping("`targets`"));
-    let targets = targets::read_targets(listed.as_ref(), problems);
+    let targets = map.optional("targets").and_then(|value| value.mapping("`targets`"));
+    for entry in targets.iter().flat_map(Mapping::entries) {
+        let (name, count) = (&entry.key.value, problems.count());
+        check_name(&entry, "a target", problems);
+        let what = format!("target `{name}`");
+        let target = entry.mapping(&what).and_then(|map| targets::read_target(name, map).0);
+        if let Some(target) = &target {
+            target.check_apart(content.targets.values(), problems);
+        }
+        if !content.leave_out((EntryKind::Target, name), problems, count) {
+            content.targets.extend(target.map(|target| (name.clone(), target)));
+        }
+    }
     // A broken target is there all the same.
-    let names: Vec<&str> = listed
-        .iter()
-        .flat_map(|listed| listed.entries())
-        .map(|entry| entry.key.value.as_str())
-        .collect();
-    let listed = map.optional("exports").and_then(|value| value.mapping("`exports`"));
-    let exports = targets::read_exports(listed.as_ref(), problems);
-    for Export { target, .. } in exports.values() {
-        if !names.contains(&target.value.as_str()) {
+    let names: Vec<&str> =
+        targets.iter().flat_map(Mapping::entries).map(|entry| entry.key.value.as_str()).collect();
+    let exports = map.optional("exports").and_then(|value| value.mapping("`exports`"));
+    for entry in exports.iter().flat_map(Mapping::entries) {
+        let (name, count) = (&entry.key.value, problems.count());
+        check_name(&entry, "an export", problems);
+        let what = format!("export `{name}`");
+        let export = entry.mapping(&what).and_then(|map| targets::read_export(name, map).0);
+        if let Some(Export { target, .. }) = &export
+            && !names.contains(&target.value.as_str())
+        {
             let message = format!("there is no target `{}`", target.value);
             let hint = choice_hint(&target.value, names.iter().copied(), "targets are");
             problems.report_hint(target.position, message, hint);
         }
+        if !content.leave_out((EntryKind::Export, name), problems, count) {
+            content.exports.extend(export.map(|export| (name.clone(), export)));
+        }
     }
-    (Content { dags, targets, exports }, map.finish())
+    (content, map.finish())
+}
+
+fn check_name(entry: &Value<'_>, what: &str, problems: &Problems<'_>) {
+    let name = &entry.key.value;
+    if !is_identifier(name) {
+        let message = format!("`{name}` is not a name of {what}");
+        problems.report_hint(entry.key.position, message, NAME_HINT);
+    }
 }
 
 fn read_dag(name: &str, map: Mapping<'_>, default_timezone: Tz) -> (Dag, KeysRead) {
@@ -208,8 +298,50 @@ mod tests {
     use crate::source::printed;
 
     fn check(text: &str, expect: &str) {
-        let (_, problems) = read_text(&Source::new(FILE_NAME, text));
+        let (content, mut problems) = read_text(&Source::new(FILE_NAME, text));
+        problems.extend(content.left_out.into_iter().flat_map(|entry| entry.problems));
+        problems.sort_by_key(|problem| (problem.line, problem.column));
         assert_eq!(printed(&problems), expect.trim_matches('\n'));
+    }
+
+    #[test]
+    fn a_broken_entry_is_left_out_alone() {
+        let text = "version: 1
+dags:
+  good: {select: [gold.*]}
+  bad: {select: gold.*}
+targets:
+  here: {driver: files, path: a}
+  far: {driver: fil, path: a}
+exports:
+  good: {target: here, select: [gold.*]}
+  waits: {target: far, select: [gold.*]}
+  bad: {target: her, select: [gold.*]}
+";
+        let dags = Dags::of_text(Source::new(FILE_NAME, text)).unwrap();
+        let left_out: Vec<String> = dags.left_out.iter().map(ToString::to_string).collect();
+        assert_eq!(left_out, ["DAG `bad`", "target `far`", "export `bad`"]);
+        assert_eq!(dags.dags.keys().collect::<Vec<_>>(), ["good"]);
+        assert_eq!(dags.targets.keys().collect::<Vec<_>>(), ["here"]);
+        assert_eq!(dags.exports.keys().collect::<Vec<_>>(), ["good", "waits"]);
+        assert_eq!(dags.target("far").unwrap_err().message, "target `far` is broken");
+    }
+
+    #[test]
+    fn two_targets_of_one_file_would_lock_each_other_out() {
+        check(
+            "version: 1
+targets:
+  one: {driver: duckdb, path: a/w.duckdb}
+  other: {driver: duckdb, path: ./a/w.duckdb, schemas: {gold: g}}
+  third: {driver: duckdb, path: a/x.duckdb}
+",
+            r#"
+dags.yaml:4:33: target `one` is the same file
+      other: {driver: duckdb, path: ./a/w.duckdb, schemas: {gold: g}}
+                                    ^^^^^^^^^^^^
+    hint: DuckDB opens a file for one at a time: let both exports name target `one`"#,
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::Dags;
+use super::{Dags, EntryKind};
 use crate::error::{Diagnostic, Error, ErrorKind, Result, did_you_mean};
 use crate::lineage;
 use crate::model::{self, ModelSet};
@@ -50,7 +50,10 @@ pub fn select(models: &ModelSet, dags: &Dags, selectors: &[String]) -> Result<Ve
                 }
                 Ok(widen(models, union, before, after))
             }
-            None => tables_or_dag(models, selector, dags),
+            None => match dags.left_out(EntryKind::Dag, core) {
+                Some(entry) => tables(models, selector).map_err(|_| entry.error()),
+                None => tables_or_dag(models, selector, dags),
+            },
         };
         match found {
             Ok(found) => chosen.extend(found),

@@ -2,10 +2,11 @@
 //! keeps. Variables in connections are left as they stand; `export::open` replaces them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
 
 use crate::source::{Problems, Spanned};
-use crate::table::{Layer, is_identifier};
-use crate::yaml::{Mapping, Value};
+use crate::table::Layer;
+use crate::yaml::Mapping;
 
 pub(super) const NAME_HINT: &str =
     "use lowercase letters, digits and underscores, starting with a letter";
@@ -90,6 +91,32 @@ impl Target {
         self.identifier(self.schemas.get(&layer).map_or(layer.as_str(), String::as_str))
     }
 
+    /// Reports a DuckDB file that one of `others` is too: it is opened by one at a time, and targets
+    /// are written side by side.
+    pub(super) fn check_apart<'a>(
+        &self,
+        mut others: impl Iterator<Item = &'a Target>,
+        problems: &Problems<'_>,
+    ) {
+        let file = |target: &Self| -> Option<PathBuf> {
+            let path = Path::new(&target.place.value);
+            let is_step = |part: &Component<'_>| !matches!(part, Component::CurDir);
+            (target.driver == DriverKind::Duckdb)
+                .then(|| path.components().filter(is_step).collect())
+        };
+        let own = file(self);
+        if let Some(other) = others.find(|other| own.is_some() && file(other) == own) {
+            let name = &other.name;
+            problems.report_hint(
+                self.place.position,
+                format!("target `{name}` is the same file"),
+                format!(
+                    "DuckDB opens a file for one at a time: let both exports name target `{name}`"
+                ),
+            );
+        }
+    }
+
     /// A name of the lake or of FlowGuard, as the target has it.
     pub fn identifier(&self, name: &str) -> String {
         match self.identifiers {
@@ -98,23 +125,6 @@ impl Target {
             Identifiers::Lower => name.to_lowercase(),
         }
     }
-}
-
-/// Those that can be made out; every fault, of these too, is in `problems`.
-pub(super) fn read_targets(
-    map: Option<&Mapping<'_>>,
-    problems: &Problems<'_>,
-) -> BTreeMap<String, Target> {
-    let mut targets = BTreeMap::new();
-    for entry in map.iter().flat_map(|map| map.entries()) {
-        check_name(&entry, "target", problems);
-        let name = &entry.key.value;
-        let what = format!("target `{name}`");
-        if let Some(target) = entry.mapping(&what).and_then(|map| read_target(name, map).0) {
-            targets.insert(name.clone(), target);
-        }
-    }
-    targets
 }
 
 /// `None` without a driver or a place, which is reported; the other keys are read all the same.
@@ -225,23 +235,6 @@ fn bare_secret(uri: &str) -> Option<&'static str> {
     token.is_some_and(is_bare).then_some("token")
 }
 
-/// Those that can be made out; every fault, of these too, is in `problems`.
-pub(super) fn read_exports(
-    map: Option<&Mapping<'_>>,
-    problems: &Problems<'_>,
-) -> BTreeMap<String, Export> {
-    let mut exports = BTreeMap::new();
-    for entry in map.iter().flat_map(|map| map.entries()) {
-        check_name(&entry, "export", problems);
-        let name = &entry.key.value;
-        let what = format!("export `{name}`");
-        if let Some(export) = entry.mapping(&what).and_then(|map| read_export(name, map).0) {
-            exports.insert(name.clone(), export);
-        }
-    }
-    exports
-}
-
 /// `None` only without a target: an export that selects nothing is kept, its fault reported.
 pub(super) fn read_export(name: &str, map: Mapping<'_>) -> (Option<Export>, KeysRead) {
     let target = map.required("target").and_then(|value| value.string());
@@ -266,13 +259,4 @@ pub(super) fn read_export(name: &str, map: Mapping<'_>) -> (Option<Export>, Keys
         parity: parity.map(|()| severity.flatten().unwrap_or(Severity::Error)),
     });
     (export, map.finish())
-}
-
-fn check_name(entry: &Value<'_>, what: &str, problems: &Problems<'_>) {
-    let name = &entry.key.value;
-    if !is_identifier(name) {
-        let article = if what.starts_with('e') { "an" } else { "a" };
-        let message = format!("`{name}` is not a name of {article} {what}");
-        problems.report_hint(entry.key.position, message, NAME_HINT);
-    }
 }

@@ -72,7 +72,7 @@ pub async fn run(
         {
             return Err(error);
         }
-        let Some(severity) = exports.gate(target, table)? else { continue };
+        let Some(severity) = exports.gate(target, table) else { continue };
         let Some(mut connected) = to.take() else { continue };
         match source.parity(&mut connected, table).await {
             Ok(parity) => {

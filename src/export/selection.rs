@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::dag::{Dags, Export, Severity, Target, select};
+use crate::dag::{Dags, EntryKind, Export, Severity, Target, select};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ModelSet;
 use crate::table::TableName;
@@ -14,15 +14,24 @@ pub struct Exports<'a> {
     pub dags: &'a Dags,
 }
 
+/// What is exported where, as far as it can be told.
+pub struct Chosen<'a> {
+    /// Each with its tables in dependency order.
+    pub targets: Vec<(&'a Target, Vec<TableName>)>,
+    /// Entries of `dags.yaml` that are broken or select nothing, which others do not suffer for.
+    pub left_out: Vec<(String, Error)>,
+}
+
 impl<'a> Exports<'a> {
-    /// The tables of each target, in dependency order: those of the exports, as far as `selectors`
-    /// select them, in `only` if it is given.
-    pub fn chosen(
-        &self,
-        selectors: &[String],
-        only: Option<&str>,
-    ) -> Result<Vec<(&'a Target, Vec<TableName>)>> {
-        if self.dags.exports.is_empty() {
+    /// The tables of each target: those of the exports, as far as `selectors` select them, in `only`
+    /// if it is given.
+    pub fn chosen(&self, selectors: &[String], only: Option<&str>) -> Result<Chosen<'a>> {
+        let broken = self.dags.left_out.iter().filter(|entry| entry.kind != EntryKind::Dag);
+        let mut left_out: Vec<(String, Error)> = broken
+            .filter(|entry| only.is_none() || entry.kind == EntryKind::Export)
+            .map(|entry| (entry.to_string(), entry.error()))
+            .collect();
+        if self.dags.exports.is_empty() && left_out.is_empty() {
             return Err(Error::invalid("dags.yaml names no exports")
                 .hint("exports: {warehouse: {target: local, select: [gold.*]}}"));
         }
@@ -30,37 +39,45 @@ impl<'a> Exports<'a> {
         let wanted = select(self.models, self.dags, selectors)?;
         let mut tables: BTreeMap<&str, Vec<TableName>> = BTreeMap::new();
         for export in self.dags.exports.values() {
-            tables.entry(&export.target.value).or_default().extend(self.selected(export)?);
-        }
-        let mut chosen = Vec::new();
-        for (name, selected) in tables {
-            let target = self.dags.target(name)?;
-            if only.is_some_and(|only| only.name != target.name) {
+            if only.is_some_and(|only| only.name != export.target.value) {
                 continue;
             }
+            match self.selected(export) {
+                Ok(selected) => tables.entry(&export.target.value).or_default().extend(selected),
+                Err(error) => left_out.push((format!("export `{}`", export.name), error)),
+            }
+        }
+        let mut targets = Vec::new();
+        for (name, selected) in tables {
+            // One that is broken is left out already.
+            let Ok(target) = self.dags.target(name) else { continue };
             let names: Vec<TableName> =
                 wanted.iter().filter(|name| selected.contains(name)).cloned().collect();
             if !names.is_empty() {
-                chosen.push((target, names));
+                targets.push((target, names));
             }
         }
-        if chosen.is_empty() {
-            return Err(Error::new(ErrorKind::NotFound, "no export holds what was selected")
-                .hint("exports are listed in dags.yaml, under `exports`"));
+        match (targets.is_empty(), left_out.is_empty()) {
+            (true, true) => {
+                Err(Error::new(ErrorKind::NotFound, "no export holds what was selected")
+                    .hint("exports are listed in dags.yaml, under `exports`"))
+            }
+            (true, false) => Err(left_out.remove(0).1),
+            _ => Ok(Chosen { targets, left_out }),
         }
-        Ok(chosen)
     }
 
     /// Whether a run must compare the table with what `target` then holds. Of several exports the
     /// strictest counts.
-    pub fn gate(&self, target: &Target, name: &TableName) -> Result<Option<Severity>> {
+    pub fn gate(&self, target: &Target, name: &TableName) -> Option<Severity> {
         let mut strictest = None;
         for export in self.dags.exports.values().filter(|e| e.target.value == target.name) {
-            if export.parity > strictest && self.selected(export)?.contains(name) {
+            let holds = || self.selected(export).is_ok_and(|selected| selected.contains(name));
+            if export.parity > strictest && holds() {
                 strictest = export.parity;
             }
         }
-        Ok(strictest)
+        strictest
     }
 
     fn selected(&self, export: &Export) -> Result<Vec<TableName>> {
@@ -85,7 +102,7 @@ impl<'a> Exports<'a> {
         target: Option<&str>,
     ) -> Result<Vec<(TableName, [String; 2])>> {
         if target.is_some() {
-            let chosen = self.chosen(selectors, target)?.into_iter();
+            let chosen = self.chosen(selectors, target)?.targets.into_iter();
             let named = chosen.flat_map(|(target, names)| {
                 let place =
                     |name: &TableName| [target.schema(name.layer), target.identifier(name.name())];

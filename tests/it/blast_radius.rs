@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::program::{Finished, Project, model};
-use crate::runs::{add, project};
+use crate::runs::project;
 use crate::served::{PATIENCE, Served};
 use crate::services::services;
 
@@ -40,11 +40,31 @@ exports:
   nightly: {target: here, select: [silver.*]}
 ";
 
-const ROWS: [(&str, &str, &str); 3] = [
-    ("a", "2026-01-05T10:00:00Z", "1"),
-    ("b", "2026-01-06T10:00:00Z", "2"),
-    ("c", "2026-01-07T10:00:00Z", "3"),
+/// A broken target, and an export that waits for it.
+const BROKEN_ENTRY: &str = "version: 1
+targets:
+  far: {driver: fil, path: exports}
+  here: {driver: files, path: exports}
+exports:
+  away: {target: far, select: [silver.good]}
+  nightly: {target: here, select: [silver.*]}
+";
+/// An export of tables that are no longer there.
+const OF_NOTHING: &str = "version: 1
+targets:
+  here: {driver: files, path: exports}
+exports:
+  away: {target: here, select: [gold.weekly]}
+  nightly: {target: here, select: [silver.*]}
+";
+
+const EVENTS: [&str; 3] = [
+    r#"{"id": "a", "at": "2026-01-05T10:00:00Z", "n": "1"}"#,
+    r#"{"id": "b", "at": "2026-01-06T10:00:00Z", "n": "2"}"#,
+    r#"{"id": "c", "at": "2026-01-07T10:00:00Z", "n": "3"}"#,
 ];
+/// The second is rejected.
+const OTHERS: [&str; 2] = [r#"{"id": "a"}"#, r#"{"id": null}"#];
 
 fn full(sql: &str) -> String {
     model("kind: full", sql)
@@ -62,8 +82,8 @@ fn raw(table: &str, topic: &str) -> String {
     model(&header, &format!("SELECT * FROM kafka.{table}"))
 }
 
-/// Everything built and exported once.
-async fn sound() -> Project {
+/// Everything ingested, built and exported once.
+async fn sound(broker: &MockBroker) -> Project {
     let project = project(&[
         ("bronze/others", &raw("others", "raw.others.v1")),
         ("silver/good", &full("SELECT id FROM bronze.events")),
@@ -73,10 +93,19 @@ async fn sound() -> Project {
         ("gold/seen", &view("SELECT id FROM silver.good")),
     ]);
     project.write("dags.yaml", DAGS);
-    add(&project, &ROWS).await;
+    let Ingested { failed, .. } = drain(&project, &broker.access()).await;
+    assert!(failed.is_empty(), "{failed:?}");
     project.run(&["run"]).succeeded();
     project.run(&["export", "run"]).succeeded();
     project
+}
+
+/// With the messages of [`sound`].
+fn broker() -> MockBroker {
+    let broker = MockBroker::start(&[("raw.events.v1", 1), ("raw.others.v1", 1)]).unwrap();
+    send(&broker.access(), "raw.events.v1", &EVENTS);
+    send(&broker.access(), "raw.others.v1", &OTHERS);
+    broker
 }
 
 fn log_of(project: &Project, table: &str) -> PathBuf {
@@ -103,8 +132,19 @@ struct Part {
 /// An exit code other than 0.
 const ANY_FAILURE: i32 = -1;
 
+/// Of a table whose log is damaged.
+const TORN: &[(&str, i32)] = &[
+    ("run all", 2),
+    ("list", 4),
+    ("list columns", 4),
+    ("export", 2),
+    ("status", 2),
+    ("parity", 2),
+    ("lake check", 4),
+];
+
 /// Commands, and what of the rest they must say all the same.
-const COMMANDS: [(&str, &[&str], &str); 12] = [
+const COMMANDS: [(&str, &[&str], &str); 14] = [
     ("check", &["check"], ""),
     ("run another", &["run", "silver.other"], "silver.other "),
     ("run all", &["run"], "silver.good "),
@@ -117,7 +157,9 @@ const COMMANDS: [(&str, &[&str], &str); 12] = [
         "| id ",
     ),
     ("lineage", &["lineage"], "silver.good"),
-    ("letters", &["dlq", "list"], ""),
+    ("letters", &["dlq", "list"], "bronze.others"),
+    ("audit", &["audit", "--offline"], "bronze.events"),
+    ("lake check", &["lake", "check"], "silver.good "),
     ("export", &["export", "run"], "silver.good "),
     ("status", &["export", "status"], "silver.good "),
     ("history", &["export", "history"], "silver.good "),
@@ -131,7 +173,7 @@ const BAD_TABLE: [&str; 3] =
 const LEFT_OUT: &[(&str, i32)] =
     &[("check", 1), ("run all", 2), ("lineage", 1), ("export", 2), ("status", 2), ("parity", 2)];
 
-const PARTS: [Part; 11] = [
+const PARTS: [Part; 15] = [
     Part {
         name: "a model of an unknown column",
         break_it: |project| {
@@ -189,6 +231,35 @@ const PARTS: [Part; 11] = [
         codes: &[("check", 1), ("export", 1), ("status", 1), ("history", 1), ("parity", 1)],
     },
     Part {
+        name: "an entry of dags.yaml",
+        break_it: |project| project.write("dags.yaml", BROKEN_ENTRY),
+        named: ["far", "dags dags.yaml: target `far`: ", "part=\"dags\",name=\"dags.yaml\""],
+        codes: &[("check", 1), ("export", 2), ("status", 2), ("history", 2), ("parity", 2)],
+    },
+    Part {
+        name: "an export of tables that are not there",
+        break_it: |project| project.write("dags.yaml", OF_NOTHING),
+        named: ["gold.weekly", "", ""],
+        codes: &[("check", 1), ("export", 2), ("status", 2), ("history", 2), ("parity", 2)],
+    },
+    Part {
+        name: "a log without an entry",
+        break_it: |project| std::fs::remove_file(entry(&log_of(project, "silver/bad"), 0)).unwrap(),
+        named: BAD_TABLE,
+        codes: TORN,
+    },
+    Part {
+        name: "a log whose newest entry was cut between two lines",
+        break_it: |project| {
+            let log = log_of(project, "silver/bad");
+            let newest = entry(&log, newest(&log));
+            let text = std::fs::read_to_string(&newest).unwrap();
+            std::fs::write(newest, text.split_inclusive('\n').next().unwrap()).unwrap();
+        },
+        named: BAD_TABLE,
+        codes: TORN,
+    },
+    Part {
         name: "a torn log",
         break_it: |project| {
             let log = log_of(project, "silver/bad");
@@ -197,14 +268,7 @@ const PARTS: [Part; 11] = [
             std::fs::write(newest, &text[..text.len() / 2]).unwrap();
         },
         named: BAD_TABLE,
-        codes: &[
-            ("run all", 2),
-            ("list", ANY_FAILURE),
-            ("list columns", ANY_FAILURE),
-            ("export", 2),
-            ("status", 2),
-            ("parity", 2),
-        ],
+        codes: TORN,
     },
     Part {
         name: "a table of a feature that is not read",
@@ -253,13 +317,14 @@ const PARTS: [Part; 11] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_part_broken_and_every_command() {
-    let mut wrong = Vec::new();
+    let (mut wrong, broker) = (Vec::new(), broker());
     for part in PARTS {
-        let project = sound().await;
+        let project = sound(&broker).await;
         (part.break_it)(&project);
         for command in COMMANDS.into_iter().chain([PARITY]) {
             wrong.extend(judged(&part, &project, command));
         }
+        wrong.extend(ingested_beside(&part, &project, &broker).await);
         wrong.extend(served_beside(&part, &project));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -290,6 +355,16 @@ fn judged(
         return None;
     };
     Some(format!("{}: {command} {problem}:\n{stdout}\n{stderr}", part.name))
+}
+
+/// The same of ingestion: nothing but a table that is itself broken is left out.
+async fn ingested_beside(part: &Part, project: &Project, broker: &MockBroker) -> Option<String> {
+    let Ingested { reports, failed } = drain(project, &broker.access()).await;
+    let failed: Vec<String> = failed.keys().map(ToString::to_string).collect();
+    let expected: Vec<&str> =
+        [part.named[0]].into_iter().filter(|name| name.starts_with("bronze.")).collect();
+    let is_right = failed == expected && reports.iter().any(|(name, _)| name.name() == "events");
+    (!is_right).then(|| format!("{}: ingestion leaves out {failed:?}", part.name))
 }
 
 /// The same of a server.
@@ -338,7 +413,8 @@ fn becomes(served: &Served, path: &str, expected: impl Fn(&str) -> bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_notices_models_that_come_change_break_and_go() {
-    let project = sound().await;
+    let broker = broker();
+    let project = sound(&broker).await;
     let served = Served::start(&project, &[]);
     let ask = "/api/v1/query?sql=SELECT+*+FROM+gold.news+ORDER+BY+1+LIMIT+1";
     let answers = |row: &'static str| move |found: &str| found == row;
@@ -382,7 +458,8 @@ async fn a_server_notices_models_that_come_change_break_and_go() {
 /// and new rows were mixed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_made_anew_under_a_server_is_the_new_one() {
-    let project = sound().await;
+    let broker = broker();
+    let project = sound(&broker).await;
     let served = Served::start(&project, &[]);
     let rows = "/api/v1/query?sql=SELECT+*+FROM+silver.good+ORDER+BY+1";
     let is = |ids: &[&str]| {
