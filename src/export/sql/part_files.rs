@@ -83,8 +83,14 @@ impl<'a> PartWriter<'a> {
     }
 }
 
-/// Where the files of `stage` wait; removed with the value.
+/// Where the files of `stage` wait; removed with the value. Drivers take the path of an upload for a
+/// pattern, and would find other files than the one that it names, or none.
 pub fn make_folder(scratch: &Path, stage: &str) -> Result<TempDir> {
+    if scratch.to_str().is_none_or(|path| path.contains(['*', '?', '[', ']', '{', '}', '\\'])) {
+        let message = format!("files in `{}` cannot be uploaded", scratch.display());
+        return Err(Error::invalid(message)
+            .hint("set engine.spill_dir to a folder in whose name no driver sees a pattern"));
+    }
     let made =
         tempfile::Builder::new().prefix(&format!("{FOLDER_PREFIX}{stage}-")).tempdir_in(scratch);
     made.map_err(|source| {
@@ -118,6 +124,17 @@ mod tests {
 
     use super::*;
     use crate::export::sql::shape::stage_name;
+
+    #[test]
+    fn a_folder_that_is_a_pattern_to_drivers_is_refused() {
+        for name in ["a*", "a?b", "[a]", "{a,b}", "a\\b"] {
+            let scratch = tempfile::tempdir().unwrap().path().join(name);
+            std::fs::create_dir_all(&scratch).unwrap();
+            let refused = make_folder(&scratch, "stage").unwrap_err();
+            assert!(refused.message.ends_with("cannot be uploaded"), "{}", refused.message);
+            std::fs::remove_dir_all(scratch.parent().unwrap()).unwrap();
+        }
+    }
 
     #[test]
     fn parts_hold_all_rows_and_are_large() {
