@@ -6,6 +6,7 @@ use flowguard::demo::events::{Event, Options, history};
 use crate::expected::expected;
 use crate::gold::assert_gold;
 use crate::program::Project;
+use crate::served::Served;
 use crate::services::{Services, User, services};
 use crate::traffic::produce_history;
 
@@ -89,6 +90,16 @@ error: 2 of 7 models failed
          cause: Access Denied.\n\
          hint: these keys lack the right; see the policies in `minio/`\n",
     );
+    let tables = analyst.run(&["query", "--output", "csv", "SHOW TABLES"]).succeeded().stdout;
+    assert!(tables.contains("daily_metrics") && !tables.contains("orders_raw"), "{tables}");
+    let described = analyst.run_with_input(&["sql"], "\\d\n");
+    assert!(described.succeeded().stdout.contains("daily_metrics"));
+    {
+        let served = Served::start(&analyst, &[]);
+        assert_eq!(served.get("/readyz").succeeded(), "ready\n");
+        let total = served.get("/api/v1/query?sql=SELECT+count(*)+AS+n+FROM+gold.daily_metrics");
+        assert_eq!(total.text(), "{\"n\":3}\n");
+    }
     let denied = analyst.run(&["run", "silver.orders_cleaned"]);
     assert_eq!(denied.code, Some(3), "{}", denied.stderr);
     let denied = analyst.run(&["ingest", "--once"]);
@@ -104,4 +115,11 @@ error: 2 of 7 models failed
     // Who is denied has moved nothing: the next batch continues where the last one ended.
     ingest.run(&["ingest", "--once"]).succeeded();
     ingest.run(&["audit"]).succeeded();
+    // One pair of keys for a process that does all of it.
+    let server = ingest.clone().with_user(User::Server);
+    produce_history(&services, &history(&options).collect::<Vec<Event>>());
+    for command in [&["ingest", "--once"][..], &["run"], &["audit"], &["lake", "check"]] {
+        server.run(command).succeeded();
+    }
+    server.query("SELECT max(user_id) FROM bronze.orders_raw");
 }

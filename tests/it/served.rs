@@ -25,6 +25,11 @@ pub struct Served {
 impl Served {
     /// Starts the program on free ports and waits until it listens.
     pub fn start(project: &Project, arguments: &[&str]) -> Self {
+        Self::start_through(project, &[], arguments)
+    }
+
+    /// The same, by a program that becomes it, such as one that lowers its limits first.
+    pub fn start_through(project: &Project, wrapper: &[&str], arguments: &[&str]) -> Self {
         let line = [
             "serve",
             "--output=json",
@@ -32,7 +37,7 @@ impl Served {
             "--set=server.http_address=127.0.0.1:0",
         ];
         let log = std::fs::File::create(project.folder().join(LOG)).expect("a new file");
-        let mut command = project.command(&[&line, arguments].concat());
+        let mut command = project.command_through(wrapper, &[&line, arguments].concat());
         let mut child =
             command.stdout(Stdio::piped()).stderr(log).spawn().expect("the program starts");
         let mut first = String::new();

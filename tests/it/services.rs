@@ -23,6 +23,7 @@ pub enum User {
     Ingest,
     Transform,
     Analyst,
+    Server,
 }
 
 pub struct Services {
