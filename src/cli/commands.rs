@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use futures::future::LocalBoxFuture;
 
 use super::{
-    Global, Process, Session, audit, check, completions, config, demo, dlq, export, ingest,
+    Global, Process, Session, audit, check, completions, config, demo, dlq, export, ingest, lake,
     lineage, output, parity, query, run, schema, serve, sql, statements, target, user,
 };
 use crate::error::{Error, Result};
@@ -24,6 +24,7 @@ Examples:
   flowguard export run                        bring warehouses to the newest versions
   flowguard parity                            prove that they hold what the lake holds
   flowguard audit                             prove that every offset is accounted for
+  flowguard lake check                        find what is missing or damaged in the lake
 
 Exit codes: 0 done; 1 wrong input, or something was found; 2 a run failed; 3 the store, the broker
 or a limit; 4 data is missing from Kafka or the lake; 130 interrupted.";
@@ -48,6 +49,7 @@ enum Command {
     Dlq(dlq::Arguments),
     Export(export::Arguments),
     Ingest(ingest::Arguments),
+    Lake(lake::Arguments),
     Lineage(lineage::Arguments),
     Parity(parity::Arguments),
     Query(query::Arguments),
@@ -85,6 +87,7 @@ async fn dispatch(arguments: Vec<OsString>, process: Process) -> Result<()> {
         Command::Dlq(arguments) => dlq::execute(&session, &arguments).await,
         Command::Export(arguments) => export::execute(&session, &arguments).await,
         Command::Ingest(arguments) => ingest::execute(&session, &arguments).await,
+        Command::Lake(arguments) => lake::execute(&session, &arguments).await,
         Command::Lineage(arguments) => lineage::execute(&session, &arguments),
         Command::Parity(arguments) => parity::execute(&session, &arguments).await,
         Command::Query(arguments) => query::execute(&session, &arguments).await,

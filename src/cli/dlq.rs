@@ -184,7 +184,7 @@ async fn replay_tables(
                 continue;
             }
         };
-        let bar = output::rows_bar(&format!("{name}: dead letters"));
+        let bar = output::bar(&format!("{name}: dead letters"), "rows");
         let report = replay(&pipeline, mode, stop, |progress| {
             bar.set_length(progress.total);
             bar.set_position(progress.done);

@@ -136,7 +136,7 @@ pub async fn execute(session: &Session, arguments: &Arguments) -> Result<()> {
 
 async fn refresh(session: &Session, pipeline: &Pipeline) -> Result<()> {
     let name = &pipeline.spec.name;
-    let bar = output::rows_bar(&format!("{name} is written anew"));
+    let bar = output::bar(&format!("{name} is written anew"), "rows");
     let rewritten = rewrite(pipeline, &session.process.stop, |done, total| {
         bar.set_length(total);
         bar.set_position(done);

@@ -11,6 +11,7 @@ mod demo;
 mod dlq;
 mod export;
 mod ingest;
+mod lake;
 mod left_out;
 mod lineage;
 mod metrics_file;

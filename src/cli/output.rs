@@ -33,14 +33,15 @@ pub fn is_terminal() -> bool {
     io::stderr().is_terminal()
 }
 
-/// Rows done of how many, on a terminal.
-pub fn rows_bar(what: &str) -> ProgressBar {
+/// How many `units` (rows, tables) are done of how many, on a terminal.
+pub fn bar(what: &str, units: &str) -> ProgressBar {
     if !is_terminal() {
         return ProgressBar::hidden();
     }
+    let template =
+        format!("{{msg}} {{bar:30}} {{human_pos}} of {{human_len}} {units}  {{elapsed}}");
     let style =
-        ProgressStyle::with_template("{msg} {bar:30} {human_pos} of {human_len} rows  {elapsed}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(0).with_style(style).with_message(what.to_owned())
 }
 

@@ -16,6 +16,7 @@ pub mod settings;
 mod value;
 
 pub use secret::Secret;
+pub use value::folder_url;
 
 /// `text` with `${VAR}` and `${VAR:-default}` replaced, for texts outside of `flowguard.toml`.
 pub fn expanded(text: &str, variables: &BTreeMap<String, String>) -> Result<String> {

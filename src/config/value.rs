@@ -1,6 +1,7 @@
-//! Texts of settings to values: sizes, durations, counts, and where the lake is. Pure.
+//! Texts of settings to values: sizes, durations, counts, and where the lake is. Pure, but that links
+//! in folders are followed.
 
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use url::Url;
 
@@ -51,8 +52,8 @@ pub fn lake(text: &str, project: &Path) -> Result<Url> {
             return Err(Error::invalid(format!("`lake` is `{text}`, and `~` is not expanded"))
                 .hint("write ${HOME}/… in flowguard.toml, or the whole path"));
         }
-        return Url::from_directory_path(project.join(text))
-            .map_err(|()| Error::invalid(format!("`lake` is `{text}`, which is not a path")));
+        return folder_url(&project.join(text))
+            .ok_or_else(|| Error::invalid(format!("`lake` is `{text}`, which is not a path")));
     }
     let not_a_place = |what: &str| {
         Error::invalid(format!("`lake` {what}"))
@@ -82,6 +83,23 @@ pub fn lake(text: &str, project: &Path) -> Result<Url> {
         url.set_path(&path);
     }
     Ok(url)
+}
+
+/// A local folder as a URL; `None` if the path is relative. A URL has no `..`, and where a link leads
+/// elsewhere it means another folder there than in a URL.
+pub fn folder_url(path: &Path) -> Option<Url> {
+    let mut found = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                found = found.canonicalize().unwrap_or(found);
+                found.pop();
+            }
+            part => found.push(part),
+        }
+    }
+    Url::from_directory_path(found).ok()
 }
 
 /// An address to listen at. The message continues a key.

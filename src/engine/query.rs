@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -55,8 +54,6 @@ pub struct Query {
     pub unreadable: Unreadable,
     /// Whether a view in it reads what whoever asks may not read.
     is_veiled: bool,
-    /// The lake's folder, if the result is a plan and names files below it.
-    root: String,
 }
 
 /// Whose statements are planned, and over what.
@@ -138,9 +135,8 @@ impl Planner<'_> {
         if shows_plan && is_veiled {
             return Err(hidden_plan());
         }
-        let root = if shows_plan { self.lake.folder()? } else { String::new() };
         let is_listing = named.is_listing;
-        Ok(Query { session, plan, pins, travelled, is_listing, unreadable, is_veiled, root })
+        Ok(Query { session, plan, pins, travelled, is_listing, unreadable, is_veiled })
     }
 
     /// The tables that a statement names.
@@ -285,21 +281,6 @@ impl Query {
             (name, snapshot.held_bytes())
         })
         .collect()
-    }
-
-    /// A batch as somebody else than the lake's owner may see it: plans name files as they lie in
-    /// the lake, and not where the lake is.
-    pub fn shown(&self, batch: RecordBatch) -> Result<RecordBatch> {
-        if self.root.is_empty() {
-            return Ok(batch);
-        }
-        let columns = batch.columns().iter().map(|column| {
-            let Some(texts) = column.as_string_opt::<i32>() else { return Arc::clone(column) };
-            let texts = texts.iter().map(|text| Some(text?.replace(&self.root, "")));
-            Arc::new(texts.collect::<StringArray>()) as ArrayRef
-        });
-        RecordBatch::try_new(batch.schema(), columns.collect())
-            .map_err(|source| Error::internal("a plan cannot be shown").source(source))
     }
 
     /// The first rows when ordered by all columns.

@@ -123,7 +123,7 @@ pub async fn change_since(held: Option<&Held>, newest: &Snapshot, model: &Model)
         }
         let changes = newest.changes(since).await?;
         let moving = || changes.values().filter(|change| change.moves_rows);
-        let intervals = |change: &lake::Change| {
+        let intervals = |change: &lake::entries::Change| {
             change.ledger.as_ref().map(|ledger| ledger.intervals.clone()).unwrap_or_default()
         };
         if moving().any(|change| intervals(change).is_empty()) {

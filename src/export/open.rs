@@ -70,7 +70,7 @@ impl Surroundings {
         let place = self.expanded(target, &target.place.value)?;
         let root = match place.contains("://") {
             true => Url::parse(&place).ok(),
-            false => Url::from_directory_path(self.project.join(&place)).ok(),
+            false => config::folder_url(&self.project.join(&place)),
         };
         let root = root.ok_or_else(|| {
             Error::invalid(format!("target `{}`: `{place}` is no place for files", target.name))

@@ -245,14 +245,12 @@ async fn put_entry(
 ) -> std::result::Result<(), DeltaTableError> {
     let mut ledger = serde_json::to_value(ledger).expect("a ledger is plain data");
     ledger[ACTIONS_KEY] = actions.len().into();
-    let log_store =
-        lake.log_store(name).map_err(|error| DeltaTableError::generic(error.to_string()))?;
     let table = snapshot.map(|s| s.eager() as &dyn TableReference);
     CommitBuilder::default()
         .with_actions(actions)
         .with_app_metadata(HashMap::from([(LEDGER_KEY.to_owned(), ledger)]))
         .with_max_retries(0)
-        .build(table, log_store, operation)
+        .build(table, lake.log_store(name), operation)
         .into_prepared_commit_future()
         .await?
         .await?;

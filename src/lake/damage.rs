@@ -29,9 +29,8 @@ use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 
-use super::store::{below, is_of_store, store_error};
+use super::store::{below, is_of_store, is_of_the_way, store_error};
 use crate::error::{Error, ErrorKind};
-use crate::table::{Layer, TableName};
 
 /// What to do about one that is not as it was written.
 const HINT: &str = "the table's log names it: put it back as it was; the table of a model can also \
@@ -212,10 +211,7 @@ impl Failed {
                     let end = file.object_meta.size;
                     let location = &file.object_meta.location;
                     store.get_range(location, end.saturating_sub(8)..end).await.ok()?;
-                    // Where the lake is, is nobody's business.
-                    let full = file.object_meta.location.as_ref();
-                    let cause = error.to_string().replace(full, &path_of(file));
-                    return Some(lost(file, "is damaged").source(cause));
+                    return Some(lost(file, "is damaged").source(error.to_string()));
                 }
                 Ok(()) => {}
             }
@@ -260,18 +256,6 @@ fn is_of_parquet(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
-/// Whether the store failed; what decompresses pages fails as a file system does.
-fn is_of_the_way(error: &(dyn StdError + 'static)) -> bool {
-    let mut layer = Some(error);
-    while let Some(error) = layer {
-        if error.is::<object_store::Error>() {
-            return true;
-        }
-        layer = below(error);
-    }
-    false
-}
-
 /// Whether a condition that the scan applies failed for a value of a row.
 fn is_of_condition(error: &(dyn StdError + 'static)) -> bool {
     let mut layer = Some(error);
@@ -290,25 +274,12 @@ fn out_of_reach(files: &[&PartitionedFile], error: DataFusionError) -> Error {
 }
 
 fn lost(file: &PartitionedFile, what: &str) -> Error {
-    let (table, path) = (table_of(file), path_of(file));
+    let (table, path) = (table_of(file), &file.object_meta.location);
     let message = format!("a data file of `{table}` {what}: `{path}`");
     Error::new(ErrorKind::DataLoss, message).hint(HINT)
 }
 
-/// The path below the lake: a table lies in the folder of its name in that of its layer.
-fn path_of(file: &PartitionedFile) -> String {
-    let path = file.object_meta.location.as_ref();
-    let segments: Vec<&str> = path.split('/').collect();
-    let at = (0..segments.len().saturating_sub(2)).rev().find(|at| {
-        let layer = segments[*at].parse::<Layer>();
-        layer.is_ok_and(|layer| TableName::new(layer, segments[at + 1]).is_ok())
-    });
-    match at {
-        Some(at) => segments[at..].join("/"),
-        None => segments.last().copied().unwrap_or_default().to_owned(),
-    }
-}
-
+/// A table lies in the folder of its name in that of its layer.
 fn table_of(file: &PartitionedFile) -> String {
-    path_of(file).split('/').take(2).collect::<Vec<_>>().join(".")
+    file.object_meta.location.as_ref().split('/').take(2).collect::<Vec<_>>().join(".")
 }

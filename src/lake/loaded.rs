@@ -7,6 +7,8 @@ use deltalake::DeltaTable;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
+use super::entries::file_name;
+
 /// A table as it was last loaded, so that only newer log entries are read.
 #[derive(Clone)]
 pub struct Loaded {
@@ -34,7 +36,7 @@ impl Loaded {
     /// another entry in its place, or none.
     pub async fn standing(&self, store: &dyn ObjectStore, folder: &Path) -> Standing {
         let Some(version) = self.table.version() else { return Standing::Other };
-        let entry = |version: u64| folder.clone().join(format!("{version:020}.json"));
+        let entry = |version: u64| folder.clone().join(file_name(version));
         let (own, next) = (entry(version), entry(version + 1));
         let (own, next) = tokio::join!(store.head(&own), store.head(&next));
         match (own, next) {
@@ -49,7 +51,7 @@ impl Loaded {
     /// Whether what was read since is the same table's: its entry is where it was.
     pub async fn is_there(&self, store: &dyn ObjectStore, folder: &Path) -> bool {
         let Some(version) = self.table.version() else { return false };
-        let own = folder.clone().join(format!("{version:020}.json"));
+        let own = folder.clone().join(file_name(version));
         match store.head(&own).await {
             Ok(own) => self.was_read_from(&own, version),
             Err(_) => false,

@@ -2,10 +2,12 @@
 //! `object_store`. It reads snapshots, stages files, and commits them through one function
 //! ([`commit::commit`]); it plans no queries and knows no models.
 
+pub mod check;
 pub mod commit;
 pub mod damage;
 pub mod details;
 mod durable;
+pub mod entries;
 pub mod ledger;
 mod loaded;
 pub mod logs;
@@ -24,18 +26,19 @@ use std::sync::{Arc, Mutex};
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use deltalake::DeltaTable;
-use deltalake::kernel::{Action, EagerSnapshot};
+use deltalake::kernel::EagerSnapshot;
 use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ListResult, ObjectStore, ObjectStoreExt};
 use tokio::sync::OnceCell;
 use url::Url;
 
-use self::ledger::{ACTIONS_KEY, LEDGER_KEY, Ledger};
+use self::entries::{Change, Fault, Listed, READ_MAX};
+use self::ledger::Ledger;
 use self::loaded::{Loaded, Standing};
-use self::store::{S3Access, store_error};
+use self::store::{S3Access, is_of_the_way, store_error};
 use self::transactions::{At, Transactions, Values};
 use crate::error::{Error, ErrorKind, Result};
 use crate::table::{Layer, TableName};
@@ -44,6 +47,11 @@ use crate::table::{Layer, TableName};
 #[derive(Clone)]
 pub struct Lake {
     root: Url,
+    /// What the libraries below are told instead of `root`: they decode the paths of URLs that they
+    /// made of decoded ones, and so would find another folder for `100%` or `a\b`. Errors and plans
+    /// then say how files lie in the lake, and not where that is.
+    address: Url,
+    /// Of the lake alone.
     store: Arc<dyn ObjectStore>,
     loaded: Arc<Mutex<HashMap<TableName, Loaded>>>,
     transactions: Arc<Mutex<HashMap<TableName, Transactions>>>,
@@ -52,17 +60,41 @@ pub struct Lake {
 impl Lake {
     /// Opens the lake at `root` (`file://` or `s3://`), which need not hold any table yet.
     pub fn open(root: &Url, s3: &S3Access) -> Result<Self> {
-        Ok(Self::with_store(root, store::open_store(root, s3)?))
+        // What is no path is no folder to make either.
+        let path = Path::from_url_path(root.path())
+            .map_err(|source| Error::invalid(format!("bad lake path `{root}`")).source(source))?;
+        Ok(Self::at(root, path, store::open_store(root, s3)?))
     }
 
     /// A lake on a store that the caller built; `store` is addressed from the root of the bucket
-    /// or file system that `root` lies in.
+    /// or file system that `root` lies in. Panics if the path of `root` has empty segments or `..`.
     pub fn with_store(root: &Url, store: Arc<dyn ObjectStore>) -> Self {
+        let path = Path::from_url_path(root.path()).expect("the caller's URL has a plain path");
+        Self::at(root, path, store)
+    }
+
+    fn at(root: &Url, path: Path, store: Arc<dyn ObjectStore>) -> Self {
         let mut root = root.clone();
         if !root.path().ends_with('/') {
             root.set_path(&format!("{}/", root.path()));
         }
-        Self { root, store, loaded: Arc::default(), transactions: Arc::default() }
+        // Delta's kernel sorts what is listed only where it knows from the URL that it comes in no
+        // order: folders, and S3's directory buckets, which it knows by this ending.
+        let unordered = if root.scheme() == "s3" { "" } else { "--x-s3" };
+        let id = xxhash_rust::xxh3::xxh3_64(root.as_str().as_bytes());
+        let address = Url::parse(&format!("lake://{id:016x}{unordered}/"));
+        Self {
+            root,
+            address: address.expect("digits are a host"),
+            store: Arc::new(PrefixStore::new(store, path)),
+            loaded: Arc::default(),
+            transactions: Arc::default(),
+        }
+    }
+
+    /// The same lake, of which nothing is known yet.
+    fn unread(&self) -> Self {
+        Self { loaded: Arc::default(), transactions: Arc::default(), ..self.clone() }
     }
 
     /// With a `/` at the end, whatever it was opened with.
@@ -70,28 +102,25 @@ impl Lake {
         &self.root
     }
 
-    /// What paths of its files begin with in the store, with a `/` at the end; empty where the lake
-    /// is all of the store.
-    pub fn folder(&self) -> Result<String> {
-        let path = self.path_of(&self.root)?;
-        Ok(if path.is_root() { String::new() } else { format!("{path}/") })
-    }
-
+    /// A table's folder, as the libraries below know it.
     fn url_of(&self, name: &TableName) -> Url {
-        self.root
+        self.address
             .join(&format!("{}/{}/", name.layer, name.name()))
             .expect("layer and table names are plain path segments")
     }
 
-    fn log_store(&self, name: &TableName) -> Result<LogStoreRef> {
-        let url = self.url_of(name);
-        let prefix = self.path_of(&url)?;
-        let prefixed = Arc::new(PrefixStore::new(Arc::clone(&self.store), prefix));
-        Ok(default_logstore(prefixed, Arc::clone(&self.store), &url, &StorageConfig::default()))
+    fn folder_of(&self, name: &TableName) -> Path {
+        Path::from_iter([name.layer.as_str(), name.name()])
     }
 
-    fn log_of(&self, name: &TableName) -> Result<Path> {
-        Ok(self.path_of(&self.url_of(name))?.join("_delta_log"))
+    fn log_store(&self, name: &TableName) -> LogStoreRef {
+        let url = self.url_of(name);
+        let prefixed = Arc::new(PrefixStore::new(Arc::clone(&self.store), self.folder_of(name)));
+        default_logstore(prefixed, Arc::clone(&self.store), &url, &StorageConfig::default())
+    }
+
+    fn log_of(&self, name: &TableName) -> Path {
+        self.folder_of(name).join("_delta_log")
     }
 
     /// The newest version of a table, or `None` if there is no such table.
@@ -99,7 +128,7 @@ impl Lake {
         let mut is_first_look = true;
         loop {
             let cached = self.cache().get(name).cloned();
-            let log = self.log_of(name)?;
+            let log = self.log_of(name);
             let mut before = None;
             if let Some(loaded) = cached {
                 match loaded.standing(&self.store, &log).await {
@@ -111,7 +140,7 @@ impl Lake {
             let is_new = before.is_none();
             let mut table = match &before {
                 Some(loaded) => loaded.table.clone(),
-                None => DeltaTable::new(self.log_store(name)?),
+                None => DeltaTable::new(self.log_store(name)),
             };
             let source = match table.update_state().await {
                 Ok(()) => {
@@ -144,14 +173,14 @@ impl Lake {
 
     /// A table as it was at `version`.
     pub async fn snapshot_at(&self, name: &TableName, version: u64) -> Result<Snapshot> {
-        let mut table = DeltaTable::new(self.log_store(name)?);
-        table.load_version(version).await.map_err(|source| {
+        let mut table = DeltaTable::new(self.log_store(name));
+        if let Err(source) = table.load_version(version).await {
             let mut error =
                 store_error(&format!("cannot read `{name}` at version {version}"), source);
             error.kind = ErrorKind::NotFound;
             error.hint.get_or_insert("`flowguard query` without a version reads the newest".into());
-            error
-        })?;
+            return Err(self.fault_or(name, error).await);
+        }
         self.snapshot_of(name, table)
     }
 
@@ -176,36 +205,40 @@ impl Lake {
         self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Tells a missing table from a store that cannot be asked.
+    /// Tells a missing table from a store that cannot be asked, and from one whose log is damaged.
     async fn absent_or_error(
         &self,
         name: &TableName,
         source: deltalake::DeltaTableError,
     ) -> Result<Option<Snapshot>> {
-        let log_store = self.log_store(name)?;
+        let log_store = self.log_store(name);
         match log_store.is_delta_table_location().await {
             Ok(false) => Ok(None),
-            Ok(true) => Err(store_error(&format!("cannot read `{name}`"), source)),
+            Ok(true) => {
+                let error = store_error(&format!("cannot read `{name}`"), source);
+                Err(self.fault_or(name, error).await)
+            }
             Err(deeper) => Err(store_error(&format!("cannot read `{name}`"), deeper)),
         }
     }
 
-    /// Names of all tables that exist, in order. Folders that are no tables are passed over.
+    /// What is wrong with the table's log, if that is why it cannot be read.
+    async fn fault_or(&self, name: &TableName, error: Error) -> Error {
+        if is_of_the_way(&error) {
+            return error;
+        }
+        let Ok(listed) = Listed::of(&self.store, &self.log_of(name)).await else { return error };
+        match (listed.newest(), listed.fault(&self.store).await) {
+            (Some(newest), Ok(Some(fault))) => fault.into_error(name, newest).source(error),
+            _ => error,
+        }
+    }
+
+    /// Names of all tables that exist, in order. Folders that are no tables are passed over, and so
+    /// are layers that these keys may not list, unless they may list none.
     pub async fn tables(&self) -> Result<Vec<TableName>> {
         let mut found = Vec::new();
-        for layer in Layer::ALL {
-            let url = self.root.join(&format!("{layer}/")).expect("a layer is a plain segment");
-            let prefix = self.path_of(&url)?;
-            let listed = match self.store.list_with_delimiter(Some(&prefix)).await {
-                Ok(listed) => listed,
-                Err(object_store::Error::NotFound { .. }) => continue,
-                Err(source) => {
-                    return Err(store_error(
-                        &format!("cannot list the lake `{}`", self.root),
-                        source,
-                    ));
-                }
-            };
+        for (layer, listed) in self.layers().await? {
             let names: Vec<TableName> = listed
                 .common_prefixes
                 .iter()
@@ -214,29 +247,46 @@ impl Lake {
             let looks = names.into_iter().map(|name| {
                 let lake = self.clone();
                 async move {
-                    let is_table = lake.log_store(&name)?.is_delta_table_location().await;
+                    let is_table = lake.log_store(&name).is_delta_table_location().await;
                     Ok::<_, Error>(is_table.unwrap_or(false).then_some(name))
                 }
             });
             let tables: Vec<Option<TableName>> =
-                futures::stream::iter(looks).buffered(LOGS_READ_MAX).try_collect().await?;
+                futures::stream::iter(looks).buffered(READ_MAX).try_collect().await?;
             found.extend(tables.into_iter().flatten());
         }
         Ok(found)
     }
 
-    fn path_of(&self, url: &Url) -> Result<Path> {
-        Path::from_url_path(url.path())
-            .map_err(|source| Error::invalid(format!("bad lake path `{url}`")).source(source))
-    }
-
-    fn object(&self, name: &str) -> Result<Path> {
-        Ok(self.path_of(&self.root)?.join(name))
+    /// What is in the layers' folders; fails if none of them may be listed.
+    async fn layers(&self) -> Result<Vec<(Layer, ListResult)>> {
+        let (mut layers, mut denied) = (Vec::new(), None);
+        let mut is_any_listed = false;
+        for layer in Layer::ALL {
+            let folder = Path::from(layer.as_str());
+            match self.store.list_with_delimiter(Some(&folder)).await {
+                Ok(listed) => layers.push((layer, listed)),
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(source) => {
+                    let what = format!("cannot list the lake `{}`", self.root);
+                    match store_error(&what, source) {
+                        error if error.kind == ErrorKind::Denied => denied = Some(error),
+                        error => return Err(error),
+                    }
+                    continue;
+                }
+            }
+            is_any_listed = true;
+        }
+        match denied {
+            Some(error) if !is_any_listed => Err(error),
+            _ => Ok(layers),
+        }
     }
 
     /// Whether an object beside the layers exists.
     pub async fn has_object(&self, name: &str) -> Result<bool> {
-        match self.store.head(&self.object(name)?).await {
+        match self.store.head(&Path::from(name)).await {
             Ok(_) => Ok(true),
             Err(object_store::Error::NotFound { .. }) => Ok(false),
             Err(source) => Err(store_error(&format!("cannot read `{name}` in the lake"), source)),
@@ -245,7 +295,7 @@ impl Lake {
 
     /// Writes a small object that is no part of any table.
     pub async fn put_object(&self, name: &str, content: &'static [u8]) -> Result<()> {
-        let put = self.store.put(&self.object(name)?, content.into()).await;
+        let put = self.store.put(&Path::from(name), content.into()).await;
         put.map(drop)
             .map_err(|source| store_error(&format!("cannot write `{name}` in the lake"), source))
     }
@@ -253,7 +303,7 @@ impl Lake {
     /// Deletes a table with all its versions. Its log goes last, newest entry first, so that an
     /// interrupted removal leaves a table that is seen to be broken rather than a wrong one.
     pub async fn remove_table(&self, name: &TableName) -> Result<()> {
-        let prefix = self.path_of(&self.url_of(name))?;
+        let prefix = self.folder_of(name);
         let failed = |source| store_error(&format!("cannot remove `{name}`"), source);
         let mut objects: Vec<Path> = self
             .store
@@ -272,17 +322,9 @@ impl Lake {
         Ok(())
     }
 
-    /// Fails with one clear error when the store cannot be reached or listed.
+    /// Fails with one clear error when the store cannot be reached, or none of its layers listed.
     pub async fn probe(&self) -> Result<()> {
-        let prefix = Path::from_url_path(self.root.path()).map_err(|source| {
-            Error::invalid(format!("bad lake path `{}`", self.root)).source(source)
-        })?;
-        match self.store.list_with_delimiter(Some(&prefix)).await {
-            Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(source) => {
-                Err(store_error(&format!("cannot list the lake `{}`", self.root), source))
-            }
-        }
+        self.layers().await.map(drop)
     }
 }
 
@@ -370,7 +412,7 @@ impl Snapshot {
     }
 
     /// What the commits of this version's log did, from `since` on; versions whose log entry is
-    /// trimmed are missing.
+    /// trimmed are missing. Fails if an entry is not whole, or missing after one that is there.
     pub async fn changes(&self, since: u64) -> Result<BTreeMap<u64, Change>> {
         let log_store = self.table.log_store();
         let read = |version: u64| {
@@ -378,65 +420,24 @@ impl Snapshot {
             async move { (version, log_store.read_commit_entry(version).await) }
         };
         let mut entries =
-            futures::stream::iter(since..=self.version).map(read).buffer_unordered(LOGS_READ_MAX);
+            futures::stream::iter(since..=self.version).map(read).buffer_unordered(READ_MAX);
         let mut changes = BTreeMap::new();
         while let Some((version, entry)) = entries.next().await {
             let entry = entry.map_err(|source| {
                 store_error(&format!("cannot read the log of `{}`", self.name), source)
             })?;
             if let Some(entry) = entry {
-                let change = change_of(&entry).map_err(|error| cut(&self.name, version, &error))?;
-                changes.insert(version, change);
+                let entry = entries::read(version, &entry)
+                    .map_err(|fault| fault.into_error(&self.name, self.version))?;
+                changes.insert(version, entry.change);
             }
         }
-        Ok(changes)
-    }
-}
-
-/// What one commit did.
-#[derive(Debug, Clone, Default)]
-pub struct Change {
-    /// If FlowGuard wrote it.
-    pub ledger: Option<Ledger>,
-    /// Whether rows came or went, as far as the commit says.
-    pub moves_rows: bool,
-}
-
-/// Names the log entry that was cut.
-fn cut(name: &TableName, version: u64, error: &Error) -> Error {
-    let message = format!("log entry {version:020}.json of `{name}` is not whole: {error}");
-    Error::new(ErrorKind::DataLoss, message).hint(
-        "its last lines are lost, by a power cut for instance: restore it, or delete it if it is \
-         the newest one; then ingest, or run again, what it brought",
-    )
-}
-
-/// Logs, or entries of one, read at once.
-const LOGS_READ_MAX: usize = 16;
-
-/// Fails if the log entry is not as long as its ledger says.
-fn change_of(entry: &[u8]) -> Result<Change> {
-    let lines = entry.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    let mut change = Change::default();
-    let (mut found, mut written) = (0, None);
-    for line in lines {
-        found += 1;
-        match serde_json::from_slice::<Action>(line) {
-            Ok(Action::Add(add)) => change.moves_rows |= add.data_change,
-            Ok(Action::Remove(remove)) => change.moves_rows |= remove.data_change,
-            Ok(Action::CommitInfo(info)) => {
-                let ledger = info.info.get(LEDGER_KEY).cloned();
-                written = ledger.as_ref().and_then(|ledger| ledger[ACTIONS_KEY].as_u64());
-                change.ledger = ledger.and_then(|value| serde_json::from_value(value).ok());
+        let first = changes.first_key_value().map_or(self.version, |(version, _)| *version);
+        match (first..=self.version).find(|version| !changes.contains_key(version)) {
+            Some(version) if !changes.is_empty() => {
+                Err(Fault::Missing(version..=version).into_error(&self.name, self.version))
             }
-            _ => {}
+            _ => Ok(changes),
         }
-    }
-    match written.map(|written| written + 1) {
-        Some(written) if found < written => Err(Error::new(
-            ErrorKind::DataLoss,
-            format!("it was cut: {found} of {written} lines are left"),
-        )),
-        _ => Ok(change),
     }
 }

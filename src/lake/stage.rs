@@ -78,7 +78,7 @@ impl Staged {
             return Ok(Arc::new(EmptyTable::new(Arc::clone(&spec.columns))));
         }
         let folder = lake.url_of(&spec.name);
-        session.register_object_store(lake.root(), Arc::clone(&lake.store));
+        session.register_object_store(&lake.address, Arc::clone(&lake.store));
         let files = self.paths().map(|path| ListingTableUrl::parse(format!("{folder}{path}")));
         let files = files.collect::<datafusion::common::Result<Vec<_>>>().map_err(failed)?;
         let options = ListingOptions::new(Arc::new(ParquetFormat::default()));
@@ -90,8 +90,7 @@ impl Staged {
 
     /// Deletes files that will not be committed after all. Best effort: what stays is an orphan.
     pub async fn discard(self, lake: &Lake, name: &TableName) {
-        let Ok(log_store) = lake.log_store(name) else { return };
-        let store = log_store.object_store(None);
+        let store = lake.log_store(name).object_store(None);
         for add in self.adds {
             if let Err(error) = store.delete(&Path::from(add.path.as_str())).await {
                 tracing::debug!(table = %name, %error, "a staged file was not deleted");
@@ -119,7 +118,7 @@ impl Stager {
             Default::default(), // the named columns below win
             Some(spec.statistics_columns()),
         );
-        let store = lake.log_store(&spec.name)?.object_store(None);
+        let store = lake.log_store(&spec.name).object_store(None);
         Ok(Self { spec: spec.clone(), writer: DeltaWriter::new(store, config), rows: 0 })
     }
 

@@ -275,6 +275,20 @@ pub fn is_of_store(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
+/// Whether the store failed, and not for an object that is not there; what decompresses pages fails
+/// as a file system does.
+pub fn is_of_the_way(error: &(dyn StdError + 'static)) -> bool {
+    let mut layer = Some(error);
+    while let Some(error) = layer {
+        match error.downcast_ref::<object_store::Error>() {
+            Some(object_store::Error::NotFound { .. }) => return false,
+            Some(_) => return true,
+            None => layer = below(error),
+        }
+    }
+    false
+}
+
 /// The next layer of an error, also where its type does not name it as the source.
 pub(super) fn below<'a>(
     error: &'a (dyn StdError + 'static),

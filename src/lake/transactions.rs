@@ -93,7 +93,10 @@ impl Known {
 }
 
 fn reading(at: &At<'_>) -> String {
-    format!("cannot read the log of `{}`", at.log_store.root_url())
+    format!(
+        "cannot read the log of `{}`",
+        at.log_store.root_url().path().trim_matches('/').replace('/', ".")
+    )
 }
 
 /// Asks the log itself, on a thread that may wait.

@@ -15,12 +15,13 @@ use super::stage::{Output, restage};
 use crate::engine::fault::engine_error;
 use crate::error::{Error, ErrorKind, Result};
 use crate::interval::{Instant, Range, RangeSet, TouchedHours};
+use crate::lake::Snapshot;
 use crate::lake::commit::{Advance, Commit, Outcome, commit, ensure_table, is_made_by, model_id};
+use crate::lake::entries::Change;
 use crate::lake::ledger::{InputVersion, Ledger, range_pairs, ranges_of};
 use crate::lake::replace::{Removal, replace_all, replace_range};
 use crate::lake::spec::{TableSpec, has_times, instants_of};
 use crate::lake::stage::Staged;
-use crate::lake::{Change, Snapshot};
 use crate::retry::Retry;
 
 /// Builds of other intervals that may come in between before this one gives up.

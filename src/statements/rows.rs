@@ -316,7 +316,7 @@ impl Execution {
         for plan in plans {
             let mut batches = plan.execute(self.part, self.query.task()).map_err(failed)?;
             while let Some(batch) = batches.next().await {
-                let batch = self.query.shown(conform(&batch.map_err(failed)?, &self.schema)?)?;
+                let batch = conform(&batch.map_err(failed)?, &self.schema)?;
                 if batch.num_rows() == 0 {
                     continue;
                 }

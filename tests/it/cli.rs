@@ -15,6 +15,7 @@ const COMMANDS: [&str; 18] = [
     "dlq",
     "export",
     "ingest",
+    "lake",
     "lineage",
     "parity",
     "query",
