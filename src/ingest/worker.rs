@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Pipeline;
 use super::batch::{BatchReport, Written, take_over, write};
 use super::mark::message_of;
-use super::open::{OpenBatch, Progress};
+use super::open::OpenBatch;
 use super::refusal;
 use crate::error::{Error, Result};
 use crate::kafka::{Assignments, Consumer, Probe, Received};
@@ -126,6 +126,8 @@ impl Worker {
         while !stop.is_cancelled() {
             if self.take_some(POLL_TIMEOUT)? {
                 heard = Clock::now();
+            } else if !self.shared.state().has_joined && self.consumer.has_joined() {
+                self.shared.assigned(&[]);
             } else if self.until == Until::Drained && heard.elapsed() > SILENCE_MAX {
                 self.consumer.watermarks()?;
                 heard = Clock::now();
@@ -285,6 +287,8 @@ struct State {
     /// When the open batch got its first message.
     opened: Option<Clock>,
     writing: Option<Writing>,
+    /// The group has said what is this worker's, if only nothing.
+    has_joined: bool,
     /// The topic's id when its partitions were taken over; `None` where the broker does not tell.
     topic_id: Option<String>,
     /// An error of a callback, raised by the next look.
@@ -305,6 +309,7 @@ impl State {
             open: OpenBatch::new(pipeline)?,
             opened: None,
             writing: None,
+            has_joined: false,
             topic_id: None,
             failure: None,
             report: WorkerReport::default(),
@@ -335,10 +340,10 @@ impl State {
         Ok(())
     }
 
-    /// Forgets everything that is not committed, and goes on with `partitions` alone.
-    fn restart(&mut self, partitions: impl IntoIterator<Item = (i32, Progress)>) -> Result<()> {
+    /// Forgets everything that is not committed, and all partitions.
+    fn forget(&mut self) -> Result<()> {
         self.opened = None;
-        self.open.restart(partitions)
+        self.open.restart([])
     }
 
     fn next_offsets(&self) -> Vec<(i32, i64)> {
@@ -418,7 +423,7 @@ impl Shared {
                 );
                 (self.on_told)(Told::Committed(report));
             }
-            Written::Superseded => state.restart([])?,
+            Written::Superseded => state.forget()?,
         }
         Ok(Some(written))
     }
@@ -434,8 +439,9 @@ impl Shared {
         Ok(Collected::Superseded)
     }
 
-    fn start_partitions(&self, partitions: &[i32]) -> Result<Vec<(i32, Option<i64>)>> {
-        let pipeline = &self.pipeline;
+    /// Takes `partitions` over, beside those that are owned already.
+    fn start_partitions(&self, partitions: &[i32]) -> Result<()> {
+        let (pipeline, began) = (&self.pipeline, Clock::now());
         let mut bounds = self.probe.watermarks(&pipeline.topic)?;
         let topic_id = checked_topic(pipeline, &self.runtime, &self.probe)?;
         let low = |partition: i32| bounds.get(&partition).map_or(0, |(low, _)| *low);
@@ -447,21 +453,40 @@ impl Shared {
             // The former owner may have committed what came after the broker was asked.
             bounds = self.probe.watermarks(&pipeline.topic)?;
         }
-        let mut starts = Vec::with_capacity(taken.len());
         for (partition, progress) in &mut taken {
             let bounds = bounds.get(partition).copied();
             if let Some(why) = bounds.and_then(|found| refusal::bounds(progress.start(), found)) {
                 let table = pipeline.spec.name.to_string();
                 return Err(refusal::error(&pipeline.topic, *partition, &table, &why));
             }
-            let low = bounds.map_or(0, |(low, _)| low);
-            starts.push((*partition, Some(progress.first_read(low))));
+            progress.begin_in(bounds.map_or(0, |(low, _)| low));
         }
+        tracing::info!(
+            table = %pipeline.spec.name,
+            partitions = taken.len(),
+            took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "partitions taken over"
+        );
         let state = &mut *self.state();
-        state.restart(taken)?;
+        state.open.take_over(taken);
         state.topic_id = topic_id;
         *lock(&self.lows) = bounds;
-        Ok(starts)
+        Ok(())
+    }
+
+    /// Commits what is buffered. What cannot be committed is forgotten with all partitions, those
+    /// that are kept as well: they are taken over anew, from the lake.
+    fn settle_or_forget(&self) {
+        let settled = self.settle();
+        if let Err(error) = &settled {
+            tracing::warn!(table = %self.pipeline.spec.name, %error, "could not commit before giving up partitions");
+        }
+        if !matches!(settled, Ok(Collected::Done)) {
+            let state = &mut *self.state();
+            if let Err(error) = state.forget() {
+                state.failure = Some(error);
+            }
+        }
     }
 }
 
@@ -490,25 +515,26 @@ fn recreated(pipeline: &Pipeline, known: &str, found: &str) -> Error {
 
 impl Assignments for Shared {
     fn assigned(&self, partitions: &[i32]) -> Vec<(i32, Option<i64>)> {
-        match self.start_partitions(partitions) {
-            Ok(starts) => {
-                (self.on_told)(Told::TookOver);
-                starts
-            }
-            Err(error) => {
+        let is_new = |partition: &i32| !self.state().open.partitions().contains_key(partition);
+        let new: Vec<i32> = partitions.iter().copied().filter(is_new).collect();
+        if !new.is_empty() || partitions.is_empty() {
+            if let Err(error) = self.start_partitions(&new) {
                 self.state().failure = Some(error);
-                Vec::new()
+                return Vec::new();
             }
+            self.state().has_joined = true;
+            (self.on_told)(Told::TookOver);
         }
+        let state = self.state();
+        let position = |partition: &i32| {
+            let progress = state.open.partitions().get(partition)?;
+            Some((*partition, Some(progress.position())))
+        };
+        partitions.iter().filter_map(position).collect()
     }
 
-    fn revoked(&self) {
-        if let Err(error) = self.settle() {
-            // The next owner starts from the lake; what was buffered is read again.
-            tracing::warn!(table = %self.pipeline.spec.name, %error, "could not commit before giving up partitions");
-        }
-        if let Err(error) = self.state().restart([]) {
-            self.state().failure = Some(error);
-        }
+    fn revoked(&self, partitions: &[i32]) {
+        self.settle_or_forget();
+        self.state().open.give_up(partitions);
     }
 }

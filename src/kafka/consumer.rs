@@ -18,14 +18,17 @@ use crate::error::Result;
 const BATCH_MESSAGES_MAX: usize = 512;
 const BATCH_BYTES: usize = 4 << 20;
 
-/// Who decides where partitions start, and what happens before they are given up. Both are
-/// called on the polling thread, during [`Consumer::poll`], and at the end when it is dropped.
+/// Who decides where partitions are read, and what happens before they are given up. Both are
+/// called on the polling thread, during calls to [`Consumer`], and at the end when it is dropped.
 pub trait Assignments: Send + Sync + 'static {
-    /// The next offset of each partition; `None` starts at the beginning of the log. Partitions
-    /// that are left out are not consumed.
+    /// The next offset of each of `partitions`, which are this member's; `None` is the beginning of
+    /// the log. Those that are new are taken over, all others go on where they are: a group may
+    /// rebalance as a whole or step by step, and ask at any time. Partitions that are left out are
+    /// not consumed.
     fn assigned(&self, partitions: &[i32]) -> Vec<(i32, Option<i64>)>;
-    /// What is not committed when this returns may be another member's from then on.
-    fn revoked(&self);
+    /// Gives `partitions` up, and keeps the others: what of them is not committed when this returns
+    /// may be another member's from then on.
+    fn revoked(&self, partitions: &[i32]);
 }
 
 struct Context {
@@ -44,6 +47,19 @@ impl Context {
                 .map_err(|error| kafka_error("cannot assign a partition", error))?;
         }
         Ok(starts)
+    }
+
+    /// Reads on where the owner is, in all partitions that are assigned but those of `except`.
+    /// librdkafka pauses whatever a rebalance leaves in place, and would itself go on one offset
+    /// behind the end of a partition that it told the end of: it counts that for a message.
+    fn realign(&self, group: Group<'_>, except: &[i32]) -> Result<()> {
+        let failed = |error| kafka_error(&format!("cannot read on in `{}`", self.topic), error);
+        let mut kept = partitions_of(&group.assignment().map_err(failed)?);
+        kept.retain(|partition| !except.contains(partition));
+        if kept.is_empty() {
+            return Ok(());
+        }
+        group.seek(&self.starts(&kept)?).map_err(failed)
     }
 
     fn report(&self, outcome: Result<()>) {
@@ -67,6 +83,7 @@ impl Rebalances for Context {
     fn assigned(&self, group: Group<'_>, partitions: &TopicPartitionList) {
         let partitions = partitions_of(partitions);
         tracing::info!(topic = self.topic, ?partitions, "partitions assigned");
+        self.report(self.realign(group, &partitions));
         self.report(self.starts(&partitions).and_then(|starts| {
             // A pause outlives an assignment: partitions that were taken away while paused would
             // never be fetched again.
@@ -76,10 +93,11 @@ impl Rebalances for Context {
     }
 
     fn revoked(&self, group: Group<'_>, partitions: &TopicPartitionList) {
-        self.assignments.revoked();
+        let given_up = partitions_of(partitions);
+        self.assignments.revoked(&given_up);
+        self.report(self.realign(group, &given_up));
         let released = group.unassign(partitions);
-        let partitions = partitions_of(partitions);
-        tracing::info!(topic = self.topic, ?partitions, "partitions revoked");
+        tracing::info!(topic = self.topic, partitions = ?given_up, "partitions revoked");
         self.report(released.map_err(|error| kafka_error("cannot release an assignment", error)));
     }
 
@@ -96,7 +114,7 @@ fn partitions_of(list: &TopicPartitionList) -> Vec<i32> {
 pub struct Consumer {
     topic: String,
     inner: BatchConsumer<Context>,
-    /// The next poll begins with new starts.
+    /// The next poll begins where the owner is.
     restarts: bool,
     messages_wanted: usize,
 }
@@ -151,12 +169,6 @@ impl Consumer {
             self.restart()?;
         }
         let batch = self.inner.poll(timeout, self.messages_wanted);
-        if batch.spans_rebalance && !batch.is_empty() {
-            // Old and new messages of a partition may stand side by side; a gap between them would
-            // look like offsets without messages.
-            self.restarts = true;
-            return Ok(Polled::default());
-        }
         let mut ends = Vec::new();
         let (mut messages, mut bytes) = (1, 1);
         for message in batch.iter() {
@@ -171,6 +183,12 @@ impl Consumer {
                 Some(code) => check(&self.topic, code)?,
             }
         }
+        if batch.spans_rebalance && !batch.is_empty() {
+            // Old and new messages of a partition may stand side by side; a gap between them would
+            // look like offsets without messages.
+            self.restarts = true;
+            return Ok(Polled::default());
+        }
         self.messages_wanted = (BATCH_BYTES * messages / bytes).clamp(1, BATCH_MESSAGES_MAX);
         Ok(Polled { batch: Some(batch), ends })
     }
@@ -180,13 +198,14 @@ impl Consumer {
         watermarks_of(self.inner.client(), &self.topic)
     }
 
-    /// Asks the owner for new starts and continues from there.
+    /// Asks the owner where it is and reads on from there; what was fetched is fetched again.
     pub fn restart(&self) -> Result<()> {
-        let failed = |error| kafka_error(&format!("cannot restart `{}`", self.topic), error);
-        let group = self.inner.group();
-        let assigned = group.assignment().map_err(failed)?;
-        let starts = self.inner.client().context().starts(&partitions_of(&assigned))?;
-        group.replace(&starts).and_then(|()| group.resume(&starts)).map_err(failed)
+        self.inner.client().context().realign(self.inner.group(), &[])
+    }
+
+    /// Whether the group has taken this member in. One that gets no partitions may be told of none.
+    pub fn has_joined(&self) -> bool {
+        self.inner.group().has_joined()
     }
 
     /// Stops or resumes fetching; polling goes on, so that the group keeps its member. What was
@@ -195,8 +214,12 @@ impl Consumer {
         let failed = |error| kafka_error(&format!("cannot pause `{}`", self.topic), error);
         let group = self.inner.group();
         let assigned = group.assignment().map_err(failed)?;
-        let done = if paused { group.pause(&assigned) } else { group.resume(&assigned) };
-        done.map_err(failed)
+        if !paused {
+            return group.resume(&assigned).map_err(failed);
+        }
+        group.pause(&assigned).map_err(failed)?;
+        // See `Context::realign`: what comes in behind an end would be passed over.
+        self.restart()
     }
 
     /// Tells the group how far the lake is, for lag displays. Best effort.

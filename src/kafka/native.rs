@@ -270,30 +270,45 @@ impl Group<'_> {
         }
     }
 
-    /// Takes `starts`, beside what is assigned already if the group rebalances step by step.
+    /// Takes `starts`: beside what is assigned already if the group rebalances step by step, and
+    /// nothing else if it does not.
     pub fn assign(self, starts: &TopicPartitionList) -> KafkaResult<()> {
-        if self.is_cooperative() {
-            // SAFETY: see above.
-            return settle(unsafe { c::rd_kafka_incremental_assign(self.client, starts.ptr()) });
-        }
-        self.replace(starts)
-    }
-
-    /// Takes `starts` and nothing else.
-    pub fn replace(self, starts: &TopicPartitionList) -> KafkaResult<()> {
         // SAFETY: see above.
-        check(unsafe { c::rd_kafka_assign(self.client, starts.ptr()) })
+        unsafe {
+            if self.is_cooperative() {
+                return settle(c::rd_kafka_incremental_assign(self.client, starts.ptr()));
+            }
+            check(c::rd_kafka_assign(self.client, starts.ptr()))
+        }
     }
 
     /// Gives up `partitions`, or everything if the group does not rebalance step by step.
     pub fn unassign(self, partitions: &TopicPartitionList) -> KafkaResult<()> {
-        // SAFETY: see above.
-        unsafe {
-            if self.is_cooperative() {
-                return settle(c::rd_kafka_incremental_unassign(self.client, partitions.ptr()));
-            }
-            check(c::rd_kafka_assign(self.client, null()))
+        if !self.is_cooperative() {
+            // SAFETY: see above.
+            return check(unsafe { c::rd_kafka_assign(self.client, null()) });
         }
+        // One that was never taken would keep all of them, and the group waiting.
+        let assigned = self.assignment()?;
+        let mut taken = TopicPartitionList::new();
+        for element in partitions.elements() {
+            let (topic, partition) = (element.topic(), element.partition());
+            if assigned.find_partition(topic, partition).is_some() {
+                taken.add_partition(topic, partition);
+            }
+        }
+        // SAFETY: see above.
+        settle(unsafe { c::rd_kafka_incremental_unassign(self.client, taken.ptr()) })
+    }
+
+    /// Reads on at `positions` and hands out nothing more of what was fetched of them before; waits
+    /// for nothing. One that is not fetched yet begins where it was assigned.
+    pub fn seek(self, positions: &TopicPartitionList) -> KafkaResult<()> {
+        if positions.count() == 0 {
+            return Ok(());
+        }
+        // SAFETY: see above; the list's own error fields are written.
+        settle(unsafe { c::rd_kafka_seek_partitions(self.client, positions.ptr(), 0) })
     }
 
     /// Fetches nothing more of them; what is not assigned is passed over.
@@ -306,6 +321,20 @@ impl Group<'_> {
     pub fn resume(self, partitions: &TopicPartitionList) -> KafkaResult<()> {
         // SAFETY: as for `pause`.
         check(unsafe { c::rd_kafka_resume_partitions(self.client, partitions.ptr()) })
+    }
+
+    /// Whether the group has taken its member in, with partitions or without.
+    pub fn has_joined(self) -> bool {
+        // SAFETY: see above; what comes is null or ours, read once and destroyed once.
+        unsafe {
+            let membership = c::rd_kafka_consumer_group_metadata(self.client);
+            if membership.is_null() {
+                return false;
+            }
+            let generation = c::rd_kafka_consumer_group_metadata_generation_id(membership);
+            c::rd_kafka_consumer_group_metadata_destroy(membership);
+            generation > 0
+        }
     }
 
     /// Tells the group how far its member is, without waiting.
@@ -359,7 +388,12 @@ unsafe extern "C" fn rebalance<C: Rebalances>(
         _ => context.revoked(group, &partitions),
     }));
     if let Err(panic) = told {
-        let _ = group.unassign(&partitions);
+        let _ = match code {
+            c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                group.assign(&TopicPartitionList::new())
+            }
+            _ => group.unassign(&partitions),
+        };
         *rebalanced.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
     }
 }
