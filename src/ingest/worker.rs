@@ -21,7 +21,9 @@ use crate::lake::commit::{claim_property, mark_id, offsets_id, topic_id_key};
 use crate::lake::ledger::Ledger;
 
 /// Between two looks at limits and signals.
-const POLL_TIMEOUT: Duration = Duration::from_millis(100);
+const POLL_TIMEOUT_MAX: Duration = Duration::from_millis(100);
+/// Of a worker that waits for the first message of a batch.
+const POLL_TIMEOUT_MIN: Duration = Duration::from_millis(10);
 const PAUSED_POLL_TIMEOUT: Duration = Duration::from_millis(10);
 /// Silence after which a draining worker asks whether the brokers are still there.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -106,6 +108,13 @@ pub fn run(
     Ok(state.report.clone())
 }
 
+/// How long to wait for messages beside a batch of that `age`, or without one: a poll that has
+/// brought few messages lasts until its timeout.
+fn poll_timeout(age: Option<Duration>, age_max: Duration) -> Duration {
+    let left = age.map_or(age_max.max(POLL_TIMEOUT_MIN), |age| age_max.saturating_sub(age));
+    left.min(POLL_TIMEOUT_MAX)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -124,7 +133,8 @@ impl Worker {
         let limits = self.shared.pipeline.limits.clone();
         let mut heard = Clock::now();
         while !stop.is_cancelled() {
-            if self.take_some(POLL_TIMEOUT)? {
+            let timeout = poll_timeout(self.shared.state().age(), limits.flush_age_max);
+            if self.take_some(timeout)? {
                 heard = Clock::now();
             } else if !self.shared.state().has_joined && self.consumer.has_joined() {
                 self.shared.assigned(&[]);
@@ -147,12 +157,14 @@ impl Worker {
 
     /// Takes what comes within `timeout`; says whether anything did.
     fn take_some(&mut self, timeout: Duration) -> Result<bool> {
-        let ingested_at = self.shared.pipeline.clock.micros();
+        let asked = Clock::now();
         let polled = self.consumer.poll(timeout)?;
+        // Not before: what came meanwhile was produced later than that.
+        let ingested_at = self.shared.pipeline.clock.micros();
         let state = &mut *self.shared.state();
         let mut is_any = !polled.ends.is_empty();
         for message in polled.messages() {
-            state.take(&message, ingested_at)?;
+            state.take(&message, ingested_at, asked)?;
             is_any = true;
         }
         // Said once per end, and after the messages before it: what was fetched up to there.
@@ -284,7 +296,7 @@ struct Shared {
 
 struct State {
     open: OpenBatch,
-    /// When the open batch got its first message.
+    /// When the poll began that brought the open batch's first message.
     opened: Option<Clock>,
     writing: Option<Writing>,
     /// The group has said what is this worker's, if only nothing.
@@ -319,7 +331,12 @@ impl State {
     fn is_due(&self, limits: &super::Limits) -> bool {
         self.open.messages() as u64 >= limits.flush_rows_max
             || self.open.bytes() as u64 >= limits.flush_bytes_max.min(limits.memory_bytes_max / 4)
-            || self.opened.is_some_and(|opened| opened.elapsed() >= limits.flush_age_max)
+            || self.age().is_some_and(|age| age >= limits.flush_age_max)
+    }
+
+    /// Of the open batch's first message; `None` without one.
+    fn age(&self) -> Option<Duration> {
+        self.opened.map(|opened| opened.elapsed())
     }
 
     fn is_writing(&self) -> bool {
@@ -331,11 +348,11 @@ impl State {
         self.writing.as_ref().is_some_and(|writing| writing.ended.is_cancelled())
     }
 
-    fn take(&mut self, received: &Received<'_>, ingested_at: i64) -> Result<()> {
+    fn take(&mut self, received: &Received<'_>, ingested_at: i64, asked: Clock) -> Result<()> {
         let headers = received.headers();
         let message = message_of(received, &headers);
         if self.open.take(&message, ingested_at)? {
-            self.opened.get_or_insert_with(Clock::now);
+            self.opened.get_or_insert(asked);
         }
         Ok(())
     }
@@ -536,5 +553,23 @@ impl Assignments for Shared {
     fn revoked(&self, partitions: &[i32]) {
         self.settle_or_forget();
         self.state().open.give_up(partitions);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A batch that was to be 250 ms old became 404.
+    #[test]
+    fn a_poll_lasts_no_longer_than_its_batch_may_grow_old() {
+        let timeout = |age: Option<u64>, age_max| {
+            let age = age.map(Duration::from_millis);
+            poll_timeout(age, Duration::from_millis(age_max)).as_millis()
+        };
+        assert_eq!([timeout(None, 250), timeout(Some(0), 250), timeout(Some(100), 250)], [100; 3]);
+        assert_eq!((timeout(Some(200), 250), timeout(Some(300), 250)), (50, 0));
+        // However short a batch may live, nobody spins for its first message.
+        assert_eq!((timeout(None, 60), timeout(None, 1), timeout(Some(0), 1)), (60, 10, 1));
     }
 }

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use datafusion::prelude::col;
 use flowguard::app::ingest::work;
+use flowguard::clock::Clock;
 use flowguard::error::{ErrorKind, Result};
 use flowguard::ingest::Pipeline;
 use flowguard::ingest::batch::{Written, take_over, write};
@@ -21,7 +23,7 @@ use uuid::Uuid;
 
 use crate::faulty_store::{Fault, FaultyStore, Reply, Verb, death_at, mixed};
 use crate::topic_in_memory::{
-    End, Header, Random, Reader, Slot, TOPIC, World, ensure_tables, slots, table, topic,
+    End, Header, Random, Reader, Slot, TOPIC, World, engine, ensure_tables, slots, table, topic,
 };
 
 const NO_FAULT: fn(&crate::faulty_store::Operation<'_>) -> Fault = |_| Fault::None;
@@ -558,6 +560,51 @@ async fn a_topic_that_grows_during_a_take_over_has_not_lost_its_tail() {
     assert_eq!(drained.unwrap().rows, 3);
     taken_over.unwrap();
     assert_exactly_once(&world, "a topic that grows").await;
+}
+
+/// The time was read before the poll that waited for the message: a row was ingested up to 100 ms
+/// before its message was produced.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_row_was_ingested_before_its_message_was_produced() {
+    const MESSAGES: usize = 12;
+    let world = World::new(slots(&["g".repeat(MESSAGES).as_str()])).await;
+    let broker = MockBroker::start(&[(TOPIC, 1)]).unwrap();
+    let mut pipeline = world.worker(world.store(NO_FAULT), Header::Wide);
+    pipeline.kafka = broker.access();
+    pipeline.clock = Clock::of_machine();
+    pipeline.limits.flush_rows_max = 1;
+    let (stop, took_over) = (CancellationToken::new(), CancellationToken::new());
+    let on_told: OnTold = {
+        let (stop, took_over, rows) = (stop.clone(), took_over.clone(), AtomicU64::new(0));
+        Arc::new(move |told| match told {
+            worker::Told::TookOver => took_over.cancel(),
+            worker::Told::Committed(report) => {
+                if rows.fetch_add(report.rows, Ordering::Relaxed) + report.rows == MESSAGES as u64 {
+                    stop.cancel();
+                }
+            }
+        })
+    };
+    let producing = async {
+        took_over.cancelled().await;
+        let producer = Producer::new(&broker.access()).unwrap();
+        for slot in &world.partitions[0] {
+            // In the midst of a poll.
+            tokio::time::sleep(Duration::from_millis(35)).await;
+            let (topic, payload) = (TOPIC, slot.payload());
+            let (key, headers, timestamp_ms) = (None, &[][..], None);
+            let record = Record { topic, partition: Some(0), key, payload, headers, timestamp_ms };
+            producer.send(&record).unwrap();
+            producer.flush().unwrap();
+        }
+    };
+    let working = run_worker_until(pipeline, Until::Stopped, &stop, on_told);
+    let (ingested, ()) = tokio::join!(working, producing);
+    assert_eq!(ingested.unwrap().rows, MESSAGES as u64);
+    let snapshot = world.lake().snapshot(&table()).await.unwrap().unwrap();
+    let frame = engine().session().read_table(snapshot.provider().await.unwrap()).unwrap();
+    let early = col("_ingested_at").lt(col("_timestamp"));
+    assert_eq!(frame.filter(early).unwrap().count().await.unwrap(), 0);
 }
 
 /// `unknown_fields: fail`: the message that ingestion stopped at was passed over, and the commit at
