@@ -307,6 +307,13 @@ impl OpenBatch {
         self.decoder.buffered_bytes() + self.dead.buffered_bytes()
     }
 
+    /// Ranges that the ledger of the open batch will list: holes, and hours that rows fall into, of
+    /// which those that follow each other will be one.
+    pub fn ledger_ranges(&self) -> usize {
+        let holes: usize = self.partitions.values().map(|progress| progress.holes.len()).sum();
+        holes + self.decoder.touched_hours()
+    }
+
     /// Whether there is an offset to commit, if only one past known rejects or holes.
     pub fn has_moved(&self) -> bool {
         self.partitions.values().any(Progress::has_moved)

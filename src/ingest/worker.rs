@@ -25,6 +25,9 @@ const POLL_TIMEOUT_MAX: Duration = Duration::from_millis(100);
 /// Of a worker that waits for the first message of a batch.
 const POLL_TIMEOUT_MIN: Duration = Duration::from_millis(10);
 const PAUSED_POLL_TIMEOUT: Duration = Duration::from_millis(10);
+/// Holes and touched hours after which a batch is committed: each is a range in the ledger of its
+/// commit, which every later reader of the log reads. A poll may bring a few hundred more.
+const LEDGER_RANGES_MAX: usize = 4_096;
 /// Silence after which a draining worker asks whether the brokers are still there.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How often a worker without partitions looks whether the others are done.
@@ -252,7 +255,7 @@ impl Worker {
             return Ok(false);
         };
         let transaction = |id: &str| shared.runtime.block_on(table.transaction(id));
-        let mut held = Vec::with_capacity(partitions.len());
+        let mut held = BTreeMap::new();
         for partition in partitions {
             let (low, _) = lock(&shared.lows).get(partition).copied().unwrap_or_default();
             let next = transaction(&offsets_id(&pipeline.name, topic, *partition))?;
@@ -264,15 +267,16 @@ impl Worker {
         }
         checked_topic(pipeline, &shared.runtime, &shared.probe)?;
         let bounds = shared.probe.watermarks(topic)?;
-        for (partition, known) in held {
-            let Some(bounds) = bounds.get(&partition).copied() else { continue };
-            let place = (topic.as_str(), partition);
-            if let Some(why) = refusal::of_log(&shared.probe, place, known, bounds)? {
+        let logs = held
+            .into_iter()
+            .filter_map(|(partition, known)| Some((partition, (known, *bounds.get(&partition)?))));
+        match refusal::of_logs(&shared.probe, topic, &logs.collect())? {
+            Some((partition, why)) => {
                 let table = pipeline.spec.name.to_string();
-                return Err(refusal::error(topic, partition, &table, &why));
+                Err(refusal::error(topic, partition, &table, &why))
             }
+            None => Ok(true),
         }
-        Ok(true)
     }
 }
 
@@ -331,6 +335,7 @@ impl State {
     fn is_due(&self, limits: &super::Limits) -> bool {
         self.open.messages() as u64 >= limits.flush_rows_max
             || self.open.bytes() as u64 >= limits.flush_bytes_max.min(limits.memory_bytes_max / 4)
+            || self.open.ledger_ranges() >= LEDGER_RANGES_MAX
             || self.age().is_some_and(|age| age >= limits.flush_age_max)
     }
 

@@ -1,16 +1,12 @@
-//! How to reach Kafka, what it says of a topic, and its errors as ours. Consumes nothing but a look.
+//! How to reach Kafka, and its errors as ours. Connects to nothing.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind};
 
-/// How long a broker may take to answer a question about a topic.
-pub(super) const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 /// New partitions are noticed within this time.
 const METADATA_REFRESH_MS: u32 = 10_000;
 /// How long librdkafka does not fetch after its queue was full. Its default of a second leaves a
@@ -62,35 +58,6 @@ impl KafkaAccess {
             .set("auto.offset.reset", "error");
         config
     }
-}
-
-/// Low and high watermark by partition; a read_committed client's high one is the last stable
-/// offset. `NotFound` if there is no such topic.
-pub(super) fn watermarks_of<C: ClientContext>(
-    client: &Client<C>,
-    topic: &str,
-) -> Result<BTreeMap<i32, (i64, i64)>> {
-    let failed = |error| kafka_error(&format!("cannot ask for topic `{topic}`"), error);
-    let metadata = client.fetch_metadata(Some(topic), METADATA_TIMEOUT).map_err(failed)?;
-    let found = metadata.topics().iter().find(|found| found.name() == topic);
-    let Some(found) = found.filter(|found| found.error().is_none()) else {
-        return Err(missing_topic(topic));
-    };
-    let mut watermarks = BTreeMap::new();
-    for partition in found.partitions() {
-        let id = partition.id();
-        let bounds = client.fetch_watermarks(topic, id, METADATA_TIMEOUT).map_err(failed)?;
-        watermarks.insert(id, bounds);
-    }
-    if watermarks.is_empty() {
-        return Err(missing_topic(topic));
-    }
-    Ok(watermarks)
-}
-
-fn missing_topic(topic: &str) -> Error {
-    Error::new(ErrorKind::NotFound, format!("there is no topic `{topic}` on the broker"))
-        .hint("create it, or correct `source.topic` in the model's header")
 }
 
 /// One clear error from what librdkafka says.

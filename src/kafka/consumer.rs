@@ -10,8 +10,9 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::access::{HeaderList, KafkaAccess, is_fatal, kafka_error, log_line, watermarks_of};
+use super::access::{HeaderList, KafkaAccess, is_fatal, kafka_error, log_line};
 use super::native::{Batch, BatchConsumer, Group, RawMessage, Rebalanced, Rebalances};
+use super::watermarks::watermarks_of;
 use crate::error::Result;
 
 /// Messages taken at once, and about how many bytes: fewer where messages are large.

@@ -9,6 +9,7 @@ mod native;
 mod probe;
 mod producer;
 mod topic_id;
+mod watermarks;
 
 pub use self::access::{HeaderList, KafkaAccess};
 pub use self::consumer::{Assignments, Consumer, Polled, Received};

@@ -352,6 +352,21 @@ impl Group<'_> {
     }
 }
 
+/// Replaces the times that `partitions` have in the place of offsets, which may be the beginning and
+/// the end of a log, by offsets: one request to each leader, whatever their number. What could not
+/// be told is an error of its element.
+pub fn offsets_at<C: ClientContext>(
+    client: &Client<C>,
+    partitions: &mut TopicPartitionList,
+    timeout: Duration,
+) -> KafkaResult<()> {
+    let timeout_ms = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
+    // SAFETY: client and list are live for the call, which writes to the list's elements.
+    check(unsafe {
+        c::rd_kafka_offsets_for_times(client.native_ptr(), partitions.ptr(), timeout_ms)
+    })
+}
+
 fn check(code: c::rd_kafka_resp_err_t) -> KafkaResult<()> {
     if code == NO_ERROR { Ok(()) } else { Err(KafkaError::Global(code.into())) }
 }

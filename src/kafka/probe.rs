@@ -10,12 +10,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::access::{
-    KafkaAccess, METADATA_TIMEOUT, is_fatal, kafka_error, log_line, watermarks_of,
-};
+use super::access::{KafkaAccess, is_fatal, kafka_error, log_line};
 use super::consumer::Received;
 use super::native::RawMessage;
 use super::topic_id;
+use super::watermarks::{METADATA_TIMEOUT, watermarks_of};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Silence of a broker that should have a message, or the end of the log, to hand out.
@@ -86,8 +85,8 @@ impl Probe {
         if start >= end {
             return Ok(true);
         }
-        let read = self.read_from(place, [start, end], &mut take);
-        let _ = self.client.unassign();
+        let ranges = BTreeMap::from([(place.1, [start, end])]);
+        let read = self.read_each(place.0, ranges, &mut take);
         match read {
             Err(error) if error.kind == ErrorKind::DataLoss => {
                 let low = self.watermarks(place.0)?.get(&place.1).map_or(0, |(low, _)| *low);
@@ -100,30 +99,48 @@ impl Probe {
         }
     }
 
-    fn read_from(
+    /// The same of many partitions of `topic` at once, each in order; `take` breaks off the one that
+    /// its message is of. `DataLoss` if a log no longer has where its range begins.
+    pub fn read_each(
         &self,
-        (topic, partition): (&str, i32),
-        [start, end]: [i64; 2],
+        topic: &str,
+        mut ranges: BTreeMap<i32, [i64; 2]>,
+        mut take: impl FnMut(&Received<'_>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        ranges.retain(|_, [start, end]| start < end);
+        let read = self.read_open(topic, ranges, &mut take);
+        let _ = self.client.unassign();
+        read
+    }
+
+    fn read_open(
+        &self,
+        topic: &str,
+        mut open: BTreeMap<i32, [i64; 2]>,
         take: &mut dyn FnMut(&Received<'_>) -> ControlFlow<()>,
     ) -> Result<()> {
-        let failed =
-            |error| kafka_error(&format!("cannot read `{topic}` partition {partition}"), error);
+        let failed = |error| kafka_error(&format!("cannot read `{topic}`"), error);
         let mut from = TopicPartitionList::new();
-        from.add_partition_offset(topic, partition, Offset::Offset(start)).map_err(failed)?;
+        for (partition, [start, _]) in &open {
+            let start = Offset::Offset(*start);
+            from.add_partition_offset(topic, *partition, start).map_err(failed)?;
+        }
         self.client.assign(&from).map_err(failed)?;
         let mut heard = Instant::now();
-        while heard.elapsed() < SILENCE_MAX {
+        while !open.is_empty() && heard.elapsed() < SILENCE_MAX {
             match self.client.poll(POLL_TIMEOUT) {
                 Some(Ok(message)) => {
                     let received = Received::new(RawMessage::of(&message));
-                    let offset = received.offset();
+                    let (partition, offset) = (received.partition(), received.offset());
+                    let Some([_, end]) = open.get(&partition).copied() else { continue };
                     // Behind the last one, only the end of the log would be waited for.
                     if offset >= end || take(&received).is_break() || offset + 1 == end {
-                        return Ok(());
+                        open.remove(&partition);
+                        self.fetch_no_more(topic, partition);
                     }
                     heard = Instant::now();
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+                Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
                 // No group is needed for a look.
                 Some(Err(error))
                     if error.rdkafka_error_code()
@@ -132,8 +149,18 @@ impl Probe {
                 Some(Err(_)) | None => {}
             }
         }
+        let Some((partition, [start, _])) = open.pop_first() else { return Ok(()) };
         let message = format!("`{topic}` partition {partition} did not answer from {start} on");
         Err(Error::new(ErrorKind::Unavailable, message))
+    }
+
+    /// Spares the broker what nobody waits for.
+    fn fetch_no_more(&self, topic: &str, partition: i32) {
+        let mut done = TopicPartitionList::new();
+        done.add_partition(topic, partition);
+        if let Err(error) = self.client.incremental_unassign(&done) {
+            tracing::debug!(topic, partition, %error, "a partition is fetched on for nothing");
+        }
     }
 }
 

@@ -46,6 +46,7 @@ mod leaks;
 mod licences;
 mod load;
 mod parity;
+mod partitions;
 mod planted;
 mod policies;
 mod program;
