@@ -10,7 +10,9 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::access::{HeaderList, KafkaAccess, is_fatal, kafka_error, log_line};
+use super::access::{HeaderList, KafkaAccess};
+use super::errors::{is_fatal, kafka_error};
+use super::heard::Heard;
 use super::native::{Batch, BatchConsumer, Group, RawMessage, Rebalanced, Rebalances};
 use super::watermarks::watermarks_of;
 use crate::error::Result;
@@ -36,6 +38,7 @@ struct Context {
     topic: String,
     assignments: Arc<dyn Assignments>,
     rebalances: Rebalanced,
+    heard: Heard,
 }
 
 impl Context {
@@ -72,11 +75,11 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log_line(level, facility, message);
+        self.heard.line(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(topic = self.topic, %error, reason, "kafka error, librdkafka goes on");
+        self.heard.event(&error, reason);
     }
 }
 
@@ -114,6 +117,7 @@ fn partitions_of(list: &TopicPartitionList) -> Vec<i32> {
 /// A member of a consumer group on one topic, read_committed, whose offsets its owner keeps.
 pub struct Consumer {
     topic: String,
+    heard: Heard,
     inner: BatchConsumer<Context>,
     /// The next poll begins where the owner is.
     restarts: bool,
@@ -148,16 +152,22 @@ impl Consumer {
     ) -> Result<Self> {
         let mut config = access.consumer_config(group);
         config.set("queued.max.messages.kbytes", (queue_bytes_max / 1024).max(1024).to_string());
-        let context =
-            Context { topic: topic.to_owned(), assignments, rebalances: Rebalanced::default() };
+        let (topic_name, rebalances) = (topic.to_owned(), Rebalanced::default());
+        let heard = access.heard.clone();
+        let context = Context { topic: topic_name, assignments, rebalances, heard };
         let inner = BatchConsumer::new(&config, context, BATCH_MESSAGES_MAX)
-            .map_err(|error| kafka_error("cannot use Kafka", error))?;
-        watermarks_of(inner.client(), topic)?;
+            .map_err(|error| access.unusable(error))?;
+        watermarks_of(inner.client(), topic, |doing, error| {
+            inner.listen();
+            access.heard.error(doing, error)
+        })?;
+        access.heard.answered();
         inner
             .subscribe(topic)
             .map_err(|error| kafka_error(&format!("cannot subscribe to `{topic}`"), error))?;
         Ok(Self {
             topic: topic.to_owned(),
+            heard: access.heard.clone(),
             inner,
             restarts: false,
             messages_wanted: BATCH_MESSAGES_MAX,
@@ -181,7 +191,7 @@ impl Consumer {
                 Some(RDKafkaErrorCode::PartitionEOF) => {
                     ends.push((message.partition(), message.offset()));
                 }
-                Some(code) => check(&self.topic, code)?,
+                Some(code) => check(&self.heard, &self.topic, code)?,
             }
         }
         if batch.spans_rebalance && !batch.is_empty() {
@@ -196,7 +206,8 @@ impl Consumer {
 
     /// Low watermark and last stable offset of every partition. Asks the broker, and waits for it.
     pub fn watermarks(&self) -> Result<BTreeMap<i32, (i64, i64)>> {
-        watermarks_of(self.inner.client(), &self.topic)
+        let failed = |doing: &str, error| self.heard.error(doing, error);
+        watermarks_of(self.inner.client(), &self.topic, failed)
     }
 
     /// Asks the owner where it is and reads on from there; what was fetched is fetched again.
@@ -235,7 +246,7 @@ impl Consumer {
     }
 }
 
-fn check(topic: &str, code: RDKafkaErrorCode) -> Result<()> {
+fn check(heard: &Heard, topic: &str, code: RDKafkaErrorCode) -> Result<()> {
     let error = match code {
         RDKafkaErrorCode::Fatal => KafkaError::MessageConsumptionFatal(code),
         _ => KafkaError::MessageConsumption(code),
@@ -243,7 +254,7 @@ fn check(topic: &str, code: RDKafkaErrorCode) -> Result<()> {
     if is_fatal(&error) {
         return Err(kafka_error(&format!("cannot read `{topic}`"), error));
     }
-    tracing::warn!(topic, %error, "kafka error, librdkafka goes on");
+    heard.event(&error, topic);
     Ok(())
 }
 

@@ -21,6 +21,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaType;
 
 use super::access::HeaderList;
+use super::heard::why_untrusted;
 
 const NO_ERROR: c::rd_kafka_resp_err_t = c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
 
@@ -66,6 +67,8 @@ impl<C: Rebalances> BatchConsumer<C> {
             c::rd_kafka_conf_set_rebalance_cb(native.ptr(), Some(rebalance::<C>));
             c::rd_kafka_conf_set_error_cb(native.ptr(), Some(error::<C>));
             c::rd_kafka_conf_set_log_cb(native.ptr(), Some(log::<C>));
+            // Its answer is the one that it is given; it refuses nothing where TLS is not used.
+            c::rd_kafka_conf_set_ssl_cert_verify_cb(native.ptr(), Some(verify));
         }
         let client = Client::new(config, native, RDKafkaType::RD_KAFKA_CONSUMER, context)?;
         // SAFETY: the client is live.
@@ -85,6 +88,12 @@ impl<C: Rebalances> BatchConsumer<C> {
 
     pub fn group(&self) -> Group<'_> {
         Group { client: self.client.native_ptr(), lifetime: PhantomData }
+    }
+
+    /// Hands out what was logged, for whoever has not subscribed yet and does not poll.
+    pub fn listen(&self) {
+        // SAFETY: the client is live.
+        unsafe { c::rd_kafka_poll(self.client.native_ptr(), 0) };
     }
 
     /// Only asks for partitions: they come through [`Rebalances::assigned`] during later polls.
@@ -464,4 +473,34 @@ unsafe extern "C" fn log<C: ClientContext>(
         let level = if level <= 3 { RDKafkaLogLevel::Error } else { RDKafkaLogLevel::Info };
         context.log(level, facility.trim(), message.trim());
     }
+}
+
+/// Says why OpenSSL does not trust a certificate, which librdkafka then logs with its names.
+unsafe extern "C" fn verify(
+    _client: *mut c::rd_kafka_t,
+    _broker: *const c_char,
+    _broker_id: i32,
+    x509_error: *mut c_int,
+    _depth: c_int,
+    _certificate: *const c_char,
+    _length: usize,
+    reason: *mut c_char,
+    reason_size: usize,
+    _context: *mut c_void,
+) -> c_int {
+    // SAFETY: the number is live.
+    let error = unsafe { *x509_error };
+    if error == 0 {
+        return 1;
+    }
+    let why = why_untrusted(error);
+    let length = why.len().min(reason_size.saturating_sub(1));
+    if reason_size > 0 {
+        // SAFETY: `reason` has room for `reason_size` bytes: the text, and the zero behind it.
+        unsafe {
+            std::ptr::copy_nonoverlapping(why.as_ptr().cast(), reason, length);
+            *reason.add(length) = 0;
+        }
+    }
+    0
 }

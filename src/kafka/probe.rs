@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
@@ -10,8 +11,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::access::{KafkaAccess, is_fatal, kafka_error, log_line};
+use super::access::KafkaAccess;
 use super::consumer::Received;
+use super::errors::{is_fatal, kafka_error};
+use super::heard::Heard;
 use super::native::RawMessage;
 use super::topic_id;
 use super::watermarks::{METADATA_TIMEOUT, watermarks_of};
@@ -22,12 +25,16 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 const POLL_TIMEOUT: Duration = Duration::from_millis(200);
 /// A fetch at the end of one partition holds back the fetches of the next one for so long.
 const FETCH_WAIT_MS: &str = "10";
+/// Events that are listened to after a question failed.
+const EVENTS_MAX: u32 = 64;
 const ID_ATTEMPTS_MAX: u32 = 10;
 const ID_PAUSE: Duration = Duration::from_millis(500);
 
-/// One client; each method may be called from any thread, [`Probe::read`] by one at a time.
+/// One client; each method may be called from any thread, and reads wait for each other.
 pub struct Probe {
     client: BaseConsumer<Quiet>,
+    /// Held by whoever reads.
+    reads: Mutex<()>,
     has_no_topic_ids: bool,
 }
 
@@ -37,15 +44,35 @@ impl Probe {
         let client = access
             .consumer_config("flowguard-probe")
             .set("fetch.wait.max.ms", FETCH_WAIT_MS)
-            .create_with_context(Quiet)
-            .map_err(|error| kafka_error("cannot use Kafka", error))?;
-        Ok(Self { client, has_no_topic_ids: access.has_no_topic_ids })
+            .create_with_context(Quiet(access.heard.clone()))
+            .map_err(|error| access.unusable(error))?;
+        let has_no_topic_ids = access.has_no_topic_ids;
+        Ok(Self { client, reads: Mutex::default(), has_no_topic_ids })
     }
 
     /// Low and high watermark of every partition of `topic`; the high one is the last stable
     /// offset, behind which no open transaction hides.
     pub fn watermarks(&self, topic: &str) -> Result<BTreeMap<i32, (i64, i64)>> {
-        watermarks_of(self.client.client(), topic)
+        let watermarks = watermarks_of(self.client.client(), topic, |doing, error| {
+            self.listen();
+            self.heard().error(doing, error)
+        })?;
+        self.heard().answered();
+        Ok(watermarks)
+    }
+
+    /// Events wait until somebody polls.
+    fn listen(&self) {
+        // Whoever reads polls already, and messages are theirs.
+        if let Ok(_reads) = self.reads.try_lock() {
+            for _ in 0..EVENTS_MAX {
+                drop(self.client.poll(Duration::ZERO));
+            }
+        }
+    }
+
+    fn heard(&self) -> &Heard {
+        &self.client.context().0
     }
 
     /// The id that the broker gave `topic` when it was created; `None` when it does not tell. If it
@@ -108,6 +135,7 @@ impl Probe {
         mut take: impl FnMut(&Received<'_>) -> ControlFlow<()>,
     ) -> Result<()> {
         ranges.retain(|_, [start, end]| start < end);
+        let _reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
         let read = self.read_open(topic, ranges, &mut take);
         let _ = self.client.unassign();
         read
@@ -174,15 +202,15 @@ pub async fn waiting<T: Send + 'static>(
 }
 
 /// Logs in our words and leaves metrics alone.
-struct Quiet;
+struct Quiet(Heard);
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log_line(level, facility, message);
+        self.0.line(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "kafka client error");
+        self.0.event(&error, reason);
     }
 }
 

@@ -8,7 +8,6 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataPartition;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::access::kafka_error;
 use super::native::offsets_at;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -16,12 +15,14 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Low and high watermark by partition; a read_committed client's high one is the last stable
-/// offset. `NotFound` if there is no such topic.
+/// offset. `NotFound` if there is no such topic; `failed` makes an error of what is being done and of
+/// what librdkafka says.
 pub(super) fn watermarks_of<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
+    failed: impl Fn(&str, KafkaError) -> Error,
 ) -> Result<BTreeMap<i32, (i64, i64)>> {
-    let failed = |error| kafka_error(&format!("cannot ask for topic `{topic}`"), error);
+    let failed = |error| failed(&format!("cannot ask for topic `{topic}`"), error);
     let metadata = client.fetch_metadata(Some(topic), METADATA_TIMEOUT).map_err(failed)?;
     let found = metadata.topics().iter().find(|found| found.name() == topic);
     let Some(found) = found.filter(|found| found.error().is_none()) else {

@@ -52,6 +52,7 @@ mod policies;
 mod program;
 mod query;
 mod rebalances;
+mod refused;
 mod remote;
 mod rewrites;
 mod right_answers;
