@@ -183,6 +183,11 @@ impl TouchedHours {
         }
     }
 
+    /// How many hours there are.
+    pub fn count(&self) -> usize {
+        self.hours.len()
+    }
+
     /// Takes in what `other` has collected.
     pub fn join(&mut self, other: Self) {
         self.hours.extend(other.hours);

@@ -1,10 +1,10 @@
 //! One micro-batch on its way into the lake: rejects first, then rows, each with the offsets that
 //! it accounts for. The protocol is in `docs/ARCHITECTURE.md`, "Exactly once".
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant as Clock;
 
-use arrow::array::{Int64Array, RecordBatch};
+use arrow::array::RecordBatch;
 use chrono_tz::Tz;
 use datafusion::logical_expr::Expr;
 use datafusion::prelude::{col, lit};
@@ -274,6 +274,7 @@ pub async fn take_over(
     let bronze = pipeline.lake.snapshot(&pipeline.spec.name).await?;
     let logs = Logs::of(bronze.as_ref(), &pipeline.topic)?;
     let mut taken = Vec::with_capacity(partitions.len());
+    let mut ahead = BTreeMap::new();
     for (partition, epoch) in partitions.iter().zip(epochs) {
         let (mut committed, mut mark) = (None, None);
         if let Some(table) = &bronze {
@@ -288,16 +289,22 @@ pub async fn take_over(
         }
         let start = committed.unwrap_or_else(|| beginning(*partition));
         let (log, log_begin) = (logs.newest(*partition), logs.begin(*partition));
-        let known_rejects = match (&dead, dead_committed.max(dead_shared)) {
-            (Some(table), Some(dead_next)) if dead_next > start => {
-                rejected_offsets(pipeline, table, *partition, start, log_begin).await?
-            }
-            _ => HashSet::new(),
-        };
+        if dead_committed.max(dead_shared) > Some(start) {
+            ahead.insert(*partition, (start, log_begin));
+        }
+        let known_rejects = HashSet::new();
         let state = Taken { committed, dead_committed, epoch, known_rejects, log, log_begin, mark };
-        taken.push((*partition, Progress::at(start, state)));
+        taken.push((*partition, start, state));
     }
-    Ok(taken)
+    let mut rejects = match &dead {
+        Some(table) if !ahead.is_empty() => rejected_offsets(pipeline, table, &ahead).await?,
+        _ => HashMap::new(),
+    };
+    let progress = |(partition, start, state): (i32, i64, Taken)| {
+        let known_rejects = rejects.remove(&partition).unwrap_or_default();
+        (partition, Progress::at(start, Taken { known_rejects, ..state }))
+    };
+    Ok(taken.into_iter().map(progress).collect())
 }
 
 /// Races of takers-over before giving up; each loser sees a winner.
@@ -364,15 +371,16 @@ pub fn later_than(begin: Option<i64>) -> Expr {
     })
 }
 
-/// Offsets from `start` on that the dead letters already hold of the log that is ingested now.
+/// Offsets that the dead letters already hold of the logs that are ingested now: of each partition
+/// from an offset on, and later than its log began. Reads the letters once for all partitions.
 async fn rejected_offsets(
     pipeline: &Pipeline,
     table: &Snapshot,
-    partition: i32,
-    start: i64,
-    log_begin: Option<i64>,
-) -> Result<HashSet<i64>> {
+    ahead: &BTreeMap<i32, (i64, Option<i64>)>,
+) -> Result<HashMap<i32, HashSet<i64>>> {
+    const COLUMNS: [&str; 3] = ["_partition", "_offset", "_ingested_at"];
     let failed = |error| engine_error("cannot read `bronze.dead_letters`", error);
+    let first = ahead.values().map(|(start, _)| *start).min().unwrap_or(0);
     let session = pipeline.engine.session();
     let batches = session
         .read_table(table.provider().await?)
@@ -381,17 +389,25 @@ async fn rejected_offsets(
                 col("_topic")
                     .eq(lit(pipeline.topic.as_str()))
                     .and(col("pipeline").eq(lit(pipeline.spec.name.to_string())))
-                    .and(col("_partition").eq(lit(partition)))
-                    .and(col("_offset").gt_eq(lit(start)))
-                    .and(later_than(log_begin)),
+                    .and(col("_offset").gt_eq(lit(first))),
             )
         })
-        .and_then(|frame| frame.select_columns(&["_offset"]))
+        .and_then(|frame| frame.select_columns(&COLUMNS))
         .map_err(failed)?
         .collect()
         .await
         .map_err(failed)?;
-    let offsets =
-        batches.iter().filter_map(|batch| batch.column(0).as_any().downcast_ref::<Int64Array>());
-    Ok(offsets.flat_map(|column| column.values().to_vec()).collect())
+    let mut offsets: HashMap<i32, HashSet<i64>> = HashMap::new();
+    for batch in &batches {
+        let letters = Letters::new(batch, &COLUMNS)?;
+        for row in 0..letters.rows() {
+            let (partition, offset) = (letters.partition(row), letters.offset(row));
+            let Some((start, log_begin)) = ahead.get(&partition) else { continue };
+            let is_of_log = log_begin.is_none_or(|begin| letters.ingested_at(row).0 > begin);
+            if offset >= *start && is_of_log {
+                offsets.entry(partition).or_default().insert(offset);
+            }
+        }
+    }
+    Ok(offsets)
 }

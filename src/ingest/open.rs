@@ -96,12 +96,18 @@ impl Progress {
         }
     }
 
-    /// Where to read from, in a log that begins at `low`: the last message that the lake holds comes
-    /// first, to be known again, unless the log has dropped it.
-    pub fn first_read(&mut self, low: i64) -> i64 {
+    /// In a log that begins at `low`, the last message that the lake holds is read first, to be
+    /// known again, unless the log has dropped it.
+    pub fn begin_in(&mut self, low: i64) {
         self.mark = self.mark.filter(|mark| mark.offset(self.start) >= low);
         self.is_unknown = self.mark.is_some();
-        self.mark.map_or(self.start, |mark| mark.offset(self.start))
+    }
+
+    /// Where to read on: at the last message that the lake holds until it is known again, then at
+    /// the offset after the open batch.
+    pub fn position(&self) -> i64 {
+        let mark = self.mark.filter(|_| self.is_unknown);
+        mark.map_or(self.next, |mark| mark.offset(self.start))
     }
 
     /// Whether the last message that the lake holds is still to be read.
@@ -275,6 +281,17 @@ impl OpenBatch {
         Ok(())
     }
 
+    /// Begins with `partitions` beside the others.
+    pub fn take_over(&mut self, partitions: impl IntoIterator<Item = (i32, Progress)>) {
+        self.partitions.extend(partitions);
+    }
+
+    /// Passes over everything of `partitions` from now on. Only between two batches: what the open
+    /// one holds of them stays in it.
+    pub fn give_up(&mut self, partitions: &[i32]) {
+        self.partitions.retain(|partition, _| !partitions.contains(partition));
+    }
+
     /// All that are owned, whether the batch has moved them or not.
     pub fn partitions(&self) -> &BTreeMap<i32, Progress> {
         &self.partitions
@@ -288,6 +305,13 @@ impl OpenBatch {
     /// What rows and rejects take in memory.
     pub fn bytes(&self) -> usize {
         self.decoder.buffered_bytes() + self.dead.buffered_bytes()
+    }
+
+    /// Ranges that the ledger of the open batch will list: holes, and hours that rows fall into, of
+    /// which those that follow each other will be one.
+    pub fn ledger_ranges(&self) -> usize {
+        let holes: usize = self.partitions.values().map(|progress| progress.holes.len()).sum();
+        holes + self.decoder.touched_hours()
     }
 
     /// Whether there is an offset to commit, if only one past known rejects or holes.

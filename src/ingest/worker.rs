@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Pipeline;
 use super::batch::{BatchReport, Written, take_over, write};
 use super::mark::message_of;
-use super::open::{OpenBatch, Progress};
+use super::open::OpenBatch;
 use super::refusal;
 use crate::error::{Error, Result};
 use crate::kafka::{Assignments, Consumer, Probe, Received};
@@ -21,8 +21,13 @@ use crate::lake::commit::{claim_property, mark_id, offsets_id, topic_id_key};
 use crate::lake::ledger::Ledger;
 
 /// Between two looks at limits and signals.
-const POLL_TIMEOUT: Duration = Duration::from_millis(100);
+const POLL_TIMEOUT_MAX: Duration = Duration::from_millis(100);
+/// Of a worker that waits for the first message of a batch.
+const POLL_TIMEOUT_MIN: Duration = Duration::from_millis(10);
 const PAUSED_POLL_TIMEOUT: Duration = Duration::from_millis(10);
+/// Holes and touched hours after which a batch is committed: each is a range in the ledger of its
+/// commit, which every later reader of the log reads. A poll may bring a few hundred more.
+const LEDGER_RANGES_MAX: usize = 4_096;
 /// Silence after which a draining worker asks whether the brokers are still there.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How often a worker without partitions looks whether the others are done.
@@ -106,6 +111,13 @@ pub fn run(
     Ok(state.report.clone())
 }
 
+/// How long to wait for messages beside a batch of that `age`, or without one: a poll that has
+/// brought few messages lasts until its timeout.
+fn poll_timeout(age: Option<Duration>, age_max: Duration) -> Duration {
+    let left = age.map_or(age_max.max(POLL_TIMEOUT_MIN), |age| age_max.saturating_sub(age));
+    left.min(POLL_TIMEOUT_MAX)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -124,8 +136,11 @@ impl Worker {
         let limits = self.shared.pipeline.limits.clone();
         let mut heard = Clock::now();
         while !stop.is_cancelled() {
-            if self.take_some(POLL_TIMEOUT)? {
+            let timeout = poll_timeout(self.shared.state().age(), limits.flush_age_max);
+            if self.take_some(timeout)? {
                 heard = Clock::now();
+            } else if !self.shared.state().has_joined && self.consumer.has_joined() {
+                self.shared.assigned(&[]);
             } else if self.until == Until::Drained && heard.elapsed() > SILENCE_MAX {
                 self.consumer.watermarks()?;
                 heard = Clock::now();
@@ -145,12 +160,14 @@ impl Worker {
 
     /// Takes what comes within `timeout`; says whether anything did.
     fn take_some(&mut self, timeout: Duration) -> Result<bool> {
-        let ingested_at = self.shared.pipeline.clock.micros();
+        let asked = Clock::now();
         let polled = self.consumer.poll(timeout)?;
+        // Not before: what came meanwhile was produced later than that.
+        let ingested_at = self.shared.pipeline.clock.micros();
         let state = &mut *self.shared.state();
         let mut is_any = !polled.ends.is_empty();
         for message in polled.messages() {
-            state.take(&message, ingested_at)?;
+            state.take(&message, ingested_at, asked)?;
             is_any = true;
         }
         // Said once per end, and after the messages before it: what was fetched up to there.
@@ -238,7 +255,7 @@ impl Worker {
             return Ok(false);
         };
         let transaction = |id: &str| shared.runtime.block_on(table.transaction(id));
-        let mut held = Vec::with_capacity(partitions.len());
+        let mut held = BTreeMap::new();
         for partition in partitions {
             let (low, _) = lock(&shared.lows).get(partition).copied().unwrap_or_default();
             let next = transaction(&offsets_id(&pipeline.name, topic, *partition))?;
@@ -250,15 +267,16 @@ impl Worker {
         }
         checked_topic(pipeline, &shared.runtime, &shared.probe)?;
         let bounds = shared.probe.watermarks(topic)?;
-        for (partition, known) in held {
-            let Some(bounds) = bounds.get(&partition).copied() else { continue };
-            let place = (topic.as_str(), partition);
-            if let Some(why) = refusal::of_log(&shared.probe, place, known, bounds)? {
+        let logs = held
+            .into_iter()
+            .filter_map(|(partition, known)| Some((partition, (known, *bounds.get(&partition)?))));
+        match refusal::of_logs(&shared.probe, topic, &logs.collect())? {
+            Some((partition, why)) => {
                 let table = pipeline.spec.name.to_string();
-                return Err(refusal::error(topic, partition, &table, &why));
+                Err(refusal::error(topic, partition, &table, &why))
             }
+            None => Ok(true),
         }
-        Ok(true)
     }
 }
 
@@ -282,9 +300,11 @@ struct Shared {
 
 struct State {
     open: OpenBatch,
-    /// When the open batch got its first message.
+    /// When the poll began that brought the open batch's first message.
     opened: Option<Clock>,
     writing: Option<Writing>,
+    /// The group has said what is this worker's, if only nothing.
+    has_joined: bool,
     /// The topic's id when its partitions were taken over; `None` where the broker does not tell.
     topic_id: Option<String>,
     /// An error of a callback, raised by the next look.
@@ -305,6 +325,7 @@ impl State {
             open: OpenBatch::new(pipeline)?,
             opened: None,
             writing: None,
+            has_joined: false,
             topic_id: None,
             failure: None,
             report: WorkerReport::default(),
@@ -314,7 +335,13 @@ impl State {
     fn is_due(&self, limits: &super::Limits) -> bool {
         self.open.messages() as u64 >= limits.flush_rows_max
             || self.open.bytes() as u64 >= limits.flush_bytes_max.min(limits.memory_bytes_max / 4)
-            || self.opened.is_some_and(|opened| opened.elapsed() >= limits.flush_age_max)
+            || self.open.ledger_ranges() >= LEDGER_RANGES_MAX
+            || self.age().is_some_and(|age| age >= limits.flush_age_max)
+    }
+
+    /// Of the open batch's first message; `None` without one.
+    fn age(&self) -> Option<Duration> {
+        self.opened.map(|opened| opened.elapsed())
     }
 
     fn is_writing(&self) -> bool {
@@ -326,19 +353,19 @@ impl State {
         self.writing.as_ref().is_some_and(|writing| writing.ended.is_cancelled())
     }
 
-    fn take(&mut self, received: &Received<'_>, ingested_at: i64) -> Result<()> {
+    fn take(&mut self, received: &Received<'_>, ingested_at: i64, asked: Clock) -> Result<()> {
         let headers = received.headers();
         let message = message_of(received, &headers);
         if self.open.take(&message, ingested_at)? {
-            self.opened.get_or_insert_with(Clock::now);
+            self.opened.get_or_insert(asked);
         }
         Ok(())
     }
 
-    /// Forgets everything that is not committed, and goes on with `partitions` alone.
-    fn restart(&mut self, partitions: impl IntoIterator<Item = (i32, Progress)>) -> Result<()> {
+    /// Forgets everything that is not committed, and all partitions.
+    fn forget(&mut self) -> Result<()> {
         self.opened = None;
-        self.open.restart(partitions)
+        self.open.restart([])
     }
 
     fn next_offsets(&self) -> Vec<(i32, i64)> {
@@ -418,7 +445,7 @@ impl Shared {
                 );
                 (self.on_told)(Told::Committed(report));
             }
-            Written::Superseded => state.restart([])?,
+            Written::Superseded => state.forget()?,
         }
         Ok(Some(written))
     }
@@ -434,8 +461,9 @@ impl Shared {
         Ok(Collected::Superseded)
     }
 
-    fn start_partitions(&self, partitions: &[i32]) -> Result<Vec<(i32, Option<i64>)>> {
-        let pipeline = &self.pipeline;
+    /// Takes `partitions` over, beside those that are owned already.
+    fn start_partitions(&self, partitions: &[i32]) -> Result<()> {
+        let (pipeline, began) = (&self.pipeline, Clock::now());
         let mut bounds = self.probe.watermarks(&pipeline.topic)?;
         let topic_id = checked_topic(pipeline, &self.runtime, &self.probe)?;
         let low = |partition: i32| bounds.get(&partition).map_or(0, |(low, _)| *low);
@@ -447,21 +475,40 @@ impl Shared {
             // The former owner may have committed what came after the broker was asked.
             bounds = self.probe.watermarks(&pipeline.topic)?;
         }
-        let mut starts = Vec::with_capacity(taken.len());
         for (partition, progress) in &mut taken {
             let bounds = bounds.get(partition).copied();
             if let Some(why) = bounds.and_then(|found| refusal::bounds(progress.start(), found)) {
                 let table = pipeline.spec.name.to_string();
                 return Err(refusal::error(&pipeline.topic, *partition, &table, &why));
             }
-            let low = bounds.map_or(0, |(low, _)| low);
-            starts.push((*partition, Some(progress.first_read(low))));
+            progress.begin_in(bounds.map_or(0, |(low, _)| low));
         }
+        tracing::info!(
+            table = %pipeline.spec.name,
+            partitions = taken.len(),
+            took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "partitions taken over"
+        );
         let state = &mut *self.state();
-        state.restart(taken)?;
+        state.open.take_over(taken);
         state.topic_id = topic_id;
         *lock(&self.lows) = bounds;
-        Ok(starts)
+        Ok(())
+    }
+
+    /// Commits what is buffered. What cannot be committed is forgotten with all partitions, those
+    /// that are kept as well: they are taken over anew, from the lake.
+    fn settle_or_forget(&self) {
+        let settled = self.settle();
+        if let Err(error) = &settled {
+            tracing::warn!(table = %self.pipeline.spec.name, %error, "could not commit before giving up partitions");
+        }
+        if !matches!(settled, Ok(Collected::Done)) {
+            let state = &mut *self.state();
+            if let Err(error) = state.forget() {
+                state.failure = Some(error);
+            }
+        }
     }
 }
 
@@ -490,25 +537,44 @@ fn recreated(pipeline: &Pipeline, known: &str, found: &str) -> Error {
 
 impl Assignments for Shared {
     fn assigned(&self, partitions: &[i32]) -> Vec<(i32, Option<i64>)> {
-        match self.start_partitions(partitions) {
-            Ok(starts) => {
-                (self.on_told)(Told::TookOver);
-                starts
-            }
-            Err(error) => {
+        let is_new = |partition: &i32| !self.state().open.partitions().contains_key(partition);
+        let new: Vec<i32> = partitions.iter().copied().filter(is_new).collect();
+        if !new.is_empty() || partitions.is_empty() {
+            if let Err(error) = self.start_partitions(&new) {
                 self.state().failure = Some(error);
-                Vec::new()
+                return Vec::new();
             }
+            self.state().has_joined = true;
+            (self.on_told)(Told::TookOver);
         }
+        let state = self.state();
+        let position = |partition: &i32| {
+            let progress = state.open.partitions().get(partition)?;
+            Some((*partition, Some(progress.position())))
+        };
+        partitions.iter().filter_map(position).collect()
     }
 
-    fn revoked(&self) {
-        if let Err(error) = self.settle() {
-            // The next owner starts from the lake; what was buffered is read again.
-            tracing::warn!(table = %self.pipeline.spec.name, %error, "could not commit before giving up partitions");
-        }
-        if let Err(error) = self.state().restart([]) {
-            self.state().failure = Some(error);
-        }
+    fn revoked(&self, partitions: &[i32]) {
+        self.settle_or_forget();
+        self.state().open.give_up(partitions);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A batch that was to be 250 ms old became 404.
+    #[test]
+    fn a_poll_lasts_no_longer_than_its_batch_may_grow_old() {
+        let timeout = |age: Option<u64>, age_max| {
+            let age = age.map(Duration::from_millis);
+            poll_timeout(age, Duration::from_millis(age_max)).as_millis()
+        };
+        assert_eq!([timeout(None, 250), timeout(Some(0), 250), timeout(Some(100), 250)], [100; 3]);
+        assert_eq!((timeout(Some(200), 250), timeout(Some(300), 250)), (50, 0));
+        // However short a batch may live, nobody spins for its first message.
+        assert_eq!((timeout(None, 60), timeout(None, 1), timeout(Some(0), 1)), (60, 10, 1));
     }
 }

@@ -1,22 +1,22 @@
-//! How to reach Kafka, what it says of a topic, and its errors as ours. Consumes nothing but a look.
+//! How to reach Kafka: the settings of every client, and what is wrong with them. Connects to nothing.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 
-use crate::error::{Error, ErrorKind, Result};
+use super::errors::kafka_error;
+use super::heard::Heard;
+use crate::error::Error;
 
-/// How long a broker may take to answer a question about a topic.
-pub(super) const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 /// New partitions are noticed within this time.
 const METADATA_REFRESH_MS: u32 = 10_000;
 /// How long librdkafka does not fetch after its queue was full. Its default of a second leaves a
 /// consumer that empties the queue faster than that without work.
 const FETCH_BACKOFF: &str = "fetch.queue.backoff.ms";
 const FETCH_BACKOFF_MS: u32 = 10;
+
+const MECHANISMS: &str = "set `sasl.mechanisms` in `kafka.options` to PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER";
 
 /// How to reach Kafka. `options` pass through to librdkafka and win over everything but what
 /// exactly-once needs.
@@ -26,6 +26,8 @@ pub struct KafkaAccess {
     pub options: BTreeMap<String, String>,
     /// The mock broker leaves the question for a topic's id unanswered.
     pub has_no_topic_ids: bool,
+    /// What its clients hear.
+    pub heard: Heard,
 }
 
 impl KafkaAccess {
@@ -37,11 +39,31 @@ impl KafkaAccess {
             .set("client.id", "flowguard")
             .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS.to_string())
             .set("allow.auto.create.topics", "false")
-            .set_log_level(RDKafkaLogLevel::Warning);
+            // Not only warnings: that a port speaks TLS is said below them.
+            .set_log_level(RDKafkaLogLevel::Info);
         for (key, value) in &self.options {
             config.set(key, value);
         }
         config
+    }
+
+    /// One clear error of a client that could not be made.
+    pub(super) fn unusable(&self, error: KafkaError) -> Error {
+        let KafkaError::ClientCreation(why) = &error else {
+            return kafka_error("cannot use Kafka", error);
+        };
+        let option = |name: &str| self.options.get(name);
+        let mechanism = option("sasl.mechanisms").or_else(|| option("sasl.mechanism"));
+        let protocol = option("security.protocol").map(|name| name.to_lowercase());
+        let is_sasl = protocol.is_some_and(|name| name.starts_with("sasl"));
+        let (what, hint) = match mechanism {
+            None if is_sasl => ("no SASL mechanism is set".to_owned(), MECHANISMS),
+            Some(name) if is_sasl && why.contains("SASL mechanism") => {
+                (format!("there is no SASL mechanism `{name}` here"), MECHANISMS)
+            }
+            _ => (why.trim().to_owned(), "check `kafka.options`"),
+        };
+        Error::invalid(format!("cannot use Kafka: {what}")).hint(hint)
     }
 
     /// Wins over `options` where exactly once depends on it: no commits, no resets, no open
@@ -61,102 +83,6 @@ impl KafkaAccess {
             // An offset that the log no longer holds must stop ingestion, never skip.
             .set("auto.offset.reset", "error");
         config
-    }
-}
-
-/// Low and high watermark by partition; a read_committed client's high one is the last stable
-/// offset. `NotFound` if there is no such topic.
-pub(super) fn watermarks_of<C: ClientContext>(
-    client: &Client<C>,
-    topic: &str,
-) -> Result<BTreeMap<i32, (i64, i64)>> {
-    let failed = |error| kafka_error(&format!("cannot ask for topic `{topic}`"), error);
-    let metadata = client.fetch_metadata(Some(topic), METADATA_TIMEOUT).map_err(failed)?;
-    let found = metadata.topics().iter().find(|found| found.name() == topic);
-    let Some(found) = found.filter(|found| found.error().is_none()) else {
-        return Err(missing_topic(topic));
-    };
-    let mut watermarks = BTreeMap::new();
-    for partition in found.partitions() {
-        let id = partition.id();
-        let bounds = client.fetch_watermarks(topic, id, METADATA_TIMEOUT).map_err(failed)?;
-        watermarks.insert(id, bounds);
-    }
-    if watermarks.is_empty() {
-        return Err(missing_topic(topic));
-    }
-    Ok(watermarks)
-}
-
-fn missing_topic(topic: &str) -> Error {
-    Error::new(ErrorKind::NotFound, format!("there is no topic `{topic}` on the broker"))
-        .hint("create it, or correct `source.topic` in the model's header")
-}
-
-/// One clear error from what librdkafka says.
-pub(super) fn kafka_error(doing: &str, error: KafkaError) -> Error {
-    use RDKafkaErrorCode as Code;
-    let code = error.rdkafka_error_code();
-    let (kind, why, hint) = match code {
-        // What a client says of a partition whose leader it lost sight of.
-        Some(Code::UnknownPartition | Code::UnknownTopic) => (
-            ErrorKind::Unavailable,
-            "the partition has no leader that is known",
-            "wait for the brokers",
-        ),
-        Some(Code::UnknownTopicOrPartition) => {
-            (ErrorKind::NotFound, "no such topic or partition", "create the topic")
-        }
-        Some(
-            Code::TopicAuthorizationFailed
-            | Code::GroupAuthorizationFailed
-            | Code::ClusterAuthorizationFailed
-            | Code::SaslAuthenticationFailed
-            | Code::Authentication,
-        ) => (ErrorKind::Denied, "not authorised", "check the SASL settings in `kafka.options`"),
-        Some(Code::OffsetOutOfRange | Code::AutoOffsetReset) => (
-            ErrorKind::DataLoss,
-            "the next offset is not in the log",
-            "raise the topic's retention; see `flowguard audit`",
-        ),
-        Some(Code::InvalidArgument | Code::InvalidConfig) => {
-            (ErrorKind::Invalid, "a setting is not valid", "check `kafka.options`")
-        }
-        _ if matches!(error, KafkaError::ClientConfig(..)) => {
-            (ErrorKind::Invalid, "a setting is not valid", "check `kafka.options`")
-        }
-        _ => (
-            ErrorKind::Unavailable,
-            "the brokers do not answer",
-            "check `kafka.bootstrap_servers` and that the brokers run",
-        ),
-    };
-    Error::new(kind, format!("{doing}: {why}")).hint(hint).source(error)
-}
-
-/// Whether polling on cannot cure it: librdkafka itself recovers from all others.
-pub(super) fn is_fatal(error: &KafkaError) -> bool {
-    use RDKafkaErrorCode as Code;
-    matches!(error, KafkaError::MessageConsumptionFatal(_))
-        || matches!(
-            error.rdkafka_error_code(),
-            Some(
-                Code::OffsetOutOfRange
-                    | Code::AutoOffsetReset
-                    | Code::TopicAuthorizationFailed
-                    | Code::GroupAuthorizationFailed
-            )
-        )
-}
-
-/// Errors of librdkafka are warnings here, since it tries again by itself; all else is for debugging.
-pub(super) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
-    match level {
-        RDKafkaLogLevel::Emerg
-        | RDKafkaLogLevel::Alert
-        | RDKafkaLogLevel::Critical
-        | RDKafkaLogLevel::Error => tracing::warn!(facility, message, "librdkafka"),
-        _ => tracing::debug!(facility, message, "librdkafka"),
     }
 }
 

@@ -10,28 +10,35 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::access::{HeaderList, KafkaAccess, is_fatal, kafka_error, log_line, watermarks_of};
+use super::access::{HeaderList, KafkaAccess};
+use super::errors::{is_fatal, kafka_error};
+use super::heard::Heard;
 use super::native::{Batch, BatchConsumer, Group, RawMessage, Rebalanced, Rebalances};
+use super::watermarks::watermarks_of;
 use crate::error::Result;
 
 /// Messages taken at once, and about how many bytes: fewer where messages are large.
 const BATCH_MESSAGES_MAX: usize = 512;
 const BATCH_BYTES: usize = 4 << 20;
 
-/// Who decides where partitions start, and what happens before they are given up. Both are
-/// called on the polling thread, during [`Consumer::poll`], and at the end when it is dropped.
+/// Who decides where partitions are read, and what happens before they are given up. Both are
+/// called on the polling thread, during calls to [`Consumer`], and at the end when it is dropped.
 pub trait Assignments: Send + Sync + 'static {
-    /// The next offset of each partition; `None` starts at the beginning of the log. Partitions
-    /// that are left out are not consumed.
+    /// The next offset of each of `partitions`, which are this member's; `None` is the beginning of
+    /// the log. Those that are new are taken over, all others go on where they are: a group may
+    /// rebalance as a whole or step by step, and ask at any time. Partitions that are left out are
+    /// not consumed.
     fn assigned(&self, partitions: &[i32]) -> Vec<(i32, Option<i64>)>;
-    /// What is not committed when this returns may be another member's from then on.
-    fn revoked(&self);
+    /// Gives `partitions` up, and keeps the others: what of them is not committed when this returns
+    /// may be another member's from then on.
+    fn revoked(&self, partitions: &[i32]);
 }
 
 struct Context {
     topic: String,
     assignments: Arc<dyn Assignments>,
     rebalances: Rebalanced,
+    heard: Heard,
 }
 
 impl Context {
@@ -46,6 +53,19 @@ impl Context {
         Ok(starts)
     }
 
+    /// Reads on where the owner is, in all partitions that are assigned but those of `except`.
+    /// librdkafka pauses whatever a rebalance leaves in place, and would itself go on one offset
+    /// behind the end of a partition that it told the end of: it counts that for a message.
+    fn realign(&self, group: Group<'_>, except: &[i32]) -> Result<()> {
+        let failed = |error| kafka_error(&format!("cannot read on in `{}`", self.topic), error);
+        let mut kept = partitions_of(&group.assignment().map_err(failed)?);
+        kept.retain(|partition| !except.contains(partition));
+        if kept.is_empty() {
+            return Ok(());
+        }
+        group.seek(&self.starts(&kept)?).map_err(failed)
+    }
+
     fn report(&self, outcome: Result<()>) {
         if let Err(error) = outcome {
             tracing::warn!(topic = self.topic, %error, "rebalance failed, the group will repeat it");
@@ -55,11 +75,11 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log_line(level, facility, message);
+        self.heard.line(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(topic = self.topic, %error, reason, "kafka error, librdkafka goes on");
+        self.heard.event(&error, reason);
     }
 }
 
@@ -67,6 +87,7 @@ impl Rebalances for Context {
     fn assigned(&self, group: Group<'_>, partitions: &TopicPartitionList) {
         let partitions = partitions_of(partitions);
         tracing::info!(topic = self.topic, ?partitions, "partitions assigned");
+        self.report(self.realign(group, &partitions));
         self.report(self.starts(&partitions).and_then(|starts| {
             // A pause outlives an assignment: partitions that were taken away while paused would
             // never be fetched again.
@@ -76,10 +97,11 @@ impl Rebalances for Context {
     }
 
     fn revoked(&self, group: Group<'_>, partitions: &TopicPartitionList) {
-        self.assignments.revoked();
+        let given_up = partitions_of(partitions);
+        self.assignments.revoked(&given_up);
+        self.report(self.realign(group, &given_up));
         let released = group.unassign(partitions);
-        let partitions = partitions_of(partitions);
-        tracing::info!(topic = self.topic, ?partitions, "partitions revoked");
+        tracing::info!(topic = self.topic, partitions = ?given_up, "partitions revoked");
         self.report(released.map_err(|error| kafka_error("cannot release an assignment", error)));
     }
 
@@ -95,8 +117,9 @@ fn partitions_of(list: &TopicPartitionList) -> Vec<i32> {
 /// A member of a consumer group on one topic, read_committed, whose offsets its owner keeps.
 pub struct Consumer {
     topic: String,
+    heard: Heard,
     inner: BatchConsumer<Context>,
-    /// The next poll begins with new starts.
+    /// The next poll begins where the owner is.
     restarts: bool,
     messages_wanted: usize,
 }
@@ -129,16 +152,22 @@ impl Consumer {
     ) -> Result<Self> {
         let mut config = access.consumer_config(group);
         config.set("queued.max.messages.kbytes", (queue_bytes_max / 1024).max(1024).to_string());
-        let context =
-            Context { topic: topic.to_owned(), assignments, rebalances: Rebalanced::default() };
+        let (topic_name, rebalances) = (topic.to_owned(), Rebalanced::default());
+        let heard = access.heard.clone();
+        let context = Context { topic: topic_name, assignments, rebalances, heard };
         let inner = BatchConsumer::new(&config, context, BATCH_MESSAGES_MAX)
-            .map_err(|error| kafka_error("cannot use Kafka", error))?;
-        watermarks_of(inner.client(), topic)?;
+            .map_err(|error| access.unusable(error))?;
+        watermarks_of(inner.client(), topic, |doing, error| {
+            inner.listen();
+            access.heard.error(doing, error)
+        })?;
+        access.heard.answered();
         inner
             .subscribe(topic)
             .map_err(|error| kafka_error(&format!("cannot subscribe to `{topic}`"), error))?;
         Ok(Self {
             topic: topic.to_owned(),
+            heard: access.heard.clone(),
             inner,
             restarts: false,
             messages_wanted: BATCH_MESSAGES_MAX,
@@ -151,12 +180,6 @@ impl Consumer {
             self.restart()?;
         }
         let batch = self.inner.poll(timeout, self.messages_wanted);
-        if batch.spans_rebalance && !batch.is_empty() {
-            // Old and new messages of a partition may stand side by side; a gap between them would
-            // look like offsets without messages.
-            self.restarts = true;
-            return Ok(Polled::default());
-        }
         let mut ends = Vec::new();
         let (mut messages, mut bytes) = (1, 1);
         for message in batch.iter() {
@@ -168,8 +191,14 @@ impl Consumer {
                 Some(RDKafkaErrorCode::PartitionEOF) => {
                     ends.push((message.partition(), message.offset()));
                 }
-                Some(code) => check(&self.topic, code)?,
+                Some(code) => check(&self.heard, &self.topic, code)?,
             }
+        }
+        if batch.spans_rebalance && !batch.is_empty() {
+            // Old and new messages of a partition may stand side by side; a gap between them would
+            // look like offsets without messages.
+            self.restarts = true;
+            return Ok(Polled::default());
         }
         self.messages_wanted = (BATCH_BYTES * messages / bytes).clamp(1, BATCH_MESSAGES_MAX);
         Ok(Polled { batch: Some(batch), ends })
@@ -177,16 +206,18 @@ impl Consumer {
 
     /// Low watermark and last stable offset of every partition. Asks the broker, and waits for it.
     pub fn watermarks(&self) -> Result<BTreeMap<i32, (i64, i64)>> {
-        watermarks_of(self.inner.client(), &self.topic)
+        let failed = |doing: &str, error| self.heard.error(doing, error);
+        watermarks_of(self.inner.client(), &self.topic, failed)
     }
 
-    /// Asks the owner for new starts and continues from there.
+    /// Asks the owner where it is and reads on from there; what was fetched is fetched again.
     pub fn restart(&self) -> Result<()> {
-        let failed = |error| kafka_error(&format!("cannot restart `{}`", self.topic), error);
-        let group = self.inner.group();
-        let assigned = group.assignment().map_err(failed)?;
-        let starts = self.inner.client().context().starts(&partitions_of(&assigned))?;
-        group.replace(&starts).and_then(|()| group.resume(&starts)).map_err(failed)
+        self.inner.client().context().realign(self.inner.group(), &[])
+    }
+
+    /// Whether the group has taken this member in. One that gets no partitions may be told of none.
+    pub fn has_joined(&self) -> bool {
+        self.inner.group().has_joined()
     }
 
     /// Stops or resumes fetching; polling goes on, so that the group keeps its member. What was
@@ -195,8 +226,12 @@ impl Consumer {
         let failed = |error| kafka_error(&format!("cannot pause `{}`", self.topic), error);
         let group = self.inner.group();
         let assigned = group.assignment().map_err(failed)?;
-        let done = if paused { group.pause(&assigned) } else { group.resume(&assigned) };
-        done.map_err(failed)
+        if !paused {
+            return group.resume(&assigned).map_err(failed);
+        }
+        group.pause(&assigned).map_err(failed)?;
+        // See `Context::realign`: what comes in behind an end would be passed over.
+        self.restart()
     }
 
     /// Tells the group how far the lake is, for lag displays. Best effort.
@@ -211,7 +246,7 @@ impl Consumer {
     }
 }
 
-fn check(topic: &str, code: RDKafkaErrorCode) -> Result<()> {
+fn check(heard: &Heard, topic: &str, code: RDKafkaErrorCode) -> Result<()> {
     let error = match code {
         RDKafkaErrorCode::Fatal => KafkaError::MessageConsumptionFatal(code),
         _ => KafkaError::MessageConsumption(code),
@@ -219,7 +254,7 @@ fn check(topic: &str, code: RDKafkaErrorCode) -> Result<()> {
     if is_fatal(&error) {
         return Err(kafka_error(&format!("cannot read `{topic}`"), error));
     }
-    tracing::warn!(topic, %error, "kafka error, librdkafka goes on");
+    heard.event(&error, topic);
     Ok(())
 }
 

@@ -3,7 +3,8 @@
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
-use super::access::{KafkaAccess, kafka_error};
+use super::access::KafkaAccess;
+use super::errors::kafka_error;
 use crate::error::Result;
 
 /// librdkafka's broker inside this process, on loopback, without persistence. Evidence for

@@ -4,14 +4,18 @@
 
 mod access;
 mod consumer;
+mod errors;
+mod heard;
 mod mock;
 mod native;
 mod probe;
 mod producer;
 mod topic_id;
+mod watermarks;
 
 pub use self::access::{HeaderList, KafkaAccess};
 pub use self::consumer::{Assignments, Consumer, Polled, Received};
+pub use self::heard::Heard;
 pub use self::mock::MockBroker;
 pub use self::probe::{Probe, waiting};
 pub use self::producer::{Producer, Record};

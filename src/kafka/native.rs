@@ -21,6 +21,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaType;
 
 use super::access::HeaderList;
+use super::heard::why_untrusted;
 
 const NO_ERROR: c::rd_kafka_resp_err_t = c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
 
@@ -66,6 +67,8 @@ impl<C: Rebalances> BatchConsumer<C> {
             c::rd_kafka_conf_set_rebalance_cb(native.ptr(), Some(rebalance::<C>));
             c::rd_kafka_conf_set_error_cb(native.ptr(), Some(error::<C>));
             c::rd_kafka_conf_set_log_cb(native.ptr(), Some(log::<C>));
+            // Its answer is the one that it is given; it refuses nothing where TLS is not used.
+            c::rd_kafka_conf_set_ssl_cert_verify_cb(native.ptr(), Some(verify));
         }
         let client = Client::new(config, native, RDKafkaType::RD_KAFKA_CONSUMER, context)?;
         // SAFETY: the client is live.
@@ -85,6 +88,12 @@ impl<C: Rebalances> BatchConsumer<C> {
 
     pub fn group(&self) -> Group<'_> {
         Group { client: self.client.native_ptr(), lifetime: PhantomData }
+    }
+
+    /// Hands out what was logged, for whoever has not subscribed yet and does not poll.
+    pub fn listen(&self) {
+        // SAFETY: the client is live.
+        unsafe { c::rd_kafka_poll(self.client.native_ptr(), 0) };
     }
 
     /// Only asks for partitions: they come through [`Rebalances::assigned`] during later polls.
@@ -270,30 +279,45 @@ impl Group<'_> {
         }
     }
 
-    /// Takes `starts`, beside what is assigned already if the group rebalances step by step.
+    /// Takes `starts`: beside what is assigned already if the group rebalances step by step, and
+    /// nothing else if it does not.
     pub fn assign(self, starts: &TopicPartitionList) -> KafkaResult<()> {
-        if self.is_cooperative() {
-            // SAFETY: see above.
-            return settle(unsafe { c::rd_kafka_incremental_assign(self.client, starts.ptr()) });
-        }
-        self.replace(starts)
-    }
-
-    /// Takes `starts` and nothing else.
-    pub fn replace(self, starts: &TopicPartitionList) -> KafkaResult<()> {
         // SAFETY: see above.
-        check(unsafe { c::rd_kafka_assign(self.client, starts.ptr()) })
+        unsafe {
+            if self.is_cooperative() {
+                return settle(c::rd_kafka_incremental_assign(self.client, starts.ptr()));
+            }
+            check(c::rd_kafka_assign(self.client, starts.ptr()))
+        }
     }
 
     /// Gives up `partitions`, or everything if the group does not rebalance step by step.
     pub fn unassign(self, partitions: &TopicPartitionList) -> KafkaResult<()> {
-        // SAFETY: see above.
-        unsafe {
-            if self.is_cooperative() {
-                return settle(c::rd_kafka_incremental_unassign(self.client, partitions.ptr()));
-            }
-            check(c::rd_kafka_assign(self.client, null()))
+        if !self.is_cooperative() {
+            // SAFETY: see above.
+            return check(unsafe { c::rd_kafka_assign(self.client, null()) });
         }
+        // One that was never taken would keep all of them, and the group waiting.
+        let assigned = self.assignment()?;
+        let mut taken = TopicPartitionList::new();
+        for element in partitions.elements() {
+            let (topic, partition) = (element.topic(), element.partition());
+            if assigned.find_partition(topic, partition).is_some() {
+                taken.add_partition(topic, partition);
+            }
+        }
+        // SAFETY: see above.
+        settle(unsafe { c::rd_kafka_incremental_unassign(self.client, taken.ptr()) })
+    }
+
+    /// Reads on at `positions` and hands out nothing more of what was fetched of them before; waits
+    /// for nothing. One that is not fetched yet begins where it was assigned.
+    pub fn seek(self, positions: &TopicPartitionList) -> KafkaResult<()> {
+        if positions.count() == 0 {
+            return Ok(());
+        }
+        // SAFETY: see above; the list's own error fields are written.
+        settle(unsafe { c::rd_kafka_seek_partitions(self.client, positions.ptr(), 0) })
     }
 
     /// Fetches nothing more of them; what is not assigned is passed over.
@@ -306,6 +330,20 @@ impl Group<'_> {
     pub fn resume(self, partitions: &TopicPartitionList) -> KafkaResult<()> {
         // SAFETY: as for `pause`.
         check(unsafe { c::rd_kafka_resume_partitions(self.client, partitions.ptr()) })
+    }
+
+    /// Whether the group has taken its member in, with partitions or without.
+    pub fn has_joined(self) -> bool {
+        // SAFETY: see above; what comes is null or ours, read once and destroyed once.
+        unsafe {
+            let membership = c::rd_kafka_consumer_group_metadata(self.client);
+            if membership.is_null() {
+                return false;
+            }
+            let generation = c::rd_kafka_consumer_group_metadata_generation_id(membership);
+            c::rd_kafka_consumer_group_metadata_destroy(membership);
+            generation > 0
+        }
     }
 
     /// Tells the group how far its member is, without waiting.
@@ -321,6 +359,21 @@ impl Group<'_> {
             !protocol.is_null() && CStr::from_ptr(protocol) == c"COOPERATIVE"
         }
     }
+}
+
+/// Replaces the times that `partitions` have in the place of offsets, which may be the beginning and
+/// the end of a log, by offsets: one request to each leader, whatever their number. What could not
+/// be told is an error of its element.
+pub fn offsets_at<C: ClientContext>(
+    client: &Client<C>,
+    partitions: &mut TopicPartitionList,
+    timeout: Duration,
+) -> KafkaResult<()> {
+    let timeout_ms = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
+    // SAFETY: client and list are live for the call, which writes to the list's elements.
+    check(unsafe {
+        c::rd_kafka_offsets_for_times(client.native_ptr(), partitions.ptr(), timeout_ms)
+    })
 }
 
 fn check(code: c::rd_kafka_resp_err_t) -> KafkaResult<()> {
@@ -359,7 +412,12 @@ unsafe extern "C" fn rebalance<C: Rebalances>(
         _ => context.revoked(group, &partitions),
     }));
     if let Err(panic) = told {
-        let _ = group.unassign(&partitions);
+        let _ = match code {
+            c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                group.assign(&TopicPartitionList::new())
+            }
+            _ => group.unassign(&partitions),
+        };
         *rebalanced.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
     }
 }
@@ -415,4 +473,34 @@ unsafe extern "C" fn log<C: ClientContext>(
         let level = if level <= 3 { RDKafkaLogLevel::Error } else { RDKafkaLogLevel::Info };
         context.log(level, facility.trim(), message.trim());
     }
+}
+
+/// Says why OpenSSL does not trust a certificate, which librdkafka then logs with its names.
+unsafe extern "C" fn verify(
+    _client: *mut c::rd_kafka_t,
+    _broker: *const c_char,
+    _broker_id: i32,
+    x509_error: *mut c_int,
+    _depth: c_int,
+    _certificate: *const c_char,
+    _length: usize,
+    reason: *mut c_char,
+    reason_size: usize,
+    _context: *mut c_void,
+) -> c_int {
+    // SAFETY: the number is live.
+    let error = unsafe { *x509_error };
+    if error == 0 {
+        return 1;
+    }
+    let why = why_untrusted(error);
+    let length = why.len().min(reason_size.saturating_sub(1));
+    if reason_size > 0 {
+        // SAFETY: `reason` has room for `reason_size` bytes: the text, and the zero behind it.
+        unsafe {
+            std::ptr::copy_nonoverlapping(why.as_ptr().cast(), reason, length);
+            *reason.add(length) = 0;
+        }
+    }
+    0
 }

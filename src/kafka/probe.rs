@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
@@ -10,12 +11,13 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::access::{
-    KafkaAccess, METADATA_TIMEOUT, is_fatal, kafka_error, log_line, watermarks_of,
-};
+use super::access::KafkaAccess;
 use super::consumer::Received;
+use super::errors::{is_fatal, kafka_error};
+use super::heard::Heard;
 use super::native::RawMessage;
 use super::topic_id;
+use super::watermarks::{METADATA_TIMEOUT, watermarks_of};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Silence of a broker that should have a message, or the end of the log, to hand out.
@@ -23,12 +25,16 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 const POLL_TIMEOUT: Duration = Duration::from_millis(200);
 /// A fetch at the end of one partition holds back the fetches of the next one for so long.
 const FETCH_WAIT_MS: &str = "10";
+/// Events that are listened to after a question failed.
+const EVENTS_MAX: u32 = 64;
 const ID_ATTEMPTS_MAX: u32 = 10;
 const ID_PAUSE: Duration = Duration::from_millis(500);
 
-/// One client; each method may be called from any thread, [`Probe::read`] by one at a time.
+/// One client; each method may be called from any thread, and reads wait for each other.
 pub struct Probe {
     client: BaseConsumer<Quiet>,
+    /// Held by whoever reads.
+    reads: Mutex<()>,
     has_no_topic_ids: bool,
 }
 
@@ -38,15 +44,35 @@ impl Probe {
         let client = access
             .consumer_config("flowguard-probe")
             .set("fetch.wait.max.ms", FETCH_WAIT_MS)
-            .create_with_context(Quiet)
-            .map_err(|error| kafka_error("cannot use Kafka", error))?;
-        Ok(Self { client, has_no_topic_ids: access.has_no_topic_ids })
+            .create_with_context(Quiet(access.heard.clone()))
+            .map_err(|error| access.unusable(error))?;
+        let has_no_topic_ids = access.has_no_topic_ids;
+        Ok(Self { client, reads: Mutex::default(), has_no_topic_ids })
     }
 
     /// Low and high watermark of every partition of `topic`; the high one is the last stable
     /// offset, behind which no open transaction hides.
     pub fn watermarks(&self, topic: &str) -> Result<BTreeMap<i32, (i64, i64)>> {
-        watermarks_of(self.client.client(), topic)
+        let watermarks = watermarks_of(self.client.client(), topic, |doing, error| {
+            self.listen();
+            self.heard().error(doing, error)
+        })?;
+        self.heard().answered();
+        Ok(watermarks)
+    }
+
+    /// Events wait until somebody polls.
+    fn listen(&self) {
+        // Whoever reads polls already, and messages are theirs.
+        if let Ok(_reads) = self.reads.try_lock() {
+            for _ in 0..EVENTS_MAX {
+                drop(self.client.poll(Duration::ZERO));
+            }
+        }
+    }
+
+    fn heard(&self) -> &Heard {
+        &self.client.context().0
     }
 
     /// The id that the broker gave `topic` when it was created; `None` when it does not tell. If it
@@ -86,8 +112,8 @@ impl Probe {
         if start >= end {
             return Ok(true);
         }
-        let read = self.read_from(place, [start, end], &mut take);
-        let _ = self.client.unassign();
+        let ranges = BTreeMap::from([(place.1, [start, end])]);
+        let read = self.read_each(place.0, ranges, &mut take);
         match read {
             Err(error) if error.kind == ErrorKind::DataLoss => {
                 let low = self.watermarks(place.0)?.get(&place.1).map_or(0, |(low, _)| *low);
@@ -100,30 +126,49 @@ impl Probe {
         }
     }
 
-    fn read_from(
+    /// The same of many partitions of `topic` at once, each in order; `take` breaks off the one that
+    /// its message is of. `DataLoss` if a log no longer has where its range begins.
+    pub fn read_each(
         &self,
-        (topic, partition): (&str, i32),
-        [start, end]: [i64; 2],
+        topic: &str,
+        mut ranges: BTreeMap<i32, [i64; 2]>,
+        mut take: impl FnMut(&Received<'_>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        ranges.retain(|_, [start, end]| start < end);
+        let _reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = self.read_open(topic, ranges, &mut take);
+        let _ = self.client.unassign();
+        read
+    }
+
+    fn read_open(
+        &self,
+        topic: &str,
+        mut open: BTreeMap<i32, [i64; 2]>,
         take: &mut dyn FnMut(&Received<'_>) -> ControlFlow<()>,
     ) -> Result<()> {
-        let failed =
-            |error| kafka_error(&format!("cannot read `{topic}` partition {partition}"), error);
+        let failed = |error| kafka_error(&format!("cannot read `{topic}`"), error);
         let mut from = TopicPartitionList::new();
-        from.add_partition_offset(topic, partition, Offset::Offset(start)).map_err(failed)?;
+        for (partition, [start, _]) in &open {
+            let start = Offset::Offset(*start);
+            from.add_partition_offset(topic, *partition, start).map_err(failed)?;
+        }
         self.client.assign(&from).map_err(failed)?;
         let mut heard = Instant::now();
-        while heard.elapsed() < SILENCE_MAX {
+        while !open.is_empty() && heard.elapsed() < SILENCE_MAX {
             match self.client.poll(POLL_TIMEOUT) {
                 Some(Ok(message)) => {
                     let received = Received::new(RawMessage::of(&message));
-                    let offset = received.offset();
+                    let (partition, offset) = (received.partition(), received.offset());
+                    let Some([_, end]) = open.get(&partition).copied() else { continue };
                     // Behind the last one, only the end of the log would be waited for.
                     if offset >= end || take(&received).is_break() || offset + 1 == end {
-                        return Ok(());
+                        open.remove(&partition);
+                        self.fetch_no_more(topic, partition);
                     }
                     heard = Instant::now();
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+                Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
                 // No group is needed for a look.
                 Some(Err(error))
                     if error.rdkafka_error_code()
@@ -132,8 +177,18 @@ impl Probe {
                 Some(Err(_)) | None => {}
             }
         }
+        let Some((partition, [start, _])) = open.pop_first() else { return Ok(()) };
         let message = format!("`{topic}` partition {partition} did not answer from {start} on");
         Err(Error::new(ErrorKind::Unavailable, message))
+    }
+
+    /// Spares the broker what nobody waits for.
+    fn fetch_no_more(&self, topic: &str, partition: i32) {
+        let mut done = TopicPartitionList::new();
+        done.add_partition(topic, partition);
+        if let Err(error) = self.client.incremental_unassign(&done) {
+            tracing::debug!(topic, partition, %error, "a partition is fetched on for nothing");
+        }
     }
 }
 
@@ -147,15 +202,15 @@ pub async fn waiting<T: Send + 'static>(
 }
 
 /// Logs in our words and leaves metrics alone.
-struct Quiet;
+struct Quiet(Heard);
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log_line(level, facility, message);
+        self.0.line(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "kafka client error");
+        self.0.event(&error, reason);
     }
 }
 

@@ -9,7 +9,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
-use super::access::{KafkaAccess, kafka_error, log_line};
+use super::access::KafkaAccess;
+use super::heard::Heard;
 use crate::error::Result;
 
 /// How long buffered records may take to be delivered.
@@ -30,16 +31,18 @@ pub struct Record<'a> {
 }
 
 /// Remembers the first record that was not delivered, for the next flush.
-#[derive(Default)]
-struct Deliveries(Mutex<Option<KafkaError>>);
+struct Deliveries {
+    failure: Mutex<Option<KafkaError>>,
+    heard: Heard,
+}
 
 impl ClientContext for Deliveries {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log_line(level, facility, message);
+        self.heard.line(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "kafka client error");
+        self.heard.event(&error, reason);
     }
 }
 
@@ -48,7 +51,7 @@ impl rdkafka::producer::ProducerContext for Deliveries {
 
     fn delivery(&self, result: &rdkafka::message::DeliveryResult<'_>, (): ()) {
         if let Err((error, _)) = result {
-            let mut failure = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
             failure.get_or_insert_with(|| error.clone());
         }
     }
@@ -57,11 +60,11 @@ impl rdkafka::producer::ProducerContext for Deliveries {
 impl Producer {
     /// Waits for no broker: that none is there shows when records are sent or flushed.
     pub fn new(access: &KafkaAccess) -> Result<Self> {
-        let mut config = access.config();
+        let (mut config, heard) = (access.config(), access.heard.clone());
         config.set("enable.idempotence", "true").set("linger.ms", "5");
         let inner = config
-            .create_with_context(Deliveries::default())
-            .map_err(|error| kafka_error("cannot use Kafka", error))?;
+            .create_with_context(Deliveries { failure: Mutex::default(), heard })
+            .map_err(|error| access.unusable(error))?;
         Ok(Self(inner))
     }
 
@@ -93,10 +96,8 @@ impl Producer {
                 Err((error, unsent)) => {
                     let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
                     if !full || std::time::Instant::now() > deadline {
-                        return Err(kafka_error(
-                            &format!("cannot send to `{}`", record.topic),
-                            error,
-                        ));
+                        let doing = format!("cannot send to `{}`", record.topic);
+                        return Err(self.0.context().heard.error(&doing, error));
                     }
                     base = unsent;
                     self.0.poll(Duration::from_millis(10));
@@ -107,10 +108,10 @@ impl Producer {
 
     /// Waits until everything queued is delivered. Fails if a record since the last flush was not.
     pub fn flush(&self) -> Result<()> {
-        let failed = |error| kafka_error("records were not delivered", error);
+        let context = self.0.context();
+        let failed = |error| context.heard.error("records were not delivered", error);
         self.0.flush(DELIVERY_TIMEOUT).map_err(failed)?;
-        let failure = &self.0.context().0;
-        let failure = failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let failure = context.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         failure.map_or(Ok(()), |error| Err(failed(error)))
     }
 }

@@ -33,19 +33,52 @@ impl Certificates {
         self.openssl(name, &signed);
     }
 
+    /// A new certificate of that name that the authority signed, of a day that is long past.
+    pub fn sign_expired(&self, name: &str) {
+        let (key, request) = (self.path(&format!("{name}.key")), self.path("request"));
+        let new = ["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+        let subject = format!("/CN={name}");
+        run(&[&new[..], &["-subj", &subject, "-keyout", &key, "-out", &request]].concat());
+        let folder = self.0.path().display();
+        let settings = format!(
+            "[ca]\ndefault_ca = own\n[own]\ndatabase = {folder}/index\nserial = {folder}/serial\n\
+             new_certs_dir = {folder}\ndefault_md = sha256\npolicy = any\n\
+             x509_extensions = server\n[any]\ncommonName = supplied\n\
+             [server]\nsubjectAltName = IP:127.0.0.1\nbasicConstraints = CA:FALSE\n"
+        );
+        std::fs::write(self.path("settings"), settings).unwrap();
+        std::fs::write(self.path("index"), "").unwrap();
+        std::fs::write(self.path("serial"), "01\n").unwrap();
+        let (settings, ca, ca_key) =
+            (self.path("settings"), self.path("ca.pem"), self.path("ca.key"));
+        let certificate = self.path(&format!("{name}.pem"));
+        run(
+            &[
+                &[
+                    "ca", "-batch", "-notext", "-config", &settings, "-cert", &ca, "-keyfile",
+                    &ca_key,
+                ][..],
+                &["-startdate", "20200101000000Z", "-enddate", "20200102000000Z"],
+                &["-in", &request, "-out", &certificate],
+            ]
+            .concat(),
+        );
+    }
+
     pub fn path(&self, name: &str) -> String {
         self.0.path().join(name).to_str().unwrap().to_owned()
     }
 
     fn openssl(&self, name: &str, more: &[&str]) {
-        let mut command = Command::new("openssl");
-        command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
-        command.args(["-nodes", "-days", "2", "-addext", "subjectAltName=IP:127.0.0.1"]);
-        command.args(["-subj", &format!("/CN={name}")]);
-        command.args(["-keyout", &self.path(&format!("{name}.key"))]);
-        command.args(["-out", &self.path(&format!("{name}.pem"))]).args(more);
-        let output = command.output().expect("`openssl` is installed");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let (subject, key) = (format!("/CN={name}"), self.path(&format!("{name}.key")));
+        let certificate = self.path(&format!("{name}.pem"));
+        run(&[
+            &["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"][..],
+            &["-nodes", "-days", "2", "-addext", "subjectAltName=IP:127.0.0.1"],
+            &["-subj", &subject, "-keyout", &key, "-out", &certificate],
+            more,
+        ]
+        .concat());
     }
 
     pub fn certificate(&self, name: &str) -> CertificateDer<'static> {
@@ -75,4 +108,9 @@ impl Certificates {
         let connection = ClientConnection::new(Arc::new(config), name).unwrap();
         StreamOwned::new(connection, served.connect())
     }
+}
+
+fn run(arguments: &[&str]) {
+    let output = Command::new("openssl").args(arguments).output().expect("`openssl` is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

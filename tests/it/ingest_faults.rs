@@ -3,11 +3,13 @@
 //! on a mock broker.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use datafusion::prelude::col;
 use flowguard::app::ingest::work;
+use flowguard::clock::Clock;
 use flowguard::error::{ErrorKind, Result};
 use flowguard::ingest::Pipeline;
 use flowguard::ingest::batch::{Written, take_over, write};
@@ -21,7 +23,7 @@ use uuid::Uuid;
 
 use crate::faulty_store::{Fault, FaultyStore, Reply, Verb, death_at, mixed};
 use crate::topic_in_memory::{
-    End, Header, Random, Reader, Slot, TOPIC, World, ensure_tables, slots, table, topic,
+    End, Header, Random, Reader, Slot, TOPIC, World, engine, ensure_tables, slots, table, topic,
 };
 
 const NO_FAULT: fn(&crate::faulty_store::Operation<'_>) -> Fault = |_| Fault::None;
@@ -346,21 +348,27 @@ async fn workers_on_a_mock_broker_and_a_failing_store_ingest_every_offset_once()
     assert_exactly_once(&world, &format!("a mock broker with seed {SEED}")).await;
 }
 
-/// What a consumer was told about its partitions; each assignment starts at the beginning.
+/// What a consumer was told about its partitions, which are always read from the beginning.
 #[derive(Default)]
 struct Told {
-    assigned: AtomicU64,
+    assigned: Mutex<BTreeSet<i32>>,
     revoked: AtomicU64,
+}
+
+impl Told {
+    fn assigned(&self) -> usize {
+        self.assigned.lock().unwrap().len()
+    }
 }
 
 impl Assignments for Told {
     fn assigned(&self, partitions: &[i32]) -> Vec<(i32, Option<i64>)> {
-        self.assigned.store(partitions.len() as u64, Ordering::Relaxed);
+        self.assigned.lock().unwrap().extend(partitions);
         partitions.iter().map(|partition| (*partition, None)).collect()
     }
 
-    fn revoked(&self) {
-        self.assigned.store(0, Ordering::Relaxed);
+    fn revoked(&self, partitions: &[i32]) {
+        self.assigned.lock().unwrap().retain(|partition| !partitions.contains(partition));
         self.revoked.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -384,7 +392,7 @@ impl Member {
         let mut heard = BTreeSet::new();
         let mut revoked = self.told.revoked.load(Ordering::Relaxed);
         while !is_done(&self.told, &heard) {
-            let assigned = self.told.assigned.load(Ordering::Relaxed);
+            let assigned = self.told.assigned();
             let waited = begun.elapsed();
             assert!(waited < Duration::from_secs(60), "heard {heard:?} of {assigned} partitions");
             let polled = self.consumer.poll(Duration::from_millis(10)).unwrap();
@@ -409,15 +417,60 @@ async fn a_pause_ends_with_the_assignment() {
     stays.consumer.set_paused(true).unwrap();
     let visit = std::thread::spawn(move || {
         let mut visitor = Member::join(&kafka);
-        visitor.poll_until(|told, _| told.assigned.load(Ordering::Relaxed) > 0);
+        visitor.poll_until(|told, _| told.assigned() > 0);
     });
     stays.poll_until(|told, _| told.revoked.load(Ordering::Relaxed) == 1);
     stays.consumer.set_paused(false).unwrap();
     stays.poll_until(|told, heard| {
-        let is_alone = visit.is_finished() && told.assigned.load(Ordering::Relaxed) == 3;
+        let is_alone = visit.is_finished() && told.assigned() == 3;
         is_alone && heard.len() == 3
     });
     visit.join().unwrap();
+}
+
+/// The end of a partition that is told counts for a message in librdkafka, which goes on behind it
+/// after a pause: what came in meanwhile was passed over, or the offset was not in the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_came_in_a_pause_behind_an_end_that_was_told_was_passed_over() {
+    let world = World::new(slots(&["g"])).await;
+    let broker = MockBroker::start(&[(TOPIC, 1)]).unwrap();
+    produce(&broker.access(), &world);
+    let told = Arc::new(Positions(Mutex::new(0)));
+    let assignments = Arc::clone(&told) as Arc<dyn Assignments>;
+    let kafka = group_access(&broker);
+    let mut consumer = Consumer::subscribe(&kafka, TOPIC, "test", 1 << 20, assignments).unwrap();
+    let poll_until = |consumer: &mut Consumer, next: i64| {
+        let begun = Instant::now();
+        loop {
+            let polled = consumer.poll(Duration::from_millis(10)).unwrap();
+            for message in polled.messages() {
+                let mut next = told.0.lock().unwrap();
+                assert_eq!(message.offset(), *next, "in order, and each once");
+                *next += 1;
+            }
+            if polled.ends.contains(&(0, next)) && *told.0.lock().unwrap() == next {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "not at {next}");
+        }
+    };
+    poll_until(&mut consumer, 1);
+    consumer.set_paused(true).unwrap();
+    produce(&broker.access(), &world);
+    consumer.set_paused(false).unwrap();
+    poll_until(&mut consumer, 2);
+}
+
+/// An owner of one partition that knows how far it is.
+struct Positions(Mutex<i64>);
+
+impl Assignments for Positions {
+    fn assigned(&self, partitions: &[i32]) -> Vec<(i32, Option<i64>)> {
+        let next = *self.0.lock().unwrap();
+        partitions.iter().map(|partition| (*partition, Some(next))).collect()
+    }
+
+    fn revoked(&self, _: &[i32]) {}
 }
 
 /// A worker whose writes all take too long to wait for without polling pauses and polls on, also
@@ -507,6 +560,51 @@ async fn a_topic_that_grows_during_a_take_over_has_not_lost_its_tail() {
     assert_eq!(drained.unwrap().rows, 3);
     taken_over.unwrap();
     assert_exactly_once(&world, "a topic that grows").await;
+}
+
+/// The time was read before the poll that waited for the message: a row was ingested up to 100 ms
+/// before its message was produced.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_row_was_ingested_before_its_message_was_produced() {
+    const MESSAGES: usize = 12;
+    let world = World::new(slots(&["g".repeat(MESSAGES).as_str()])).await;
+    let broker = MockBroker::start(&[(TOPIC, 1)]).unwrap();
+    let mut pipeline = world.worker(world.store(NO_FAULT), Header::Wide);
+    pipeline.kafka = broker.access();
+    pipeline.clock = Clock::of_machine();
+    pipeline.limits.flush_rows_max = 1;
+    let (stop, took_over) = (CancellationToken::new(), CancellationToken::new());
+    let on_told: OnTold = {
+        let (stop, took_over, rows) = (stop.clone(), took_over.clone(), AtomicU64::new(0));
+        Arc::new(move |told| match told {
+            worker::Told::TookOver => took_over.cancel(),
+            worker::Told::Committed(report) => {
+                if rows.fetch_add(report.rows, Ordering::Relaxed) + report.rows == MESSAGES as u64 {
+                    stop.cancel();
+                }
+            }
+        })
+    };
+    let producing = async {
+        took_over.cancelled().await;
+        let producer = Producer::new(&broker.access()).unwrap();
+        for slot in &world.partitions[0] {
+            // In the midst of a poll.
+            tokio::time::sleep(Duration::from_millis(35)).await;
+            let (topic, payload) = (TOPIC, slot.payload());
+            let (key, headers, timestamp_ms) = (None, &[][..], None);
+            let record = Record { topic, partition: Some(0), key, payload, headers, timestamp_ms };
+            producer.send(&record).unwrap();
+            producer.flush().unwrap();
+        }
+    };
+    let working = run_worker_until(pipeline, Until::Stopped, &stop, on_told);
+    let (ingested, ()) = tokio::join!(working, producing);
+    assert_eq!(ingested.unwrap().rows, MESSAGES as u64);
+    let snapshot = world.lake().snapshot(&table()).await.unwrap().unwrap();
+    let frame = engine().session().read_table(snapshot.provider().await.unwrap()).unwrap();
+    let early = col("_ingested_at").lt(col("_timestamp"));
+    assert_eq!(frame.filter(early).unwrap().count().await.unwrap(), 0);
 }
 
 /// `unknown_fields: fail`: the message that ingestion stopped at was passed over, and the commit at

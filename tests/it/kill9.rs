@@ -1,14 +1,14 @@
-//! Exactly once under `kill -9` on real Kafka and real MinIO: two workers are killed at random
-//! moments and started again, one is stopped until its partitions have another owner and then
-//! woken, the broker restarts, a topic grows, and transactions are aborted, while messages of
-//! every kind come in. Afterwards the lake must hold what a plain consumer is given.
+//! Exactly once under `kill -9` on real Kafka and real MinIO, in one of the ways that a group shares
+//! partitions out: two workers are killed at random moments and started again, one is stopped until
+//! its partitions have another owner and then woken, the broker restarts, a topic grows, and
+//! transactions are aborted, while messages of every kind come in. Afterwards the lake must hold what a plain consumer is given.
 //!
 //! `FLOWGUARD_TEST_SEED` repeats the choices, not the machine's timing; `FLOWGUARD_TEST_MOMENTS` is
 //! how often somebody is killed.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,8 +22,22 @@ use crate::checker::check;
 use crate::program::{CLICKS, ORDERS, Project, kept_folder};
 use crate::services::{Broker, Services, User, say, services};
 use crate::traffic::{Outgoing, Sender, read_all};
+use crate::workers::{PATIENCE, Worker, held, is_rebalance, says};
 
 const KILLS: u32 = 50;
+/// The seed says which: they cannot meet in one group. A member that is silent is soon given up.
+const PROTOCOLS: [&str; 3] = [
+    "session.timeout.ms=1200;heartbeat.interval.ms=200",
+    "session.timeout.ms=1200;heartbeat.interval.ms=200;\
+     partition.assignment.strategy=cooperative-sticky",
+    "group.protocol=consumer",
+];
+/// Of the third, where the broker says it.
+const SESSIONS: &str = "group.consumer.min.session.timeout.ms=1000
+group.consumer.session.timeout.ms=1200
+group.consumer.min.heartbeat.interval.ms=100
+group.consumer.heartbeat.interval.ms=200
+";
 /// So many kills that no machine would come to the end of the history of events.
 const MOMENTS_MAX: u32 = 1_000;
 /// At these kills something else happens first.
@@ -39,11 +53,6 @@ const ORDERS_PARTITIONS_GROWN: i32 = 5;
 const CLICKS_PARTITIONS: i32 = 6;
 /// Small, so that an oversized message is cheap.
 const MESSAGE_BYTES_MAX: usize = 2_048;
-/// What a worker may take for anything that the test waits for.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Lines of a log that a failure shows.
-const LAST_WORDS_LINES: usize = 10;
 
 /// The same choices for the same seed.
 pub struct Random(ChaCha8Rng);
@@ -87,12 +96,13 @@ pub fn moments() -> Option<u32> {
 fn exactly_once_under_kill_9() {
     let Some(services) = services("kill9::exactly_once_under_kill_9") else { return };
     // Nobody else would like its restart.
-    let broker = Broker::start();
+    let broker = Broker::start_with(SESSIONS);
     let services = Services { kafka: broker.address.clone(), ..services };
     let seed = seed();
+    let protocol = PROTOCOLS[(seed % PROTOCOLS.len() as u64) as usize];
     let kills = moments().unwrap_or(KILLS).clamp(KILLS, MOMENTS_MAX);
     let logs = kept_folder("kill9");
-    say(&format!("kill9: FLOWGUARD_TEST_SEED={seed}, logs in {}", logs.display()));
+    say(&format!("kill9: FLOWGUARD_TEST_SEED={seed}, {protocol}, logs in {}", logs.display()));
     let project = Project::on_services(&services, User::Root, &format!("kill9-{}", services.nonce))
         .with("FLOWGUARD_INGEST_FLUSH_ROWS_MAX", "400")
         .with("FLOWGUARD_INGEST_FLUSH_AGE_MS_MAX", "300ms")
@@ -100,8 +110,7 @@ fn exactly_once_under_kill_9() {
         .with("FLOWGUARD_LOG_FORMAT", "json")
         .with(
             "FLOWGUARD_KAFKA_OPTIONS",
-            "session.timeout.ms=1200;heartbeat.interval.ms=200;\
-             topic.metadata.refresh.interval.ms=1000",
+            &format!("{protocol};topic.metadata.refresh.interval.ms=1000"),
         );
     let topics = [ORDERS, CLICKS].map(|topic| Project::topic(&services, topic));
     services.create_topic(&topics[0], ORDERS_PARTITIONS);
@@ -168,101 +177,6 @@ impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
-}
-
-/// One of the two workers: a process at a time, each with a log of its own.
-struct Worker<'a> {
-    project: &'a Project,
-    logs: &'a Path,
-    number: usize,
-    lives: u32,
-    process: Child,
-    log: PathBuf,
-}
-
-impl<'a> Worker<'a> {
-    fn start(project: &'a Project, logs: &'a Path, number: usize) -> Self {
-        let log = logs.join(format!("worker-{number}-000.log"));
-        let process = Self::spawn(project, &log);
-        Self { project, logs, number, lives: 1, process, log }
-    }
-
-    fn spawn(project: &Project, log: &Path) -> Child {
-        let log = std::fs::File::create(log).expect("the log's folder exists");
-        let mut command = project.command(&["ingest"]);
-        command.stdout(Stdio::null()).stderr(log).spawn().expect("the program starts")
-    }
-
-    /// The process that lives now, unless it ended by itself, which nothing here may cause.
-    fn assert_alive(&mut self) {
-        if let Some(status) = self.process.try_wait().expect("the child can be asked") {
-            panic!("worker {} ended by itself, {status}: {}", self.number, self.last_words());
-        }
-    }
-
-    fn kill(&mut self) {
-        self.assert_alive();
-        self.process.kill().expect("the child lives");
-        self.process.wait().expect("the child ends");
-    }
-
-    fn restart(&mut self) {
-        self.log = self.logs.join(format!("worker-{}-{:03}.log", self.number, self.lives));
-        self.lives += 1;
-        self.process = Self::spawn(self.project, &self.log);
-    }
-
-    fn signal(&mut self, name: &str) {
-        let id = self.process.id().to_string();
-        let sent = Command::new("kill").args([&format!("-{name}"), &id]).status();
-        assert!(sent.expect("`kill` is installed").success());
-    }
-
-    fn said(&self) -> String {
-        std::fs::read_to_string(&self.log).expect("the worker has a log")
-    }
-
-    fn last_words(&self) -> String {
-        let said = self.said();
-        let from = said.lines().count().saturating_sub(LAST_WORDS_LINES);
-        let last: Vec<&str> = said.lines().skip(from).collect();
-        format!("{}\n{}", self.log.display(), last.join("\n"))
-    }
-
-    /// Waits until the log's lines from `since` on satisfy `enough`.
-    fn wait_for(&mut self, what: &str, since: usize, enough: impl Fn(&[Value]) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let said = self.said();
-            let lines: Vec<Value> = said
-                .lines()
-                .skip(since)
-                .filter_map(|line| serde_json::from_str(line).ok())
-                .collect();
-            if enough(&lines) {
-                return;
-            }
-            self.assert_alive();
-            let number = self.number;
-            assert!(Instant::now() < deadline, "worker {number}: no {what}: {}", self.last_words());
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn lines(&self) -> usize {
-        self.said().lines().count()
-    }
-}
-
-impl Drop for Worker<'_> {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn says(line: &Value, message: &str) -> bool {
-    line["message"] == message
 }
 
 fn kill_and_restart(
@@ -340,27 +254,22 @@ fn await_batches(logs: &Path, batches: u64) {
 /// from them, and wakes it up: what it still holds must not count.
 fn wake_after_reassignment(zombie: &mut Worker<'_>, heir: &mut Worker<'_>) {
     zombie.wait_for("a commit and partitions of both topics", 0, |lines| {
-        let holds = |topic| {
-            let last = lines.iter().rfind(|line| is_rebalance(line, topic));
-            last.is_some_and(|line| says(line, "partitions assigned"))
-        };
+        let holds = |topic| !held(lines, topic).is_empty();
         holds(ORDERS) && holds(CLICKS) && lines.iter().any(|line| says(line, "batch committed"))
     });
     heir.assert_alive();
     let since = heir.lines();
     zombie.signal("STOP");
-    heir.wait_for("all partitions", since, |lines| {
-        let taken = |topic: &str, partitions: usize| {
-            lines.iter().any(|line| {
-                let held = line["partitions"].as_str().unwrap_or_default().split(',').count();
-                says(line, "partitions assigned") && is_rebalance(line, topic) && held >= partitions
-            })
+    heir.wait_for("all partitions", 0, |lines| {
+        let last = |message| lines.iter().rposition(|line| says(line, message));
+        let takes = |topic, partitions: i32| {
+            let mut new = lines[since..].iter().filter(|line| is_rebalance(line, topic));
+            let has_more = new.any(|line| says(line, "partitions assigned"));
+            has_more && held(lines, topic).len() >= partitions as usize
         };
-        let committed = lines.iter().rposition(|line| says(line, "batch committed"));
-        let assigned = lines.iter().rposition(|line| says(line, "partitions assigned"));
-        taken(ORDERS, ORDERS_PARTITIONS as usize)
-            && taken(CLICKS, CLICKS_PARTITIONS as usize)
-            && committed > assigned
+        takes(ORDERS, ORDERS_PARTITIONS)
+            && takes(CLICKS, CLICKS_PARTITIONS)
+            && last("batch committed") > last("partitions assigned")
     });
     let since = zombie.lines();
     zombie.signal("CONT");
@@ -368,12 +277,6 @@ fn wake_after_reassignment(zombie: &mut Worker<'_>, heir: &mut Worker<'_>) {
     zombie.wait_for("another assignment of both topics", since, |lines| {
         [ORDERS, CLICKS].iter().all(|topic| lines.iter().any(|line| is_rebalance(line, topic)))
     });
-}
-
-/// Whether a line is about partitions of a topic that were given or taken.
-fn is_rebalance(line: &Value, topic: &str) -> bool {
-    let is_topic = line["topic"].as_str().is_some_and(|named| named.ends_with(topic));
-    is_topic && (says(line, "partitions assigned") || says(line, "partitions revoked"))
 }
 
 /// What the producer and the test share.

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
 use object_store::ObjectStore;
@@ -15,6 +16,9 @@ use rdkafka::config::ClientConfig;
 use tempfile::TempDir;
 
 use crate::program::{Ending, finish};
+
+/// How long a broker may take to know a topic that it made.
+const CREATION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A user of the MinIO that `minio/policies` describes.
 #[derive(Debug, Clone, Copy)]
@@ -100,7 +104,8 @@ impl Services {
         self.client().create().expect("the client settings are valid")
     }
 
-    /// Creates a topic that keeps its messages, however old they say they are.
+    /// Creates a topic that keeps its messages, however old they say they are, and waits until the
+    /// broker knows it: one that makes another topic of very many partitions may take a while.
     pub fn create_topic(&self, name: &str, partitions: i32) {
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1))
             .set("retention.ms", "-1")
@@ -109,6 +114,17 @@ impl Services {
         let made = admin.create_topics([&topic], &AdminOptions::new());
         for result in futures::executor::block_on(made).expect("the broker answers") {
             result.expect("the topic is new");
+        }
+        let deadline = Instant::now() + CREATION_TIMEOUT;
+        loop {
+            let known = admin.inner().fetch_metadata(Some(name), CREATION_TIMEOUT);
+            let known = known.expect("the broker answers");
+            let topic = known.topics().iter().find(|topic| topic.name() == name);
+            if topic.is_some_and(|topic| topic.partitions().len() == partitions as usize) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "`{name}` was made, and is not there");
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 
@@ -189,7 +205,13 @@ fn copy(from: &Path, to: &Path) {
 
 impl Broker {
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// With some of the broker's properties set otherwise, a line each.
+    pub fn start_with(properties: &str) -> Self {
         let folder = TempDir::new().expect("a temporary folder").keep();
+        std::fs::write(folder.join("more.properties"), properties).expect("a new file");
         let ending = Ending::of(&folder, &Self::asked("stop", &folder));
         let started = finish(&mut Self::asked("start-kafka", &folder)).succeeded();
         Self { folder, address: started.stdout.trim().to_owned(), _ending: ending }

@@ -174,6 +174,11 @@ impl Decoder {
         self.touched.ranges()
     }
 
+    /// How many hours those are.
+    pub fn touched_hours(&self) -> usize {
+        self.touched.count()
+    }
+
     /// All rows since the last call; empty afterwards, touched hours included. Fails with
     /// `Exhausted` when one column holds more than 2 GiB; the rows are gone then.
     pub fn finish(&mut self) -> Result<RecordBatch> {
