@@ -204,6 +204,20 @@ const RIGHT: &[(&str, &str)] = &[
         "SELECT 1 AS n WHERE 1 IN (SELECT b.k FROM (VALUES (0)) a(k) JOIN (VALUES (1)) b(k) ON true UNION SELECT k FROM (VALUES (1)) t(k) WHERE false)",
         "1",
     ),
+    // Positions.
+    (
+        "SELECT x FROM (VALUES (1),(1),(2)) t(x) GROUP BY ROLLUP (1) ORDER BY x NULLS LAST",
+        "1 2 \"\"",
+    ),
+    (
+        "SELECT count(*) FROM (VALUES (1, 2),(1, 3),(2, 3)) t(x, y) GROUP BY GROUPING SETS ((x), (2 + 0), ()) ORDER BY 1",
+        "1 2 3 3",
+    ),
+    ("SELECT -0.01 AS c FROM (SELECT 1 AS x WHERE false) t GROUP BY CUBE (1, x)", "\"\""),
+    (
+        "SELECT x + 1 AS c FROM (VALUES (1),(2)) t(x) GROUP BY CUBE (1) ORDER BY c NULLS LAST",
+        "2 3 \"\"",
+    ),
     // Set operations that count.
     (
         "SELECT v FROM (VALUES (1),(1),(1),(2),(3),(NULL),(NULL)) a(v) EXCEPT ALL SELECT v FROM (VALUES (1),(2),(NULL)) b(v) ORDER BY v",
@@ -641,6 +655,10 @@ const CALLED: &[(&str, &str)] = &[
 
 /// Statement, and a part of what is said of it.
 const REFUSED: &[(&str, &str)] = &[
+    (
+        "SELECT x FROM (VALUES (1)) t(x) GROUP BY ROLLUP (2)",
+        "`2` in GROUP BY is no position of what is selected",
+    ),
     // Also where parts are found to be empty, which were then put together wrongly.
     (
         "SELECT a.x FROM (VALUES (1, 'a')) a(x, s) WHERE a.x NOT IN (SELECT max(b.x) FROM (SELECT 1 AS x, 'a' AS s WHERE false) b WHERE b.s = a.s EXCEPT SELECT 1 WHERE false)",

@@ -1,12 +1,13 @@
 //! What the parser and the planner read differently from SQL: how far `IS [NOT] DISTINCT FROM`
-//! reaches, which numbers are approximate, and that HAVING makes one group of all rows.
+//! reaches, which numbers are approximate, that HAVING makes one group of all rows, and that numbers in
+//! GROUP BY are positions.
 
 use std::ops::ControlFlow;
 
 use datafusion::common::Result;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, DataType, ExactNumberInfo, Expr, FunctionArguments, GroupByExpr,
-    OrderBy, OrderByKind, Query, Select, Statement, Value, VisitMut, VisitorMut,
+    OrderBy, OrderByKind, Query, Select, SelectItem, Statement, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -43,7 +44,14 @@ impl VisitorMut for Corrector {
             let (left, right) = (Box::new(counts), Box::new(Expr::Nested(Box::new(having))));
             select.having = Some(Expr::BinaryOp { left, op: BinaryOperator::And, right });
         }
-        ControlFlow::Continue(())
+        match &mut select.group_by {
+            GroupByExpr::Expressions(by, _) => {
+                by.iter_mut().flat_map(sets_of).try_for_each(|set| {
+                    set.iter_mut().try_for_each(|by| placed(by, &select.projection))
+                })
+            }
+            GroupByExpr::All(_) => ControlFlow::Continue(()),
+        }
     }
 
     /// The planner of DISTINCT ON ends in a panic where a term of ORDER BY is there twice.
@@ -82,6 +90,36 @@ impl VisitorMut for Corrector {
             _ => {}
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// What ROLLUP, CUBE and GROUPING SETS group by.
+fn sets_of(by: &mut Expr) -> &mut [Vec<Expr>] {
+    match by {
+        Expr::Rollup(sets) | Expr::Cube(sets) | Expr::GroupingSets(sets) => sets,
+        _ => &mut [],
+    }
+}
+
+/// The second column that is selected in place of `2`, which DataFusion 55 takes for a number there, and
+/// for a position elsewhere. No issue of theirs was found.
+fn placed(by: &mut Expr, selected: &[SelectItem]) -> ControlFlow<String> {
+    let Expr::Value(value) = &*by else { return ControlFlow::Continue(()) };
+    let Value::Number(text, _) = &value.value else { return ControlFlow::Continue(()) };
+    let is_open = |item: &SelectItem| {
+        matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..))
+    };
+    let position = text.parse::<usize>().ok().and_then(|position| position.checked_sub(1));
+    let item = position.and_then(|position| selected.get(position));
+    match item {
+        _ if selected.iter().any(is_open) => {
+            ControlFlow::Break(format!("`{text}` in GROUP BY cannot be a position beside `*`"))
+        }
+        Some(SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) => {
+            *by = expr.clone();
+            ControlFlow::Continue(())
+        }
+        _ => ControlFlow::Break(format!("`{text}` in GROUP BY is no position of what is selected")),
     }
 }
 
