@@ -53,6 +53,8 @@ pub struct Lake {
     address: Url,
     /// Of the lake alone.
     store: Arc<dyn ObjectStore>,
+    /// Of the bucket or file system that `root` lies in.
+    outer: Arc<dyn ObjectStore>,
     loaded: Arc<Mutex<HashMap<TableName, Loaded>>>,
     transactions: Arc<Mutex<HashMap<TableName, Transactions>>>,
 }
@@ -86,7 +88,8 @@ impl Lake {
         Self {
             root,
             address: address.expect("digits are a host"),
-            store: Arc::new(PrefixStore::new(store, path)),
+            store: Arc::new(PrefixStore::new(Arc::clone(&store), path)),
+            outer: store,
             loaded: Arc::default(),
             transactions: Arc::default(),
         }

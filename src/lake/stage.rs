@@ -77,8 +77,9 @@ impl Staged {
         if self.adds.is_empty() {
             return Ok(Arc::new(EmptyTable::new(Arc::clone(&spec.columns))));
         }
-        let folder = lake.url_of(&spec.name);
-        session.register_object_store(&lake.address, Arc::clone(&lake.store));
+        // Not by the lake's own store, which says of single files where they lie outside of it.
+        let folder = format!("{}{}/{}/", lake.root, spec.name.layer, spec.name.name());
+        session.register_object_store(&lake.root, Arc::clone(&lake.outer));
         let files = self.paths().map(|path| ListingTableUrl::parse(format!("{folder}{path}")));
         let files = files.collect::<datafusion::common::Result<Vec<_>>>().map_err(failed)?;
         let options = ListingOptions::new(Arc::new(ParquetFormat::default()));

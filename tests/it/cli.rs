@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use flowguard::config::settings::SETTINGS;
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "audit",
     "check",
     "completions",
