@@ -7,6 +7,7 @@ mod cast_marks;
 mod cast_names;
 mod constants;
 mod correlated;
+mod distinct;
 mod durations;
 mod empty_scalar;
 mod epochs;
@@ -69,7 +70,8 @@ pub fn state(builder: SessionStateBuilder, config: SessionConfig) -> SessionStat
         .with_type_planner(Arc::new(types::Microseconds))
         .with_physical_optimizer_rules(physical())
         .build();
-    for aggregate in extremes::extremes().into_iter().chain([sum::checked_sum()]) {
+    for aggregate in extremes::extremes().into_iter().chain([sum::checked_sum(), distinct::count()])
+    {
         state.register_udaf(Arc::new(aggregate)).expect("a state takes any function");
     }
     state.register_udf(Arc::new(cast_marks::function())).expect("a state takes any function");
