@@ -45,6 +45,7 @@ mod lake;
 mod leaks;
 mod licences;
 mod load;
+mod memory;
 mod parity;
 mod planted;
 mod policies;
