@@ -15,6 +15,12 @@ use tokio_util::sync::CancellationToken;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// Its options: what is freed goes back at once, not after ten seconds. A build that held 612 MiB had
+/// 780 otherwise, and took as long.
+#[allow(unsafe_code)] // The name by which jemalloc finds them, as a text in C's form.
+#[unsafe(export_name = "_rjem_malloc_conf")]
+static ALLOCATOR_OPTIONS: &[u8; 17] = b"dirty_decay_ms:0\0";
+
 fn main() -> ExitCode {
     let print_panic = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

@@ -8,11 +8,13 @@ mod cooperate;
 mod data_files;
 pub mod doubled;
 pub mod fault;
+pub mod frugal;
 mod growth;
 pub mod hash;
 pub mod interval;
 pub mod json;
 pub mod patience;
+mod pool;
 pub mod query;
 mod rules;
 mod shape;
@@ -32,7 +34,7 @@ use datafusion::common::ParamValues;
 use datafusion::common::config::ConfigNonZeroUsize;
 use datafusion::common::metadata::ScalarAndMetadata;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
@@ -42,6 +44,7 @@ use datafusion::sql::parser::Statement;
 
 use self::budget::Budget;
 use self::fault::engine_error;
+use self::pool::Pool;
 pub use self::rules::parsed;
 use crate::error::Result;
 use crate::interval::Range;
@@ -51,6 +54,8 @@ use crate::table::Layer;
 pub const CATALOG: &str = "lake";
 /// How many of the largest memory users an out-of-memory error names.
 const MEMORY_CONSUMERS_SHOWN: usize = 3;
+/// Of the whole, each thread's sorts keep this part to merge by, up to DataFusion's 10 MiB.
+const SORT_PART: usize = 32;
 /// Pairs of layer and time zone whose sessions begin as copies.
 const BEGUN_MAX: usize = 32;
 
@@ -71,6 +76,7 @@ pub struct Engine {
     runtime: Arc<RuntimeEnv>,
     spill_dir: Option<PathBuf>,
     threads: usize,
+    memory_bytes_max: usize,
     begun: Arc<Mutex<HashMap<(Layer, Tz), SessionState>>>,
 }
 
@@ -89,7 +95,7 @@ impl Engine {
     /// Makes the spill folder if its parent is there, and fails if it cannot. 0 threads count as 1.
     pub fn new(options: &EngineOptions) -> Result<Self> {
         let pool = TrackConsumersPool::new(
-            FairSpillPool::new(options.memory_bytes_max),
+            Pool::new(options.memory_bytes_max),
             std::num::NonZeroUsize::new(MEMORY_CONSUMERS_SHOWN).expect("3 is not 0"),
         );
         let mut builder = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool));
@@ -102,6 +108,7 @@ impl Engine {
             runtime,
             spill_dir: options.spill_dir.clone(),
             threads: options.threads.max(1),
+            memory_bytes_max: options.memory_bytes_max,
             begun: Arc::default(),
         })
     }
@@ -148,6 +155,17 @@ impl Engine {
         state
     }
 
+    /// Nothing yet, of the memory that all plans share: for whoever holds rows beside them, under a
+    /// name that errors tell.
+    pub fn reservation(&self, name: &str) -> MemoryReservation {
+        MemoryConsumer::new(name).register(&self.runtime.memory_pool)
+    }
+
+    /// The most that all plans and reservations may hold, in bytes.
+    pub fn memory_bytes_max(&self) -> usize {
+        self.memory_bytes_max
+    }
+
     /// Memory that all plans hold now.
     pub fn memory_bytes(&self) -> usize {
         self.runtime.memory_pool.reserved()
@@ -166,6 +184,10 @@ impl Engine {
         options.execution.parquet.reorder_filters = true;
         // Spark's, which as nanoseconds would end in 2262 and begin again in 1677.
         options.execution.parquet.coerce_int96 = Some("us".to_owned());
+        // What sorts keep to merge by, of memory that cannot be spilled: all of a join's together fit.
+        let kept = self.memory_bytes_max / (SORT_PART * self.threads);
+        let kept = kept.min(options.execution.sort_spill_reservation_bytes);
+        options.execution.sort_spill_reservation_bytes = kept;
         // A file per batch. With longer ones two tasks may spill at once, and the reader waits at
         // the older file for the batch that is in the newer, forever (apache/datafusion#24883).
         options.execution.max_spill_file_size_bytes =
@@ -287,6 +309,69 @@ mod tests {
             let work = collect(plan, task_of(&session));
             let ended = tokio::time::timeout(Duration::from_secs(20), work).await;
             assert!(ended.is_ok(), "attempt {attempt} hangs");
+        }
+    }
+
+    /// More groups and values than there is memory for, of one table of which DataFusion's would keep
+    /// what it gave away.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn different_values_of_many_groups_are_counted_in_little_memory() {
+        let sql = "SELECT count(*), sum(n), sum(ids), sum(texts) FROM (\
+                     SELECT g, count(*) AS n, count(DISTINCT id) AS ids, count(DISTINCT text) AS texts \
+                     FROM (SELECT value % 50000 AS g, value % 600000 AS id, \
+                                  concat('text-', value % 400000) AS text \
+                           FROM generate_series(1, 1200000)) GROUP BY g)";
+        let counted = async |memory_bytes_max: usize| {
+            let options = EngineOptions { memory_bytes_max, spill_dir: None, threads: 2 };
+            let session = Engine::new(&options).unwrap().session();
+            let plan = session.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
+            let rows = collect(plan, task_of(&session)).await.unwrap();
+            arrow::util::pretty::pretty_format_batches(&rows).unwrap().to_string()
+        };
+        let expected = counted(1 << 30).await;
+        let plain = expected.replace(' ', "");
+        assert!(plain.contains("|50000|1200000|600000|400000|"), "{expected}");
+        assert_eq!(counted(24 << 20).await, expected);
+    }
+
+    /// The same rows, whatever the groups are, when counts are made apart.
+    #[tokio::test]
+    async fn counts_of_different_values_that_are_made_apart_are_the_same() {
+        let options = EngineOptions { memory_bytes_max: 64 << 20, spill_dir: None, threads: 2 };
+        let session = Engine::new(&options).unwrap().session();
+        let rows = "(SELECT nullif(value % 7, 3) AS g, nullif(value % 11, 5) AS a, \
+                     nullif(value % 13, 6) AS b, value AS v FROM generate_series(1, 900)) AS t";
+        let totals = "count(DISTINCT a), sum(v), count(DISTINCT t.b), count(*), \
+                      count(DISTINCT a + b) AS sums, count(DISTINCT v) FILTER (WHERE v > 9)";
+        for sql in [
+            format!("SELECT g, {totals} FROM {rows} GROUP BY g"),
+            format!("SELECT {totals} FROM {rows}"),
+            format!("SELECT count(DISTINCT a), count(DISTINCT b) FROM {rows}"),
+            format!("SELECT count(DISTINCT a) FROM {rows} WHERE g > 99"),
+            format!(
+                "SELECT g + 1 AS h, g % 2, {totals} FROM {rows} GROUP BY 1, 2 HAVING count(*) > 1"
+            ),
+            format!("SELECT a, b FROM {rows} WHERE g > (SELECT count(DISTINCT a) - 9 FROM {rows})"),
+        ] {
+            let plan = planned(&session.state(), &sql).await.unwrap();
+            let of = async |plan: LogicalPlan| {
+                let plan = session.state().create_physical_plan(&plan).await.unwrap();
+                let schema = plan.schema();
+                let columns = schema.fields().iter();
+                let columns: Vec<_> =
+                    columns.map(|c| (c.name().clone(), c.data_type().clone())).collect();
+                let batches = collect(plan, task_of(&session)).await.unwrap();
+                let text =
+                    arrow::util::pretty::pretty_format_batches(&batches).unwrap().to_string();
+                let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+                lines.sort();
+                (columns, lines)
+            };
+            let expected = of(plan.clone()).await;
+            frugal::plan_frugally(&session);
+            let changed = frugal::apart(plan.clone()).unwrap();
+            assert_ne!(changed, plan, "{sql}");
+            assert_eq!(of(changed).await, expected, "{sql}");
         }
     }
 }

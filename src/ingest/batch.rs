@@ -106,7 +106,8 @@ pub async fn write(pipeline: &Pipeline, batch: Batch) -> Result<Written> {
             return Ok(Written::Superseded);
         }
     }
-    let mut stager = Stager::new(&pipeline.lake, &pipeline.spec)?;
+    let bytes_max = usize::try_from(pipeline.limits.memory_bytes_max / 4).unwrap_or(usize::MAX);
+    let mut stager = Stager::bounded(&pipeline.lake, &pipeline.spec, bytes_max)?;
     if let Err(error) = stager.write(&batch.rows).await {
         stager.abort().await;
         return Err(error);

@@ -92,7 +92,7 @@ pub fn run(
         &pipeline.kafka,
         &pipeline.topic,
         &pipeline.group,
-        pipeline.limits.memory_bytes_max / 4,
+        pipeline.limits.memory_bytes_max / 8,
         Arc::clone(&shared) as Arc<dyn Assignments>,
     )?;
     let watermarks = consumer.watermarks()?;

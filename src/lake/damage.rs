@@ -44,6 +44,22 @@ pub fn watched(node: Arc<dyn ExecutionPlan>) -> Transformed<Arc<dyn ExecutionPla
     if is_scan { Transformed::yes(Arc::new(WatchedExec(node))) } else { Transformed::no(node) }
 }
 
+/// How many bytes of data files a plan is about to read, as they are stored. Files that its conditions
+/// exclude by what the log says of them don't count.
+pub fn scanned_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+    if let Some(watched) = plan.downcast_ref::<WatchedExec>() {
+        let scan = watched.0.downcast_ref::<DataSourceExec>();
+        let scan = scan.and_then(DataSourceExec::downcast_to_file_source::<ParquetSource>);
+        let files = scan.iter().flat_map(|(config, _)| &config.file_groups).flat_map(|g| g.files());
+        let bytes = |file: &PartitionedFile| match &file.range {
+            Some(part) => u64::try_from(part.end - part.start).unwrap_or(0),
+            None => file.object_meta.size,
+        };
+        return files.map(bytes).sum();
+    }
+    plan.children().into_iter().map(scanned_bytes).sum()
+}
+
 /// Shown as the scan that it is.
 #[derive(Debug)]
 struct WatchedExec(Arc<dyn ExecutionPlan>);

@@ -1,13 +1,13 @@
 //! Rows become Parquet files that no reader sees: the first half of every write. The files become
 //! part of a table only by [`super::commit::commit`]; abandoned ones are orphans for vacuum.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, Date32Array, RecordBatch};
-use arrow::compute::filter_record_batch;
+use arrow::array::{Array, ArrayRef, AsArray, Date32Array, RecordBatch};
 use arrow::compute::kernels::cmp::eq;
+use arrow::compute::{filter_record_batch, partition, sort_to_indices, take, take_record_batch};
 use arrow::datatypes::Date32Type;
 use datafusion::catalog::TableProvider;
 use datafusion::common::DataFusionError;
@@ -16,10 +16,15 @@ use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{
     ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl,
 };
+use datafusion::execution::memory_pool::{
+    GreedyMemoryPool, MemoryConsumer, MemoryPool, MemoryReservation,
+};
 use datafusion::prelude::SessionContext;
 use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
 use deltalake::kernel::Add;
+use deltalake::logstore::ObjectStoreRef;
 use deltalake::{DeltaTableError, DeltaTablePartition};
+use futures::stream::{self, StreamExt};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use parquet::basic::{Compression, ZstdLevel};
@@ -34,8 +39,23 @@ use crate::table::TableName;
 
 /// Days of one batch for each of which it is gone through once.
 const DAYS_FILTERED_MAX: usize = 8;
+/// Rows that are sorted by day, or gone through for each, together.
+const ROWS_AT_ONCE: usize = 1 << 16;
 /// Rows per Parquet row group.
 const ROW_GROUP_ROWS_MAX: usize = 1 << 20;
+/// Encoded, per Parquet row group: its writer holds all of it, and so does a reader.
+const ROW_GROUP_BYTES_MAX: usize = 32 << 20;
+/// What a writer holds of one column beside what it encoded, at most, and from the beginning; how often it holds
+/// what it was given, as a dictionary, its table and the places in it; and of how many bytes of rows
+/// one is left once they are encoded.
+const COLUMN_BYTES_MAX: usize = 4 << 20;
+const COLUMN_BYTES: usize = 64 << 10;
+const RAW_TIMES: usize = 3;
+const ENCODED_PART: usize = 3;
+/// What one file may hold wherever no more memory is to be had.
+const FILE_BYTES_HELD: usize = 16 << 20;
+/// Files whose ends are written at once.
+const CLOSED_AT_ONCE: usize = 4;
 
 /// Files that are written but not committed.
 #[derive(Debug, Clone, Default)]
@@ -103,13 +123,49 @@ impl Staged {
 /// Writes rows into files that no reader of the table sees until they are committed.
 pub struct Stager {
     spec: TableSpec,
-    writer: DeltaWriter,
+    store: ObjectStoreRef,
+    config: WriterConfig,
+    /// What writers hold, of memory that others share.
+    memory: MemoryReservation,
+    /// Files that are being written: of each day of a table that is partitioned by it.
+    open: BTreeMap<Option<i32>, Open>,
+    adds: Vec<Add>,
     rows: u64,
 }
 
+/// The file of one day, or of all rows.
+struct Open {
+    writer: DeltaWriter,
+    /// Of its rows in memory, before they were encoded.
+    bytes: usize,
+}
+
+impl Open {
+    /// About what it holds: what was encoded of the row group, and for every column a page and a
+    /// dictionary.
+    fn memory_bytes(&self, columns: usize) -> usize {
+        let encoded = (self.bytes / ENCODED_PART).min(ROW_GROUP_BYTES_MAX);
+        let raw = columns * COLUMN_BYTES + self.bytes * RAW_TIMES;
+        raw.min(columns * COLUMN_BYTES_MAX) + encoded
+    }
+}
+
 impl Stager {
-    /// The table need not exist; nothing is written before the first rows.
+    /// The table need not exist; nothing is written before the first rows. Files may hold whatever they
+    /// need before they are complete.
     pub fn new(lake: &Lake, spec: &TableSpec) -> Result<Self> {
+        Self::bounded(lake, spec, usize::MAX)
+    }
+
+    /// The same, but files together hold at most about `bytes_max`, see [`Stager::within`].
+    pub fn bounded(lake: &Lake, spec: &TableSpec, bytes_max: usize) -> Result<Self> {
+        let own: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(bytes_max));
+        Self::within(lake, spec, MemoryConsumer::new("files").register(&own))
+    }
+
+    /// The same, but what the files hold is counted in `memory`. Where that refuses more, the largest
+    /// are completed early, and the last one too once it holds 16 MiB.
+    pub fn within(lake: &Lake, spec: &TableSpec, memory: MemoryReservation) -> Result<Self> {
         let config = WriterConfig::new(
             spec.schema(),
             spec.partition_columns(),
@@ -120,7 +176,8 @@ impl Stager {
             Some(spec.statistics_columns()),
         );
         let store = lake.log_store(&spec.name).object_store(None);
-        Ok(Self { spec: spec.clone(), writer: DeltaWriter::new(store, config), rows: 0 })
+        let (open, adds) = (BTreeMap::new(), Vec::new());
+        Ok(Self { spec: spec.clone(), store, config, memory, open, adds, rows: 0 })
     }
 
     /// Adds rows; `batch` must have exactly the spec's declared columns.
@@ -130,11 +187,16 @@ impl Stager {
         }
         let batch = self.spec.with_day(batch)?;
         self.rows += batch.num_rows() as u64;
-        let written = match days_of(&batch) {
-            Some(days) => self.write_days(&batch, &days).await,
-            None => self.writer.write(&batch).await,
-        };
-        written.map_err(|source| self.failed(source))
+        // Rows of several days are copied.
+        for at in (0..batch.num_rows()).step_by(ROWS_AT_ONCE) {
+            let rows = batch.slice(at, ROWS_AT_ONCE.min(batch.num_rows() - at));
+            let written = match rows.column_by_name(DAY_COLUMN) {
+                Some(days) => self.write_days(&rows, days.as_primitive::<Date32Type>()).await,
+                None => self.write_into(None, &rows).await,
+            };
+            written.map_err(|source| self.failed(source))?;
+        }
+        Ok(())
     }
 
     /// Writes the rows of each day. deltalake would find them by sorting and copy every row, also
@@ -142,34 +204,99 @@ impl Stager {
     async fn write_days(
         &mut self,
         batch: &RecordBatch,
-        days: &BTreeSet<i32>,
+        days: &Date32Array,
     ) -> Result<(), DeltaTableError> {
-        let column = batch.column_by_name(DAY_COLUMN).map(AsArray::as_primitive::<Date32Type>);
-        for day in days {
-            let rows = match column.filter(|_| days.len() > 1) {
-                Some(column) => {
-                    filter_record_batch(batch, &eq(column, &Date32Array::new_scalar(*day))?)?
+        match few_of(days).as_slice() {
+            [day] => self.write_into(Some(*day), batch).await,
+            [] => {
+                let order = sort_to_indices(days, None, None)?;
+                let sorted = take_record_batch(batch, &order)?;
+                let days = take(days, &order, None)?;
+                for rows in partition(std::slice::from_ref(&days))?.ranges() {
+                    let day = days.as_primitive::<Date32Type>();
+                    let day = day.is_valid(rows.start).then(|| day.value(rows.start));
+                    let rows = sorted.slice(rows.start, rows.len());
+                    self.write_into(day, &rows).await?;
                 }
-                None => batch.clone(),
-            };
-            let date = Date32Type::to_naive_date_opt(*day)
-                .ok_or_else(|| DeltaTableError::generic(format!("day {day} is out of range")))?;
-            // The log and the path keep a partition's value as its text.
-            let partition = format!("{DAY_COLUMN}={date}");
-            let DeltaTablePartition { key, value } = partition.as_str().try_into()?;
-            self.writer.write_partition(rows, &[(key, value)].into_iter().collect()).await?;
+                Ok(())
+            }
+            few => {
+                for day in few {
+                    let is_of_day = eq(days, &Date32Array::new_scalar(*day))?;
+                    let rows = filter_record_batch(batch, &is_of_day)?;
+                    self.write_into(Some(*day), &rows).await?;
+                }
+                Ok(())
+            }
         }
-        Ok(())
+    }
+
+    /// Writes rows of one day, or of a table without.
+    async fn write_into(
+        &mut self,
+        day: Option<i32>,
+        batch: &RecordBatch,
+    ) -> Result<(), DeltaTableError> {
+        let open = self.open.entry(day).or_insert_with(|| {
+            let writer = DeltaWriter::new(self.store.clone(), self.config.clone());
+            Open { writer, bytes: 0 }
+        });
+        open.bytes += bytes_of(batch);
+        match day {
+            Some(day) => {
+                let date = Date32Type::to_naive_date_opt(day).ok_or_else(|| {
+                    DeltaTableError::generic(format!("day {day} is out of range"))
+                })?;
+                // The log and the path keep a partition's value as its text.
+                let partition = format!("{DAY_COLUMN}={date}");
+                let DeltaTablePartition { key, value } = partition.as_str().try_into()?;
+                let values = [(key, value)].into_iter().collect();
+                open.writer.write_partition(batch.clone(), &values).await?;
+            }
+            None => open.writer.write(batch).await?,
+        }
+        self.fit().await
+    }
+
+    /// Completes the largest files until the others fit into the memory.
+    async fn fit(&mut self) -> Result<(), DeltaTableError> {
+        let columns = self.spec.columns.fields().len();
+        loop {
+            let held = |open: &Open| open.memory_bytes(columns);
+            let bytes = self.open.values().map(held).sum();
+            if self.memory.try_resize(bytes).is_ok() {
+                return Ok(());
+            }
+            let largest = self.open.iter().max_by_key(|(_, open)| held(open));
+            let may_end = self.open.len() > 1 || bytes > FILE_BYTES_HELD;
+            let Some(day) = largest.map(|(day, _)| *day).filter(|_| may_end) else {
+                self.memory.resize(bytes);
+                return Ok(());
+            };
+            if let Some(complete) = self.open.remove(&day) {
+                self.adds.extend(complete.writer.close().await?);
+            }
+        }
     }
 
     /// Completes the files; there are none if no rows were written.
-    pub async fn finish(self) -> Result<Staged> {
+    pub async fn finish(mut self) -> Result<Staged> {
         let name = self.spec.name.clone();
-        let mut adds = self
-            .writer
-            .close()
-            .await
-            .map_err(|source| store_error(&format!("cannot write `{name}`"), source))?;
+        let mut failure = None;
+        // Also after an error: a cancelled upload leaves parts that nobody sees.
+        let open = std::mem::take(&mut self.open).into_values();
+        let mut closing =
+            stream::iter(open.map(|open| open.writer.close())).buffered(CLOSED_AT_ONCE);
+        while let Some(closed) = closing.next().await {
+            match closed {
+                Ok(adds) => self.adds.extend(adds),
+                Err(error) => drop(failure.get_or_insert(error)),
+            }
+        }
+        if let Some(source) = failure {
+            return Err(store_error(&format!("cannot write `{name}`"), source));
+        }
+        let mut adds = self.adds;
         for add in &mut adds {
             add.stats = add.stats.take().map(|stats| certain(&stats, &self.spec.columns));
         }
@@ -179,8 +306,11 @@ impl Stager {
 
     /// Gives up, ending uploads that are under way; files already complete stay as orphans.
     pub async fn abort(self) {
-        if let Err(error) = self.writer.abort().await {
-            tracing::warn!(table = %self.spec.name, %error, "abandoned upload was not cleaned up");
+        for open in self.open.into_values() {
+            if let Err(error) = open.writer.abort().await {
+                let table = &self.spec.name;
+                tracing::warn!(%table, %error, "abandoned upload was not cleaned up");
+            }
         }
     }
 
@@ -189,24 +319,28 @@ impl Stager {
     }
 }
 
-/// The days of a batch that has them, if they are few and known of every row.
-fn days_of(batch: &RecordBatch) -> Option<BTreeSet<i32>> {
-    let column = batch.column_by_name(DAY_COLUMN)?.as_primitive_opt::<Date32Type>()?;
-    if column.null_count() > 0 {
-        return None;
-    }
-    let mut days = BTreeSet::new();
+/// Of the rows alone: a slice holds all of its array.
+fn bytes_of(batch: &RecordBatch) -> usize {
+    let bytes = |column: &ArrayRef| {
+        column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())
+    };
+    batch.columns().iter().map(bytes).sum()
+}
+
+/// The days of rows that all have one, if they are few.
+fn few_of(days: &Date32Array) -> Vec<i32> {
+    let mut few = BTreeSet::new();
     let mut last = None;
-    for day in column.values() {
+    for day in days.values() {
         if last != Some(*day) {
-            days.insert(*day);
+            few.insert(*day);
             last = Some(*day);
         }
-        if days.len() > DAYS_FILTERED_MAX {
-            return None;
+        if days.null_count() > 0 || few.len() > DAYS_FILTERED_MAX {
+            return Vec::new();
         }
     }
-    Some(days)
+    few.into_iter().collect()
 }
 
 /// Whether a panic is one that deltalake catches by itself. It ends a failed upload by `abort`, which
@@ -222,6 +356,7 @@ fn writer_properties(spec: &TableSpec) -> WriterProperties {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(level))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES_MAX))
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_created_by(concat!("flowguard ", env!("CARGO_PKG_VERSION")).to_owned());
     // Offsets and times never repeat enough for a dictionary to pay.

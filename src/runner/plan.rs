@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use datafusion::common::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 
 use super::context::RunContext;
@@ -12,6 +13,7 @@ use super::range;
 use super::task::{Reason, Task};
 use crate::engine::catalog::{Pins, Tables, register};
 use crate::engine::fault::engine_error;
+use crate::engine::frugal::{apart, holds_much, is_frugal, plan_frugally};
 use crate::engine::{interval_parameters, planned, read_only};
 use crate::error::{Error, Result};
 use crate::interval::{Every, Range};
@@ -205,6 +207,25 @@ impl Query {
                 .map_err(|error| self.failed(error)),
             None => Ok(plan),
         }
+    }
+
+    /// The same as it is executed.
+    pub async fn physical(&self, pass: Option<Range>) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut plan = self.plan(pass).await?;
+        if is_frugal(&self.session) {
+            plan = apart(plan).map_err(|error| self.failed(error))?;
+        }
+        let physical = self.session.state().create_physical_plan(&plan).await;
+        physical.map_err(|error| self.failed(error))
+    }
+
+    /// Plans it with less memory from now on; false if there is no other way.
+    pub async fn spare(&self, pass: Option<Range>) -> Result<bool> {
+        let may = !is_frugal(&self.session) && holds_much(&self.physical(pass).await?);
+        if may {
+            plan_frugally(&self.session);
+        }
+        Ok(may)
     }
 
     /// An error of the engine, with the name of the model that it keeps from being built.

@@ -1,6 +1,8 @@
 //! Rows become staged files, which no reader of the table sees: a few rows one after the other into
 //! one file, many by a writer for each partition of the plan, side by side.
 
+use std::time::Duration;
+
 use arrow::array::RecordBatch;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::ExecutionPlanProperties;
@@ -14,15 +16,32 @@ use super::observe::{Observed, Observers, check_within};
 use super::plan::{Plan, Query};
 use crate::engine::fault::engine_error;
 use crate::engine::storable::conform;
-use crate::engine::task_of;
-use crate::error::{Error, Result};
+use crate::engine::{Engine, task_of};
+use crate::error::{Error, ErrorKind, Result};
 use crate::interval::Range;
 use crate::lake::Lake;
+use crate::lake::damage::scanned_bytes;
 use crate::lake::spec::TableSpec;
 use crate::lake::stage::{Staged, Stager};
+use crate::retry::Retry;
 
 /// Up to so many rows, one file is written as fast as several, and read faster.
 const ROWS_TOGETHER_MAX: usize = 1 << 17;
+/// They wait in memory until it is known whether there are more.
+const BYTES_TOGETHER_MAX: usize = 16 << 20;
+
+/// A long range is built in parts that read about this part of the engine's memory each, as files: in
+/// memory rows take several times as much, and so do those that are written.
+const READ_PART: u64 = 4;
+/// A range with more intervals is not parted.
+const INTERVALS_PARTED_MAX: usize = 10_000;
+/// The parts of a range may together read this part more than it does as a whole.
+const READ_AGAIN_PART: u64 = 4;
+
+/// How often it is looked whether tasks of an attempt that failed have ended and freed its memory, down
+/// to this part; others may hold more for longer.
+const FREED: Retry = Retry::times(50, Duration::from_millis(10), Duration::from_millis(40));
+const FREED_PART: usize = 16;
 
 /// The rows of a build, staged, and what was seen of them.
 pub struct Output {
@@ -30,20 +49,57 @@ pub struct Output {
     pub observed: Observed,
 }
 
-/// Executes the plan's query. After an error nothing stays but orphans.
+/// Executes the plan's query, once more in a way that spills if it needs more memory than there is.
+/// After an error nothing stays but orphans.
 pub async fn stage(context: &RunContext, plan: &Plan<'_>) -> Result<Output> {
+    let first = staged(context, plan).await;
+    let pass = plan.passes.first().copied().flatten();
+    match first {
+        Err(error) if error.kind == ErrorKind::Exhausted => {
+            if !plan.query().spare(pass).await? {
+                return Err(error);
+            }
+            tracing::info!(model = %plan.model.name, %error, "built anew with less memory");
+            let (engine, mut looks) = (&context.engine, FREED.begin(context.run.as_u128()));
+            let few = engine.memory_bytes_max() / FREED_PART;
+            while engine.memory_bytes() > few && looks.wait().await {}
+            staged(context, plan).await
+        }
+        first => first,
+    }
+}
+
+async fn staged(context: &RunContext, plan: &Plan<'_>) -> Result<Output> {
     let execution = Execution { query: plan.query(), spec: plan.spec().clone() };
-    let streams = match plan.passes.as_slice() {
-        [] => Vec::new(),
-        [pass] => execution.streams(*pass).await?,
-        passes => vec![execution.one_by_one(passes.to_vec())],
+    let writing = Writing::of(context, plan.spec());
+    let parts = match (plan.passes.as_slice(), plan.model.every()) {
+        ([], _) => Vec::new(),
+        ([Some(range)], Some(every)) => {
+            let bytes_max = context.engine.memory_bytes_max() as u64 / READ_PART;
+            let each = every.intervals_in(*range, plan.model.timezone);
+            execution.parts(*range, each, bytes_max).await?
+        }
+        ([pass], _) => vec![*pass],
+        (passes, _) => {
+            let streams = vec![execution.one_by_one(passes.to_vec())];
+            return writing.joined(writing.clone().write_all(streams).await?);
+        }
     };
-    let writing = Writing {
-        lake: context.lake.clone(),
-        spec: plan.spec().clone(),
-        stop: CancellationToken::new(),
-    };
-    writing.write_all(streams).await
+    let mut written = Vec::new();
+    for part in parts {
+        let more = match execution.streams(part).await {
+            Ok(streams) => writing.clone().write_all(streams).await,
+            Err(error) => Err(error),
+        };
+        match more {
+            Ok(more) => written.extend(more),
+            Err(error) => {
+                writing.discard(written).await;
+                return Err(error);
+            }
+        }
+    }
+    writing.joined(written)
 }
 
 type Rows = BoxStream<'static, Result<RecordBatch>>;
@@ -56,13 +112,41 @@ struct Execution {
 }
 
 impl Execution {
+    /// `range`, which can be built at once, in parts of whole intervals that read about as much as
+    /// `bytes_max` each; as it is if its conditions don't keep a part from reading what others read.
+    async fn parts(
+        &self,
+        range: Range,
+        intervals: impl Iterator<Item = Range>,
+        bytes_max: u64,
+    ) -> Result<Vec<Option<Range>>> {
+        let whole = vec![Some(range)];
+        let bytes = scanned_bytes(&self.query.physical(Some(range)).await?);
+        let count = usize::try_from(bytes.div_ceil(bytes_max.max(1))).unwrap_or(usize::MAX);
+        if count <= 1 {
+            return Ok(whole);
+        }
+        let intervals: Vec<Range> = intervals.take(INTERVALS_PARTED_MAX + 1).collect();
+        if intervals.len() > INTERVALS_PARTED_MAX {
+            return Ok(whole);
+        }
+        let together = intervals.chunks(intervals.len().div_ceil(count));
+        let parts: Vec<Range> =
+            together.flat_map(|part| part.iter().copied().reduce(Range::hull)).collect();
+        let mut read = 0;
+        for part in &parts {
+            read += scanned_bytes(&self.query.physical(Some(*part)).await?);
+            if read > bytes + bytes / READ_AGAIN_PART {
+                return Ok(whole);
+            }
+        }
+        Ok(parts.into_iter().map(Some).collect())
+    }
+
     /// A stream of rows for each partition of the plan.
     async fn streams(&self, pass: Option<Range>) -> Result<Vec<Rows>> {
-        let plan = self.query.plan(pass).await?;
-        let session = &self.query.session;
-        let physical = session.state().create_physical_plan(&plan).await;
-        let physical = physical.map_err(|error| self.query.failed(error))?;
-        let task = task_of(session);
+        let physical = self.query.physical(pass).await?;
+        let task = task_of(&self.query.session);
         let mut streams = Vec::new();
         for at in 0..physical.output_partitioning().partition_count() {
             let rows = physical.execute(at, task.clone()).map_err(|error| self.query.failed(error));
@@ -99,8 +183,7 @@ pub async fn restage(
     spec: &TableSpec,
     rows: SendableRecordBatchStream,
 ) -> Result<Staged> {
-    let writing =
-        Writing { lake: context.lake.clone(), spec: spec.clone(), stop: CancellationToken::new() };
+    let writing = Writing::of(context, spec);
     let doing = format!("cannot rewrite files of `{}`", spec.name);
     let rows = rows.map(move |batch| batch.map_err(|error| engine_error(&doing, error)));
     let written = writing.write(Vec::new(), Some(rows.boxed()), None).await?;
@@ -112,6 +195,7 @@ pub async fn restage(
 #[derive(Clone)]
 struct Writing {
     lake: Lake,
+    engine: Engine,
     spec: TableSpec,
     /// Cancelled by the first writer that fails.
     stop: CancellationToken,
@@ -120,7 +204,12 @@ struct Writing {
 type Written = (Staged, Option<Observers>);
 
 impl Writing {
-    async fn write_all(self, streams: Vec<Rows>) -> Result<Output> {
+    fn of(context: &RunContext, spec: &TableSpec) -> Self {
+        let (lake, engine) = (context.lake.clone(), context.engine.clone());
+        Self { lake, engine, spec: spec.clone(), stop: CancellationToken::new() }
+    }
+
+    async fn write_all(self, streams: Vec<Rows>) -> Result<Vec<Written>> {
         let (first, rest) = self.first_rows(streams).await?;
         let mut writers = JoinSet::new();
         if rest.is_empty() {
@@ -147,25 +236,30 @@ impl Writing {
             }
         }
         match failure {
-            None => self.joined(written),
+            None => Ok(written),
             Some(error) => {
-                for (staged, _) in written {
-                    staged.discard(&self.lake, &self.spec.name).await;
-                }
+                self.discard(written).await;
                 Err(error)
             }
         }
     }
 
+    async fn discard(&self, written: Vec<Written>) {
+        for (staged, _) in written {
+            staged.discard(&self.lake, &self.spec.name).await;
+        }
+    }
+
     /// Reads until there are many rows; those that came, and the streams that may have more.
     async fn first_rows(&self, mut streams: Vec<Rows>) -> Result<(Vec<RecordBatch>, Vec<Rows>)> {
-        let (mut first, mut rows) = (Vec::new(), 0);
-        while !streams.is_empty() && rows < ROWS_TOGETHER_MAX {
+        let (mut first, mut rows, mut bytes) = (Vec::new(), 0, 0);
+        while !streams.is_empty() && rows < ROWS_TOGETHER_MAX && bytes < BYTES_TOGETHER_MAX {
             let (next, at, _) = select_all(streams.iter_mut().map(StreamExt::next)).await;
             match next {
                 Some(batch) => {
                     let batch = batch?;
                     rows += batch.num_rows();
+                    bytes += batch.get_array_memory_size();
                     first.push(batch);
                 }
                 None => drop(streams.swap_remove(at)),
@@ -183,7 +277,8 @@ impl Writing {
     ) -> Result<Option<Written>> {
         // The others stop also if this one panics.
         let alarm = self.stop.clone().drop_guard();
-        let mut stager = Stager::new(&self.lake, &self.spec)?;
+        let memory = self.engine.reservation(&format!("files of {}", self.spec.name));
+        let mut stager = Stager::within(&self.lake, &self.spec, memory)?;
         let rest = stream::iter(rest).flatten();
         let mut rows = stream::iter(first.into_iter().map(Ok)).chain(rest);
         let ended = loop {

@@ -47,6 +47,7 @@ mod lake_check;
 mod leaks;
 mod licences;
 mod load;
+mod memory;
 mod parity;
 mod partitions;
 mod places;

@@ -491,23 +491,33 @@ fn a_model_beyond_the_memory_limit_spills_or_fails_whole() {
     // Twice the limit in memory.
     let grouped = format!("SELECT hash, max(id) AS id FROM ({numbers}) GROUP BY hash");
     let joined = format!("SELECT a.id, b.hash FROM ({numbers}) a JOIN ({numbers}) b USING (hash)");
-    let project =
-        project(&[("silver/grouped", &full(&grouped)), ("silver/joined", &full(&joined))])
-            .with("FLOWGUARD_ENGINE_MEMORY_BYTES_MAX", "50000000");
+    let listed = format!("SELECT string_agg(hash, ',') AS hashes FROM ({numbers})");
+    let models = [
+        ("silver/grouped", full(&grouped)),
+        ("silver/joined", full(&joined)),
+        ("silver/listed", full(&listed)),
+    ];
+    let models = models.each_ref().map(|(name, text)| (*name, text.as_str()));
+    let project = project(&models).with("FLOWGUARD_ENGINE_MEMORY_BYTES_MAX", "50000000");
     let spilled = run(&project, &["silver.grouped"], 0);
     assert_eq!(spilled, outcomes(&[("silver.grouped", "2000000 rows")]));
     let sums = project.query("SELECT count(*) AS n, sum(id) AS ids FROM silver.grouped");
     assert_eq!(sums, [["2000000", "2000001000000"]]);
-    // A join's table of one side does not spill.
-    let joined = run(&project, &["silver.joined"], 3).remove("silver.joined").unwrap();
+    // The first attempt fails, at the table of one side.
+    let joined = run(&project, &["silver.joined"], 0);
+    assert_eq!(joined, outcomes(&[("silver.joined", "2000000 rows")]));
+    let sums = project.query("SELECT count(DISTINCT hash) AS n, sum(id) AS ids FROM silver.joined");
+    assert_eq!(sums, [["2000000", "2000001000000"]]);
+    // One value does not spill.
+    let listed = run(&project, &["silver.listed"], 3).remove("silver.listed").unwrap();
     assert!(
-        joined.starts_with("failed: cannot build `silver.joined`: ")
-            && joined.ends_with(
+        listed.starts_with("failed: cannot build `silver.listed`: ")
+            && listed.ends_with(
                 "; hint: raise `engine.memory_bytes_max`, or give `engine.spill_dir` more space"
             ),
-        "{joined}"
+        "{listed}"
     );
-    assert!(!project.folder().join(".flowguard/silver/joined/_delta_log").exists());
+    assert!(!project.folder().join(".flowguard/silver/listed/_delta_log").exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
