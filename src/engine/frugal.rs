@@ -4,9 +4,11 @@
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, JoinType, NullEquality, Result};
+use datafusion::common::{Column, JoinType, Result};
 use datafusion::logical_expr::expr::AggregateFunction;
-use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::logical_expr::{
+    Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, Operator, binary_expr,
+};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::prelude::SessionContext;
@@ -87,15 +89,11 @@ fn counted_apart(groups: &Aggregate) -> Result<LogicalPlan> {
             None => own,
             Some(others) if keys.is_empty() => others.cross_join(own.build()?)?,
             Some(others) => {
-                let own_key = |at| Column::new(Some(alias.clone()), format!("{KEY}{at}"));
-                let own_keys: Vec<Column> = (0..keys.len()).map(own_key).collect();
-                others.join_detailed(
-                    own.build()?,
-                    JoinType::Inner,
-                    (key_names.to_vec(), own_keys),
-                    None,
-                    NullEquality::NullEqualsNull,
-                )?
+                let own_key = |at| Expr::Column(Column::new(Some(&alias), format!("{KEY}{at}")));
+                let keys = key_names.iter().cloned().map(Expr::Column).enumerate();
+                let same = keys
+                    .map(|(at, key)| binary_expr(key, Operator::IsNotDistinctFrom, own_key(at)));
+                others.join_on(own.build()?, JoinType::Inner, same)?
             }
         });
         let counted = Expr::Column(Column::new(Some(alias), count));

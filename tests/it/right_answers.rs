@@ -9,6 +9,44 @@ use crate::served::{Request, Served};
 
 /// Statement, and its rows as CSV: a comma between columns, a blank between rows, `""` for NULL alone in its row.
 const RIGHT: &[(&str, &str)] = &[
+    // Keys of nested inner joins.
+    (
+        "SELECT a.x, b.x, y FROM (VALUES (1,1),(2,2)) a(x, z) CROSS JOIN (VALUES (10),(20)) b(x) JOIN (VALUES (11,1),(22,2),(12,2)) c(y, z) ON a.x + b.x = c.y AND a.z = c.z ORDER BY y",
+        "1,10,11 2,10,12 2,20,22",
+    ),
+    (
+        "SELECT a.x, b.x, y FROM (VALUES (1,1),(2,2)) a(x, z), (VALUES (10),(20)) b(x), (VALUES (11,1),(22,2),(12,2)) c(y, z) WHERE a.x + b.x = c.y AND a.z = c.z ORDER BY y",
+        "1,10,11 2,10,12 2,20,22",
+    ),
+    (
+        "SELECT a.x, b.x, y FROM (VALUES (1,1),(2,2)) a(x, z) JOIN (VALUES (10),(20)) b(x) ON true JOIN (VALUES (11,1),(22,2),(12,2)) c(y, z) ON a.z = c.z JOIN (VALUES (1)) d(n) ON d.n = a.x AND concat(a.x, b.x) = concat(c.z, c.y - 1)",
+        "1,10,11",
+    ),
+    (
+        "SELECT a.x, b.x, y FROM (VALUES (1,1),(2,2)) a(x, z) CROSS JOIN (VALUES (10),(20)) b(x) JOIN (VALUES (11),(22)) c(y) ON a.x + b.x = c.y ORDER BY y",
+        "1,10,11 2,20,22",
+    ),
+    (
+        "SELECT id FROM (VALUES (3, CAST(NULL AS INT))) a(id, k) JOIN (SELECT nullif(0, 1) AS c) b ON a.k IS NOT DISTINCT FROM b.c",
+        "",
+    ),
+    (
+        "SELECT id FROM (VALUES (3, CAST(NULL AS INT)), (4, 0)) a(id, k) JOIN (SELECT nullif(0, 1) AS c) b ON (a.k IS NULL) = (b.c IS NULL)",
+        "4",
+    ),
+    // Subqueries without a row, within predicates over others.
+    (
+        "SELECT 1 FROM (VALUES (1)) a(x) JOIN (VALUES (2)) b(y) ON (SELECT 5 AS n FROM (VALUES (1)) v(z) WHERE z > 9) NOT IN (SELECT n FROM (VALUES (100)) w(n))",
+        "",
+    ),
+    (
+        "SELECT 1 FROM (VALUES (1)) a(x) WHERE 7 NOT IN (SELECT (SELECT 5 AS n FROM (VALUES (1)) v(z) WHERE z > 9 + n) FROM (VALUES (100)) w(n))",
+        "",
+    ),
+    (
+        "SELECT (SELECT 5 AS n FROM (VALUES (1)) v(z) WHERE z > 9) = ANY (SELECT n FROM (VALUES (100)) w(n)) IS NULL",
+        "true",
+    ),
     // USING and NATURAL.
     (
         "SELECT k FROM (VALUES (1),(2)) a(k) FULL JOIN (VALUES (2),(3)) b(k) USING (k) ORDER BY k",

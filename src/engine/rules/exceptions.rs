@@ -5,12 +5,15 @@ use std::sync::Arc;
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
+use datafusion::optimizer::eliminate_cross_join::EliminateCrossJoin;
 use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
+use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::single_distinct_to_groupby::SingleDistinctToGroupBy;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
+use super::join_keys::JoinKeys;
 use super::union_names::UnionNames;
 use crate::engine::patience::check;
 
@@ -30,8 +33,16 @@ pub fn excepted(rules: Vec<Rule>) -> Vec<Rule> {
         let takes_filters = rule.name() == filters.name();
         Arc::new(Excepted { rule, except, takes_filters }) as Rule
     };
+    let crosses = EliminateCrossJoin::new();
+    let with_what_it_needs = |rule: Rule| {
+        let before = (rule.name() == crosses.name()).then(|| Arc::new(JoinKeys) as Rule);
+        before.into_iter().chain([rule])
+    };
     // Before any that leaves out parts.
-    [Arc::new(UnionNames) as Rule].into_iter().chain(rules).map(with_exception).collect()
+    let first: Rule = Arc::new(UnionNames);
+    let last: Rule = Arc::new(ExtractEquijoinPredicate::new());
+    let rules = rules.into_iter().flat_map(with_what_it_needs);
+    [first].into_iter().chain(rules).chain([last]).map(with_exception).collect()
 }
 
 /// A condition over a total says whether there is the total's one row, also where it names no column.

@@ -17,6 +17,7 @@ mod far_times;
 mod floats;
 mod folded_totals;
 mod group_limit;
+mod join_keys;
 mod lists;
 mod local_time;
 mod misuse;

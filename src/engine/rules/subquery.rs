@@ -249,7 +249,7 @@ fn not_in(predicate: InSubquery, schema: &DFSchema) -> Result<Expr> {
         return Ok(value);
     }
     let set = Set::of(&predicate.subquery);
-    let may_be_null = predicate.expr.nullable(schema)? || set.may_be_null();
+    let may_be_null = may_be_null(&predicate.expr, schema)? || set.may_be_null();
     let is_column = matches!(*predicate.expr, Expr::Column(_));
     if !set.is_correlated() {
         if is_column || !may_be_null {
@@ -299,14 +299,14 @@ fn is_in(predicate: InSubquery, schema: &DFSchema, place: Place) -> Result<Expr>
     };
     let mut unknown = Vec::new();
     if place == Place::Filter && set.is_correlated() {
-        if expr.nullable(schema)? || set.may_be_null() {
+        if may_be_null(&expr, schema)? || set.may_be_null() {
             unknown.push(set.exists_where(is_same.is_null())?);
         }
     } else {
         if set.may_be_null() {
             unknown.push(set.count_where(set.value().is_null())?.gt(lit(0_i64)));
         }
-        if expr.nullable(schema)? {
+        if may_be_null(&expr, schema)? {
             unknown.push(expr.is_null().and(set.has_rows()?));
         }
     }
@@ -315,6 +315,15 @@ fn is_in(predicate: InSubquery, schema: &DFSchema, place: Place) -> Result<Expr>
     };
     let null = Expr::Literal(ScalarValue::Boolean(None), None);
     when(found, lit(!negated)).when(unknown, null).otherwise(lit(negated))
+}
+
+fn may_be_null(expr: &Expr, schema: &DFSchema) -> Result<bool> {
+    Ok(expr.nullable(schema)? || expr.exists(is_subquery)?)
+}
+
+/// The value of one without a row is NULL, also where its column is not.
+fn is_subquery(expr: &Expr) -> Result<bool> {
+    Ok(matches!(expr, Expr::ScalarSubquery(_)))
 }
 
 /// A comparison with some or all of a set, by its least and greatest value.
@@ -433,7 +442,11 @@ impl<'a> Set<'a> {
     }
 
     fn may_be_null(&self) -> bool {
-        self.0.subquery.schema().field(0).is_nullable()
+        let plan = &self.0.subquery;
+        let has_subquery = |node: &LogicalPlan| {
+            Ok(node.expressions().iter().any(|expr| expr.exists(is_subquery).unwrap_or(true)))
+        };
+        plan.schema().field(0).is_nullable() || plan.exists(has_subquery).unwrap_or(true)
     }
 
     fn is_correlated(&self) -> bool {

@@ -119,6 +119,14 @@ impl Generator<'_> {
         if self.chance(85) {
             terms.extend(self.match_of(&left_scope, &right_scope));
         }
+        if self.chance(15) {
+            // Of more tables than one, where the left has more.
+            let of = self.one(&[Type::Bigint, Type::Text, Type::Boolean]);
+            let flat = self.flatten();
+            let sides = (self.value(&left_scope, of, 2), self.value(&right_scope, of, 1));
+            self.is_flat = flat;
+            terms.push(sequence!["(", sides.0, " = ", sides.1, ")"].value(Type::Boolean));
+        }
         if terms.is_empty() || self.chance(25) {
             let flat = self.flatten();
             let value = self.value(&scope, Type::Boolean, 1);
