@@ -2,6 +2,7 @@
 //! do are decided here. Executes plans; commits nothing.
 
 mod ast;
+mod bounded_planner;
 mod budget;
 pub mod catalog;
 mod cooperate;

@@ -14,6 +14,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
@@ -232,11 +233,7 @@ impl Stream for Rows {
         // An execution that panicked closed its end too, and must not pass for a whole result.
         let ended = ready!(Pin::new(&mut self.task).poll(context));
         self.has_ended = true;
-        Poll::Ready(
-            ended.err().map(|source| {
-                Err(Error::internal("the statement ended abnormally").source(source))
-            }),
-        )
+        Poll::Ready(ended.err().map(|source| Err(abnormal(source))))
     }
 }
 
@@ -244,6 +241,17 @@ impl Drop for Rows {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Of a task that panicked, which is the statement's own doing where its values are too long: arrow
+/// counts the bytes of a batch in 31 bits, and panics.
+fn abnormal(ended: JoinError) -> Error {
+    if ended.to_string().contains("offset overflow") {
+        let message = "texts or lists of one batch of rows have more than 2 GiB together";
+        return Error::new(ErrorKind::Exhausted, message)
+            .hint("make them shorter, or fewer rows of them");
+    }
+    Error::internal("the statement ended abnormally").source(ended)
 }
 
 pub(super) fn cancelled() -> Error {
@@ -279,9 +287,7 @@ impl Execution {
         // being heard of.
         let execution = AbortOnDropHandle::new(tokio::spawn(self.execute()));
         let outcome = tokio::select! {
-            outcome = execution => outcome.unwrap_or_else(|source| {
-                Err(Error::internal("the statement ended abnormally").source(source))
-            }),
+            outcome = execution => outcome.unwrap_or_else(|source| Err(abnormal(source))),
             () = running.stop.cancelled() => Err(cancelled()),
             () = tokio::time::sleep(left) => Err(Error::new(
                 ErrorKind::Exhausted,

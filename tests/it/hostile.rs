@@ -64,16 +64,87 @@ fn statements() -> Vec<(String, u16, &'static str)> {
         (chain("SELECT 1 IN (?", ", ?", 100_000, ")"), 400, "placeholders"),
         ("SELECT arrow_cast(X'00', 'FixedSizeBinary(2147483647)')".to_owned(), 400, "fixed length"),
         // What would be made of literals while they are planned.
-        ("SELECT length(repeat('x', 2000000000))".to_owned(), 429, "may make 128 MiB"),
-        ("SELECT length(lpad('x', 2000000000))".to_owned(), 429, "may make 128 MiB"),
-        ("SELECT array_length(array_repeat(1, 500000000))".to_owned(), 429, "may make 128 MiB"),
-        ("SELECT array_length(range(0, 2000000000))".to_owned(), 429, "may make 128 MiB"),
+        ("SELECT length(repeat('x', 2000000000))".to_owned(), 429, "may make 8 MiB"),
+        ("SELECT length(lpad('x', 2000000000))".to_owned(), 429, "may make 8 MiB"),
+        ("SELECT array_length(array_repeat(1, 500000000))".to_owned(), 429, "may make 8 MiB"),
+        ("SELECT array_length(range(0, 2000000000))".to_owned(), 429, "may make 8 MiB"),
         (
             "SELECT length(replace(repeat('a', 1000000), 'a', repeat('b', 1000000)))".to_owned(),
             429,
-            "may make 128 MiB",
+            "may make 8 MiB",
+        ),
+        (grown("n || n"), 429, "may make 8 MiB"),
+        (grown("concat(n, n, n)"), 429, "may make 8 MiB"),
+        (grown("[n, n, n]"), 429, "may make 8 MiB"),
+        (grown("struct(n, n, n)"), 400, "more than 10000 fields"),
+        (grown("{'a': n, 'b': n, 'c': n}"), 400, "more than 10000 fields"),
+        (grown("replace(n, 'a', 'aaa')"), 429, "may make 8 MiB"),
+        (grown("regexp_replace(n, '(.)', '$1$1$1', 'g')"), 429, "may make 8 MiB"),
+        (grown("array_to_string([n, n, n], n)"), 429, "may make"),
+        (grown("concat_ws(n, n, n, n)"), 429, "may make"),
+        (
+            "SELECT cardinality(array_resize([], 100000, repeat('x', 1000000)))".to_owned(),
+            429,
+            "may make 8 MiB",
+        ),
+        (
+            "SELECT array_replace_all(array_repeat(1, 1000000), 1, length(repeat('x', 1000000))) = [1]"
+                .to_owned(),
+            200,
+            "",
+        ),
+        (
+            "SELECT cardinality(array_replace_all(array_repeat('a', 100000), 'a', repeat('x', 1000000)))"
+                .to_owned(),
+            429,
+            "may make 8 MiB",
+        ),
+        // A constant in every row of a batch.
+        (
+            "SELECT max(length(t)) FROM (SELECT repeat('x', 1000000) AS t, value AS n \
+             FROM generate_series(1, 100000) ORDER BY n + length(t))"
+                .to_owned(),
+            429,
+            "may make 256 MiB",
+        ),
+        (
+            "SELECT repeat('x', 1000000) AS t, value AS n FROM generate_series(1, 100000)"
+                .to_owned(),
+            429,
+            "may make 256 MiB",
+        ),
+        (
+            "SELECT CASE WHEN value > 5 THEN range(0, 1000000) END AS t \
+             FROM generate_series(1, 100000)"
+                .to_owned(),
+            429,
+            "may make 256 MiB",
+        ),
+        (
+            "SELECT max(length(repeat('x', 100000) || value)) AS n FROM generate_series(1, 100000)"
+                .to_owned(),
+            429,
+            "may make 256 MiB",
+        ),
+        ("SELECT length(repeat('x', 1000000) || 'y') AS n".to_owned(), 200, "1000001"),
+        ("SELECT substr(repeat('x', 1000000), 1, 2) AS n".to_owned(), 200, "xx"),
+        ("SELECT right(t, 2) AS n FROM (SELECT repeat('x', 1000000) AS t)".to_owned(), 200, "xx"),
+        (
+            "SELECT regexp_replace(repeat('ab', 1000000), 'x', repeat('y', 1000), 'g') LIKE 'ab%' AS n"
+                .to_owned(),
+            200,
+            "true",
         ),
     ]
+}
+
+/// A value that each of thirty queries makes of the one before, `n`.
+fn grown(by: &str) -> String {
+    let mut sql = "WITH q0 AS (SELECT 'ab' AS n)".to_owned();
+    for at in 1..30 {
+        sql.push_str(&format!(", q{at} AS (SELECT {by} AS n FROM q{})", at - 1));
+    }
+    sql + " SELECT count(n) FROM q29 WHERE n IS NOT NULL"
 }
 
 fn ask(served: &Served, sql: &str) -> (u16, String) {

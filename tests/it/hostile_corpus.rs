@@ -5,7 +5,7 @@
 //! statements.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -328,13 +328,18 @@ impl Corpus {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct Attack<'a> {
     served: &'a Served,
     seed: u64,
     ends: Instant,
     asked: AtomicU64,
-    /// How statements ended, by status.
     refused: AtomicU64,
+    /// The latest of each attacker.
+    latest: [Mutex<String>; ATTACKERS],
     wrong: Mutex<Vec<String>>,
 }
 
@@ -351,14 +356,14 @@ impl Attack<'_> {
         let mut corpus = Corpus(Random::new(self.seed, attacker));
         while Instant::now() < self.ends {
             let sql = corpus.statement();
+            sql.clone_into(&mut lock(&self.latest[attacker as usize]));
             let (status, said) = ask(self.served, "ana", &sql);
             self.asked.fetch_add(1, Ordering::Relaxed);
             self.refused.fetch_add(u64::from(status != 200), Ordering::Relaxed);
             // Answered; no valid statement, or too much; not allowed; too long to read; limits.
             if !matches!(status, 200 | 400 | 403 | 404 | 413 | 429) {
                 let shown: String = sql.chars().take(300).collect();
-                let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-                wrong.push(format!("{status} {said}\n  {} bytes: {shown}", sql.len()));
+                lock(&self.wrong).push(format!("{status} {said}\n  {} bytes: {shown}", sql.len()));
             }
         }
     }
@@ -410,7 +415,7 @@ fn produced(kafka: &KafkaAccess, topic: &str, done: &AtomicBool) -> u64 {
 
 fn project(services: &Services, topic: &str) -> Project {
     let ticks = format!(
-        "kind: append\nsource: {{topic: {topic}, format: json}}\ncolumns:\n  n: {{type: int64}}"
+        "kind: append\nsource: {{topic: {topic}, format: json}}\ncolumns:\n  n: {{type: bigint}}"
     );
     let project = Project::of_models(&[
         ("bronze/ticks", &model(&ticks, "SELECT * FROM kafka.ticks")),
@@ -449,6 +454,7 @@ fn a_hostile_user_takes_nothing_from_others() {
         ends: Instant::now() + Duration::from_secs(seconds),
         asked: AtomicU64::new(0),
         refused: AtomicU64::new(0),
+        latest: Default::default(),
         wrong: Mutex::default(),
     };
     let done = AtomicBool::new(false);
@@ -463,23 +469,25 @@ fn a_hostile_user_takes_nothing_from_others() {
         let health = scope.spawn(|| attack.watch_health());
         let others = scope.spawn(|| attack.others_waited());
         let messages = scope.spawn(|| produced(&kafka, &topic, &done));
-        attackers
-            .into_iter()
-            .for_each(|attacker| attacker.join().expect("every statement is answered"));
+        let answered: Vec<_> = attackers.into_iter().map(|attacker| attacker.join()).collect();
         done.store(true, Ordering::Relaxed);
+        let is_answered = answered.iter().all(Result::is_ok);
+        let latest = attack.latest.each_ref().map(|sql| lock(sql).chars().take(300).collect());
+        let latest: [String; ATTACKERS] = latest;
+        assert!(is_answered, "FLOWGUARD_TEST_SEED={seed}: {latest:#?}\n{}", served.said());
         let health = health.join().expect("health is answered");
         let waited = others.join().expect("others are answered");
         (health, waited, messages.join().expect("messages are sent"))
     });
     let p99 = health[health.len() * 99 / 100];
     let peak = served.memory_mib("VmHWM");
-    let (asked, refused) = (attack.asked.into_inner(), attack.refused.into_inner());
+    let (asked, refused) = (&attack.asked, &attack.refused);
     say(&format!(
-        "hostile_corpus: {asked} statements, {refused} refused; /healthz p99 {p99:?}, max {:?}; \
+        "hostile_corpus: {asked:?} statements, {refused:?} refused; /healthz p99 {p99:?}, max {:?}; \
          others waited {waited:?} at most; {peak:.0} MiB at most, {before:.0} before",
         health.last().unwrap()
     ));
-    let wrong = attack.wrong.into_inner().unwrap();
+    let wrong = lock(&attack.wrong);
     assert!(wrong.is_empty(), "FLOWGUARD_TEST_SEED={seed}:\n{}", wrong.join("\n"));
     assert!(p99 <= HEALTH_P99_MAX, "/healthz took {p99:?}");
     assert!(waited <= OTHERS_WAIT_MAX, "others waited {waited:?}");

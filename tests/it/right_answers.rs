@@ -9,6 +9,11 @@ use crate::served::{Request, Served};
 
 /// Statement, and its rows as CSV: a comma between columns, a blank between rows, `""` for NULL alone in its row.
 const RIGHT: &[(&str, &str)] = &[
+    // Texts put together.
+    (
+        "SELECT a || '-' || b || 7, 'x' || a, a || NULL IS NULL FROM (VALUES ('é', 1.50), (NULL, 2), ('', 3)) t(a, b) ORDER BY b",
+        "é-1.507,xé,true ,,true -3.007,x,true",
+    ),
     // Keys of nested inner joins.
     (
         "SELECT a.x, b.x, y FROM (VALUES (1,1),(2,2)) a(x, z) CROSS JOIN (VALUES (10),(20)) b(x) JOIN (VALUES (11,1),(22,2),(12,2)) c(y, z) ON a.x + b.x = c.y AND a.z = c.z ORDER BY y",

@@ -162,9 +162,10 @@ impl Reply {
     pub fn read(mut stream: impl Read) -> Self {
         let mut bytes = Vec::new();
         // A connection that is cut off is something to look at, not to fail on.
-        let _ = stream.read_to_end(&mut bytes);
+        let read = stream.read_to_end(&mut bytes);
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
-        let end = end.unwrap_or_else(|| panic!("no head: {}", String::from_utf8_lossy(&bytes)));
+        let text = String::from_utf8_lossy(&bytes);
+        let end = end.unwrap_or_else(|| panic!("no head: {text} ({read:?})"));
         let head = String::from_utf8(bytes[..end].to_vec()).expect("a head in ASCII");
         let mut lines = head.lines();
         let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());

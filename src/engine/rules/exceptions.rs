@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use datafusion::common::Result;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, Result};
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
 use datafusion::optimizer::eliminate_cross_join::EliminateCrossJoin;
 use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
@@ -14,8 +14,12 @@ use datafusion::optimizer::single_distinct_to_groupby::SingleDistinctToGroupBy;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
 use super::join_keys::JoinKeys;
+use super::long_constants::LongConstants;
 use super::union_names::UnionNames;
 use crate::engine::patience::check;
+
+/// What a condition may have more of below a projection than above it.
+const ADDED_PARTS_MAX: usize = 5_000;
 
 type Rule = Arc<dyn OptimizerRule + Send + Sync>;
 
@@ -25,7 +29,7 @@ pub fn excepted(rules: Vec<Rule>) -> Vec<Rule> {
     let distinct = SingleDistinctToGroupBy::new();
     let with_exception = |rule: Rule| {
         let except: fn(&LogicalPlan) -> bool = match rule.name() {
-            name if name == filters.name() => is_over_total,
+            name if name == filters.name() => |plan| is_over_total(plan) || multiplies(plan),
             name if name == repeated.name() => is_sort,
             name if name == distinct.name() => aggregates_decimals,
             _ => |_| false,
@@ -40,9 +44,9 @@ pub fn excepted(rules: Vec<Rule>) -> Vec<Rule> {
     };
     // Before any that leaves out parts.
     let first: Rule = Arc::new(UnionNames);
-    let last: Rule = Arc::new(ExtractEquijoinPredicate::new());
+    let last: [Rule; 2] = [Arc::new(ExtractEquijoinPredicate::new()), Arc::new(LongConstants)];
     let rules = rules.into_iter().flat_map(with_what_it_needs);
-    [first].into_iter().chain(rules).chain([last]).map(with_exception).collect()
+    [first].into_iter().chain(rules).chain(last).map(with_exception).collect()
 }
 
 /// A condition over a total says whether there is the total's one row, also where it names no column.
@@ -61,6 +65,45 @@ fn is_over_total(plan: &LogicalPlan) -> bool {
         }
         _ => false,
     }
+}
+
+/// A condition below a projection names what that computes, each time anew: of columns that are computed
+/// of columns twice, twenty times over, a million times.
+fn multiplies(plan: &LogicalPlan) -> bool {
+    let LogicalPlan::Filter(filter) = plan else { return false };
+    let (mut predicates, mut input) = (vec![&filter.predicate], &*filter.input);
+    while let LogicalPlan::Filter(filter) = input {
+        predicates.push(&filter.predicate);
+        input = &filter.input;
+    }
+    let LogicalPlan::Projection(projection) = input else { return false };
+    let named = predicates.into_iter().flat_map(columns_of);
+    let mut added = 0;
+    for column in named {
+        if let Some(at) = projection.schema.maybe_index_of_column(column) {
+            added += parts_of(&projection.expr[at]);
+        }
+    }
+    added > ADDED_PARTS_MAX
+}
+
+/// Each as often as it is named.
+fn columns_of(expr: &Expr) -> Vec<&Column> {
+    let mut columns = Vec::new();
+    let all = expr.apply(|part| {
+        columns.extend(part.try_as_col());
+        Ok(TreeNodeRecursion::Continue)
+    });
+    all.map_or_else(|_| Vec::new(), |_| columns)
+}
+
+fn parts_of(expr: &Expr) -> usize {
+    let mut parts = 0;
+    let all = expr.apply(|_| {
+        parts += 1;
+        Ok(TreeNodeRecursion::Continue)
+    });
+    all.map_or(0, |_| parts)
 }
 
 /// A term of ORDER BY may be left out where the terms before it decide it. DataFusion 55.2 takes a

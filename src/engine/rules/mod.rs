@@ -5,6 +5,7 @@
 mod arithmetic;
 mod cast_marks;
 mod cast_names;
+mod concatenation;
 mod constants;
 mod correlated;
 mod distinct;
@@ -20,6 +21,7 @@ mod group_limit;
 mod join_keys;
 mod lists;
 mod local_time;
+mod long_constants;
 mod misuse;
 mod nan;
 mod null_safe;
@@ -45,6 +47,7 @@ use datafusion::common::Result;
 use datafusion::common::config::Dialect;
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::analyzer::resolve_grouping_function::ResolveGroupingFunction;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
@@ -59,14 +62,18 @@ use datafusion::sql::parser::Statement;
 pub use self::rewrites::renamed;
 use self::rewrites::{Expressions, Nodes};
 use super::ast::explained;
+use super::bounded_planner::BoundedPlanner;
 use super::data_files::NameDataFiles;
 use super::growth::bounded;
 
 /// A session state that answers rightly.
 pub fn state(builder: SessionStateBuilder, config: SessionConfig) -> SessionState {
+    let mut builder = builder.with_config(with_exact_values(config)).with_default_features();
+    if let Some(planners) = builder.expr_planners() {
+        let bounded = |planner| Arc::new(BoundedPlanner(planner)) as Arc<dyn ExprPlanner>;
+        *planners = std::mem::take(planners).into_iter().map(bounded).collect();
+    }
     let mut state = builder
-        .with_config(with_exact_values(config))
-        .with_default_features()
         .with_analyzer_rules(analyzer())
         .with_optimizer_rules(exceptions::excepted(Optimizer::new().rules))
         .with_type_planner(Arc::new(types::Microseconds))
@@ -150,6 +157,7 @@ fn analyzer() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
         Arc::new(Nodes::new("known_equalities", null_safe::known)),
         Arc::new(Expressions::up("one_nan", nan::unsigned)),
         Arc::new(Expressions::down("check_arithmetic", arithmetic::checked)),
+        Arc::new(Expressions::down("concatenate_at_once", concatenation::at_once)),
     ]
 }
 

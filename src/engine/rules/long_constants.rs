@@ -1,0 +1,119 @@
+//! Constants that are long, such as `repeat('x', 1000000)` once it was computed. DataFusion repeats one
+//! for every row of a batch, which counts to no statement's memory.
+
+use std::sync::{Arc, LazyLock};
+
+use arrow::datatypes::DataType;
+use datafusion::common::tree_node::Transformed;
+use datafusion::common::{Result, ScalarValue, internal_err};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::{
+    Case, ColumnarValue, Expr, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+    Signature, Volatility,
+};
+use datafusion::optimizer::optimizer::ApplyOrder;
+use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
+
+use crate::engine::growth::check_given;
+
+/// Shorter ones may be in every row of a batch.
+const BYTES_MIN: usize = 16 << 10;
+
+/// Refuses columns of them that are too much for one batch, when it is there.
+#[derive(Debug)]
+pub struct LongConstants;
+
+impl OptimizerRule for LongConstants {
+    fn name(&self) -> &str {
+        "long_constants"
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        Some(ApplyOrder::BottomUp)
+    }
+
+    fn rewrite(
+        &self,
+        plan: LogicalPlan,
+        _: &dyn OptimizerConfig,
+    ) -> Result<Transformed<LogicalPlan>> {
+        let LogicalPlan::Projection(_) = plan else { return Ok(Transformed::no(plan)) };
+        let names = NamePreserver::new(&plan);
+        plan.map_expressions(|expr| {
+            let name = names.save(&expr);
+            Ok(bounded(expr).update_data(|expr| name.restore(expr)))
+        })
+    }
+}
+
+/// Whatever is a value of its own; an argument stays one value.
+fn bounded(expr: Expr) -> Transformed<Expr> {
+    match expr {
+        Expr::Alias(mut alias) => {
+            let expr = bounded(*alias.expr);
+            alias.expr = Box::new(expr.data);
+            Transformed::new(Expr::Alias(alias), expr.transformed, expr.tnr)
+        }
+        Expr::Case(Case { expr, when_then_expr, else_expr }) => {
+            let mut is_changed = false;
+            let mut each = |value: Box<Expr>| {
+                let value = bounded(*value);
+                is_changed |= value.transformed;
+                Box::new(value.data)
+            };
+            let when_then_expr =
+                when_then_expr.into_iter().map(|(when, then)| (when, each(then))).collect();
+            let else_expr = else_expr.map(&mut each);
+            let case = Expr::Case(Case { expr, when_then_expr, else_expr });
+            if is_changed { Transformed::yes(case) } else { Transformed::no(case) }
+        }
+        Expr::Literal(value, metadata) if is_long(&value) => {
+            static BOUNDED: LazyLock<Arc<ScalarUDF>> =
+                LazyLock::new(|| Arc::new(ScalarUDF::from(Constant::new())));
+            Transformed::yes(BOUNDED.call(vec![Expr::Literal(value, metadata)]))
+        }
+        expr => Transformed::no(expr),
+    }
+}
+
+fn is_long(value: &ScalarValue) -> bool {
+    let may_be = !value.data_type().is_primitive();
+    may_be && value.size() > BYTES_MIN
+}
+
+/// Its argument. Volatile, or else that of a constant would be the constant again.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Constant {
+    signature: Signature,
+}
+
+impl Constant {
+    fn new() -> Self {
+        Self { signature: Signature::any(1, Volatility::Volatile) }
+    }
+}
+
+impl ScalarUDFImpl for Constant {
+    fn name(&self) -> &str {
+        "constant"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        match types {
+            [of] => Ok(of.clone()),
+            _ => internal_err!("{} takes one value", self.name()),
+        }
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        check_given(self.name(), &args.args, args.number_rows)?;
+        match args.args.into_iter().next() {
+            Some(value) => Ok(value),
+            None => internal_err!("{} takes one value", self.name()),
+        }
+    }
+}
