@@ -48,6 +48,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const TABLES_EVERY: Duration = Duration::from_secs(300);
 /// How often the broker is asked how far behind the lake is.
 const POSITIONS_EVERY: Duration = Duration::from_secs(15);
+/// That read and write files of a local lake and of what is spilled. Each takes address space for a stack
+/// as deep as a plan's.
+const FILE_THREADS_MAX: usize = 16;
 /// A plan that computes for long without giving way holds as many threads as there are processors;
 /// with more of them the system shares the processors out.
 const THREADS_PER_PROCESSOR: usize = 4;
@@ -374,6 +377,7 @@ impl Execution {
         let threads = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads_of(&app.config) * THREADS_PER_PROCESSOR)
             .thread_name("execute")
+            .max_blocking_threads(FILE_THREADS_MAX)
             .thread_stack_size(STACK_BYTES)
             .enable_all()
             .build()

@@ -114,6 +114,17 @@ fn statements() -> Vec<(String, u16, &'static str)> {
             "may make 256 MiB",
         ),
         (
+            "SELECT array_agg(repeat('x', 1000000)) FROM generate_series(1, 100000)".to_owned(),
+            429,
+            "may make 256 MiB",
+        ),
+        (
+            "SELECT lag(repeat('x', 1000000)) OVER (ORDER BY value) FROM generate_series(1, 100000)"
+                .to_owned(),
+            429,
+            "may make 256 MiB",
+        ),
+        (
             "SELECT CASE WHEN value > 5 THEN range(0, 1000000) END AS t \
              FROM generate_series(1, 100000)"
                 .to_owned(),

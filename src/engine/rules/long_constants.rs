@@ -4,7 +4,7 @@
 use std::sync::{Arc, LazyLock};
 
 use arrow::datatypes::DataType;
-use datafusion::common::tree_node::Transformed;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Result, ScalarValue, internal_err};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
@@ -37,13 +37,44 @@ impl OptimizerRule for LongConstants {
         plan: LogicalPlan,
         _: &dyn OptimizerConfig,
     ) -> Result<Transformed<LogicalPlan>> {
-        let LogicalPlan::Projection(_) = plan else { return Ok(Transformed::no(plan)) };
+        let is_column = match plan {
+            LogicalPlan::Projection(_) => |_: &Expr| true,
+            // Of a total, what it is of.
+            LogicalPlan::Aggregate(_) | LogicalPlan::Window(_) => |expr: &Expr| !is_call(expr),
+            _ => return Ok(Transformed::no(plan)),
+        };
         let names = NamePreserver::new(&plan);
         plan.map_expressions(|expr| {
             let name = names.save(&expr);
-            Ok(bounded(expr).update_data(|expr| name.restore(expr)))
+            let rewritten = if is_column(&expr) { bounded(expr) } else { of_total(expr)? };
+            Ok(rewritten.update_data(|expr| name.restore(expr)))
         })
     }
+}
+
+fn is_call(expr: &Expr) -> bool {
+    let mut expr = expr;
+    while let Expr::Alias(alias) = expr {
+        expr = &alias.expr;
+    }
+    matches!(expr, Expr::AggregateFunction(_) | Expr::WindowFunction(_))
+}
+
+fn of_total(expr: Expr) -> Result<Transformed<Expr>> {
+    expr.transform_down(|part| {
+        let (mut part, mut is_changed) = (part, false);
+        let args = match &mut part {
+            Expr::AggregateFunction(total) => total.params.args.first_mut(),
+            Expr::WindowFunction(total) => total.params.args.first_mut(),
+            _ => None,
+        };
+        if let Some(arg) = args {
+            let value = bounded(std::mem::take(arg));
+            is_changed = value.transformed;
+            *arg = value.data;
+        }
+        Ok(if is_changed { Transformed::yes(part) } else { Transformed::no(part) })
+    })
 }
 
 /// Whatever is a value of its own; an argument stays one value.
