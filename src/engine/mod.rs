@@ -268,7 +268,7 @@ mod tests {
     use std::time::Duration;
 
     use datafusion::common::Result;
-    use datafusion::physical_plan::collect;
+    use datafusion::physical_plan::{collect, displayable};
 
     /// Joins in a statement of its own; how many rows that gives.
     async fn join(engine: &Engine, memory_bytes_max: usize) -> Result<usize> {
@@ -333,6 +333,21 @@ mod tests {
         let plain = expected.replace(' ', "");
         assert!(plain.contains("|50000|1200000|600000|400000|"), "{expected}");
         assert_eq!(counted(24 << 20).await, expected);
+    }
+
+    #[tokio::test]
+    async fn a_condition_of_a_sorted_join_looks_at_its_own_columns() {
+        let options = EngineOptions { memory_bytes_max: 64 << 20, spill_dir: None, threads: 2 };
+        let session = Engine::new(&options).unwrap().session();
+        frugal::plan_frugally(&session);
+        let sql = "SELECT a.k, b.k, b.n + 0 AS m FROM (VALUES (100, 1, 0), (5, 2, 0)) a(n, k, o) \
+                   JOIN (VALUES (10, 1), (20, 2)) b(n, k) ON a.k = b.k AND a.n > b.n";
+        let plan = session.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
+        let shown = displayable(plan.as_ref()).indent(false).to_string();
+        assert!(shown.contains("SortMergeJoinExec"), "{shown}");
+        let rows = collect(plan, task_of(&session)).await.unwrap();
+        let text = arrow::util::pretty::pretty_format_batches(&rows).unwrap().to_string();
+        assert!(text.contains("| 1 | 1 | 10 |") && text.lines().count() == 5, "{text}\n{shown}");
     }
 
     /// The same rows, whatever the groups are, when counts are made apart.

@@ -7,8 +7,8 @@ use datafusion::functions_aggregate::min_max::{Max, Min};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
 use datafusion::logical_expr::{
-    Accumulator, AggregateUDF, AggregateUDFImpl, Documentation, GroupsAccumulator, ReversedUDAF,
-    SetMonotonicity, Signature, StatisticsArgs,
+    Accumulator, AggregateUDF, AggregateUDFImpl, Documentation, Expr, GroupsAccumulator,
+    ReversedUDAF, SetMonotonicity, Signature, StatisticsArgs,
 };
 use datafusion::scalar::ScalarValue;
 
@@ -18,6 +18,16 @@ pub fn extremes() -> [AggregateUDF; 2] {
         AggregateUDF::new_from_impl(Extreme(Max::new())),
         AggregateUDF::new_from_impl(Extreme(Min::new())),
     ]
+}
+
+/// The greatest, by the function that replaces DataFusion's.
+pub fn max(of: Expr) -> Expr {
+    AggregateUDF::new_from_impl(Extreme(Max::new())).call(vec![of])
+}
+
+/// The least, by the function that replaces DataFusion's.
+pub fn min(of: Expr) -> Expr {
+    AggregateUDF::new_from_impl(Extreme(Min::new())).call(vec![of])
 }
 
 /// One of them, which keeps a single group's state for every group of floats.

@@ -15,6 +15,7 @@ mod epochs;
 mod exceptions;
 mod extremes;
 mod far_times;
+mod filter_projection;
 mod floats;
 mod folded_totals;
 mod group_limit;
@@ -56,6 +57,7 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::aggregate_statistics::AggregateStatistics;
 use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+use datafusion::physical_optimizer::projection_pushdown::ProjectionPushdown;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement;
 
@@ -165,10 +167,12 @@ type PhysicalRule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 
 fn physical() -> Vec<PhysicalRule> {
     let (orders, statistics) = (EnsureRequirements::new(), AggregateStatistics::new());
+    let projections = ProjectionPushdown::new();
     let rules = pushdown::fenced(PhysicalOptimizer::new().rules).into_iter();
     let rules = rules.map(|rule| match rule.name() {
         name if name == orders.name() => Arc::new(offset::AroundOffsets(rule)) as _,
         name if name == statistics.name() => Arc::new(statistics::Unfiltered(rule)) as _,
+        name if name == projections.name() => Arc::new(filter_projection::WholeFilters(rule)) as _,
         _ => rule,
     });
     let first: PhysicalRule = Arc::new(constants::ForgetConstants);
