@@ -9,6 +9,15 @@ use crate::served::{Request, Served};
 
 /// Statement, and its rows as CSV: a comma between columns, a blank between rows, `""` for NULL alone in its row.
 const RIGHT: &[(&str, &str)] = &[
+    // Sums of different values in frames that move.
+    (
+        "SELECT sum(DISTINCT n) OVER (ORDER BY id ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM (VALUES (1, 5), (2, 5), (3, 7), (4, NULL), (5, NULL), (6, 5)) t(id, n) ORDER BY id",
+        "5 5 12 7 \"\" 5",
+    ),
+    (
+        "SELECT sum(DISTINCT n) OVER (ORDER BY id ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM (VALUES (1, 1.5), (2, 1.50), (3, 2.25)) t(id, n) ORDER BY id",
+        "1.50 1.50 3.75",
+    ),
     // A condition between columns of the same name in two tables, below what is computed.
     (
         "SELECT c.k, c.s || c.id FROM (VALUES (1, 5, 'x'), (2, 6, 'y')) a(id, k, s) JOIN (VALUES (3, 7, 'x'), (4, 1, 'y')) b(id, k, s) ON a.k > 5 FULL JOIN (VALUES (8, 1, 'v'), (9, 3, 'w')) c(id, k, s) ON a.k > 5 WHERE 1 IS DISTINCT FROM b.k ORDER BY 1",
@@ -748,6 +757,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("SELECT -n FROM (SELECT -9223372036854775807 - 1 AS n)", "overflow"),
     ("SELECT a * a FROM (VALUES (4000000000), (1)) t(a)", "overflow"),
     ("SELECT sum(n) FROM (VALUES (9223372036854775807),(1)) t(n)", "overflow"),
+    (
+        "SELECT sum(DISTINCT n) OVER (ORDER BY n ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM (VALUES (9223372036854775807),(1)) t(n)",
+        "overflow",
+    ),
     ("SELECT sum(n) FROM (VALUES (1, 9223372036854775807),(1, 1)) t(g, n) GROUP BY g", "overflow"),
     (
         "SELECT sum(d) FROM (VALUES (CAST('99999999999999999999999999999999999999' AS decimal(38,0))),(CAST('99999999999999999999999999999999999999' AS decimal(38,0)))) t(d)",

@@ -1,7 +1,8 @@
 //! `sum` of integers and decimals fails where the total has no place in its type. That of DataFusion
 //! 55 wraps around (apache/datafusion#16406, #17539).
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::mem::{size_of, size_of_val};
 use std::sync::Arc;
 
@@ -61,13 +62,16 @@ impl AggregateUDFImpl for CheckedSum {
             return self.0.accumulator(args);
         }
         Ok(match args.is_distinct {
-            true => Box::new(DistinctTotal { result: result.clone(), values: HashSet::new() }),
+            true => {
+                let (result, values) = (result.clone(), HashMap::new());
+                Box::new(DistinctTotal { result, values, sum: 0 })
+            }
             false => Box::new(Total { result: result.clone(), sum: 0, count: 0 }),
         })
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        match is_checked(args.return_field.data_type()) && !args.is_distinct {
+        match is_checked(args.return_field.data_type()) {
             true => self.accumulator(args),
             false => self.0.create_sliding_accumulator(args),
         }
@@ -213,19 +217,45 @@ impl Accumulator for Total {
     }
 }
 
-/// Of the different values of one group.
+/// Of the different values of one group, also of one that moves over rows.
 #[derive(Debug)]
 struct DistinctTotal {
     result: DataType,
-    values: HashSet<i128>,
+    /// How often each is there.
+    values: HashMap<i128, u64>,
+    sum: i128,
 }
 
 impl Accumulator for DistinctTotal {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         each(only(values)?, |_, value| {
-            self.values.insert(value);
+            match self.values.entry(value) {
+                Entry::Occupied(mut times) => *times.get_mut() += 1,
+                Entry::Vacant(new) => {
+                    new.insert(1);
+                    self.sum = plus(self.sum, value)?;
+                }
+            }
             Ok(())
         })
+    }
+
+    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        each(only(values)?, |_, value| {
+            let Entry::Occupied(mut times) = self.values.entry(value) else {
+                return internal_err!("a value leaves that was not there");
+            };
+            *times.get_mut() -= 1;
+            if *times.get() == 0 {
+                times.remove();
+                self.sum = self.sum.checked_sub(value).ok_or_else(too_large)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn supports_retract_batch(&self) -> bool {
+        true
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
@@ -234,18 +264,17 @@ impl Accumulator for DistinctTotal {
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        let values = self.values.iter().map(|value| ScalarValue::Decimal128(Some(*value), 38, 0));
+        let values = self.values.keys().map(|value| ScalarValue::Decimal128(Some(*value), 38, 0));
         let values: Vec<ScalarValue> = values.collect();
         Ok(vec![ScalarValue::List(ScalarValue::new_list_nullable(&values, &STATE))])
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        let sum = self.values.iter().try_fold(0, |sum, value| plus(sum, *value))?;
-        scalar_of(&self.result, (!self.values.is_empty()).then_some(sum))
+        scalar_of(&self.result, (!self.values.is_empty()).then_some(self.sum))
     }
 
     fn size(&self) -> usize {
-        size_of_val(self) + self.values.capacity() * 2 * size_of::<i128>()
+        size_of_val(self) + self.values.capacity() * size_of::<(i128, u64)>()
     }
 }
 
