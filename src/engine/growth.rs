@@ -23,7 +23,7 @@ const BYTES_MAX: u64 = 128 << 20;
 /// may have 32 KiB of it.
 const GIVEN_BYTES_MAX: u64 = 256 << 20;
 /// The same of one value: what is made of literals is named by its text, time and again.
-const ONE_BYTES_MAX: u64 = 8 << 20;
+const ONE_BYTES_MAX: u64 = 32 << 20;
 const NAMED_BYTES_MAX: usize = 4 << 10;
 const FIELDS_MAX: u64 = 10_000;
 /// Of an item of a list, about.

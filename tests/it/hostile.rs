@@ -64,28 +64,28 @@ fn statements() -> Vec<(String, u16, &'static str)> {
         (chain("SELECT 1 IN (?", ", ?", 100_000, ")"), 400, "placeholders"),
         ("SELECT arrow_cast(X'00', 'FixedSizeBinary(2147483647)')".to_owned(), 400, "fixed length"),
         // What would be made of literals while they are planned.
-        ("SELECT length(repeat('x', 2000000000))".to_owned(), 429, "may make 8 MiB"),
-        ("SELECT length(lpad('x', 2000000000))".to_owned(), 429, "may make 8 MiB"),
-        ("SELECT array_length(array_repeat(1, 500000000))".to_owned(), 429, "may make 8 MiB"),
-        ("SELECT array_length(range(0, 2000000000))".to_owned(), 429, "may make 8 MiB"),
+        ("SELECT length(repeat('x', 2000000000))".to_owned(), 429, "may make 32 MiB"),
+        ("SELECT length(lpad('x', 2000000000))".to_owned(), 429, "may make 32 MiB"),
+        ("SELECT array_length(array_repeat(1, 500000000))".to_owned(), 429, "may make 32 MiB"),
+        ("SELECT array_length(range(0, 2000000000))".to_owned(), 429, "may make 32 MiB"),
         (
             "SELECT length(replace(repeat('a', 1000000), 'a', repeat('b', 1000000)))".to_owned(),
             429,
-            "may make 8 MiB",
+            "may make 32 MiB",
         ),
-        (grown("n || n"), 429, "may make 8 MiB"),
-        (grown("concat(n, n, n)"), 429, "may make 8 MiB"),
-        (grown("[n, n, n]"), 429, "may make 8 MiB"),
+        (grown("n || n"), 429, "may make 32 MiB"),
+        (grown("concat(n, n, n)"), 429, "may make 32 MiB"),
+        (grown("[n, n, n]"), 429, "may make 32 MiB"),
         (grown("struct(n, n, n)"), 400, "more than 10000 fields"),
         (grown("{'a': n, 'b': n, 'c': n}"), 400, "more than 10000 fields"),
-        (grown("replace(n, 'a', 'aaa')"), 429, "may make 8 MiB"),
-        (grown("regexp_replace(n, '(.)', '$1$1$1', 'g')"), 429, "may make 8 MiB"),
+        (grown("replace(n, 'a', 'aaa')"), 429, "may make 32 MiB"),
+        (grown("regexp_replace(n, '(.)', '$1$1$1', 'g')"), 429, "may make 32 MiB"),
         (grown("array_to_string([n, n, n], n)"), 429, "may make"),
         (grown("concat_ws(n, n, n, n)"), 429, "may make"),
         (
             "SELECT cardinality(array_resize([], 100000, repeat('x', 1000000)))".to_owned(),
             429,
-            "may make 8 MiB",
+            "may make 32 MiB",
         ),
         (
             "SELECT array_replace_all(array_repeat(1, 1000000), 1, length(repeat('x', 1000000))) = [1]"
@@ -97,7 +97,7 @@ fn statements() -> Vec<(String, u16, &'static str)> {
             "SELECT cardinality(array_replace_all(array_repeat('a', 100000), 'a', repeat('x', 1000000)))"
                 .to_owned(),
             429,
-            "may make 8 MiB",
+            "may make 32 MiB",
         ),
         // A constant in every row of a batch.
         (
