@@ -4,13 +4,11 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::datatypes::DataType;
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{Column, DFSchema, Result, internal_err};
-use datafusion::logical_expr::{
-    ColumnarValue, Expr, LogicalPlan, LogicalPlanBuilder, ScalarFunctionArgs, ScalarUDF,
-    ScalarUDFImpl, Signature, Subquery, Volatility,
-};
+use datafusion::common::{Column, DFSchema, Result};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ScalarUDF, Subquery};
+
+use super::itself::itself;
 
 /// Says of the value of a subquery that it may be NULL.
 pub fn nullable(expr: Expr, _: &DFSchema) -> Result<Transformed<Expr>> {
@@ -19,7 +17,7 @@ pub fn nullable(expr: Expr, _: &DFSchema) -> Result<Transformed<Expr>> {
     if fields.iter().any(|field| field.is_nullable()) || always_has_row(&subquery) {
         return Ok(Transformed::no(Expr::ScalarSubquery(subquery)));
     }
-    static OR_NULL: LazyLock<ScalarUDF> = LazyLock::new(|| ScalarUDF::from(OrNull::new()));
+    static OR_NULL: LazyLock<ScalarUDF> = LazyLock::new(|| itself("or_null"));
     let columns = subquery.subquery.schema().iter().map(|(table, field)| {
         let column = Expr::Column(Column::new(table.cloned(), field.name()));
         OR_NULL.call(vec![column]).alias_qualified(table.cloned(), field.name())
@@ -40,42 +38,6 @@ fn always_has_row(subquery: &Subquery) -> bool {
             LogicalPlan::SubqueryAlias(node) => plan = &node.input,
             LogicalPlan::Aggregate(node) => return node.group_expr.is_empty(),
             _ => return false,
-        }
-    }
-}
-
-/// Its argument. Volatile, or else that of a constant would be the constant again.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct OrNull {
-    signature: Signature,
-}
-
-impl OrNull {
-    fn new() -> Self {
-        Self { signature: Signature::any(1, Volatility::Volatile) }
-    }
-}
-
-impl ScalarUDFImpl for OrNull {
-    fn name(&self) -> &str {
-        "or_null"
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        match types {
-            [of] => Ok(of.clone()),
-            _ => internal_err!("{} takes one value", self.name()),
-        }
-    }
-
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        match args.args.into_iter().next() {
-            Some(value) => Ok(value),
-            None => internal_err!("{} takes one value", self.name()),
         }
     }
 }

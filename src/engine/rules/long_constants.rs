@@ -3,18 +3,14 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Result, ScalarValue, internal_err};
+use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::{
-    Case, ColumnarValue, Expr, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
-    Signature, Volatility,
-};
+use datafusion::logical_expr::{Case, Expr, LogicalPlan, ScalarUDF};
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
-use crate::engine::growth::check_given;
+use super::itself::itself;
 
 /// Shorter ones may be in every row of a batch.
 const BYTES_MIN: usize = 16 << 10;
@@ -100,7 +96,7 @@ fn bounded(expr: Expr) -> Transformed<Expr> {
         }
         Expr::Literal(value, metadata) if is_long(&value) => {
             static BOUNDED: LazyLock<Arc<ScalarUDF>> =
-                LazyLock::new(|| Arc::new(ScalarUDF::from(Constant::new())));
+                LazyLock::new(|| Arc::new(itself("constant")));
             Transformed::yes(BOUNDED.call(vec![Expr::Literal(value, metadata)]))
         }
         expr => Transformed::no(expr),
@@ -110,41 +106,4 @@ fn bounded(expr: Expr) -> Transformed<Expr> {
 fn is_long(value: &ScalarValue) -> bool {
     let may_be = !value.data_type().is_primitive();
     may_be && value.size() > BYTES_MIN
-}
-
-/// Its argument. Volatile, or else that of a constant would be the constant again.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Constant {
-    signature: Signature,
-}
-
-impl Constant {
-    fn new() -> Self {
-        Self { signature: Signature::any(1, Volatility::Volatile) }
-    }
-}
-
-impl ScalarUDFImpl for Constant {
-    fn name(&self) -> &str {
-        "constant"
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        match types {
-            [of] => Ok(of.clone()),
-            _ => internal_err!("{} takes one value", self.name()),
-        }
-    }
-
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        check_given(self.name(), &args.args, args.number_rows)?;
-        match args.args.into_iter().next() {
-            Some(value) => Ok(value),
-            None => internal_err!("{} takes one value", self.name()),
-        }
-    }
 }

@@ -19,6 +19,7 @@ mod filter_projection;
 mod floats;
 mod folded_totals;
 mod group_limit;
+mod itself;
 mod join_keys;
 mod lists;
 mod local_time;
