@@ -306,8 +306,7 @@ fn replaced_by_pattern(args: &[ArrayRef]) -> Result<u64> {
     let flags = cast(flags, &DataType::LargeUtf8)?;
     let flags = flags.as_string::<i64>().iter();
     let flags: StringArray = flags.map(|flags| Some(flags?.replace('g', ""))).collect();
-    let texts = [text, pattern].map(|of| cast(of, &DataType::Utf8));
-    let [text, pattern] = texts;
+    let [text, pattern] = [text, pattern].map(|of| cast(of, &DataType::Utf8));
     let start: ArrayRef = Arc::new(Int64Array::from(vec![1; lengths.len()]));
     Ok(grown(&counts(&regexp_count_func(&[text?, pattern?, start, Arc::new(flags)])?)?))
 }

@@ -34,7 +34,7 @@ pub struct ForgetConstants;
 impl PhysicalOptimizerRule for ForgetConstants {
     fn optimize(&self, plan: Plan, _: &ConfigOptions) -> Result<Plan> {
         plan.transform_up(|node| {
-            Ok(match mixes_constants(&node) {
+            Ok(match misleads(&node) {
                 true => Transformed::yes(Arc::new(Unknown::new(node)) as Plan),
                 false => Transformed::no(node),
             })
@@ -52,7 +52,7 @@ impl PhysicalOptimizerRule for ForgetConstants {
 }
 
 /// Whether what is constant below is not in all rows of `node`, or a column equals what is computed.
-fn mixes_constants(node: &Plan) -> bool {
+fn misleads(node: &Plan) -> bool {
     if node.is::<UnionExec>() || node.is::<InterleaveExec>() {
         let constants = node.equivalence_properties().constants();
         return constants

@@ -3,10 +3,10 @@
 
 use std::sync::{Arc, LazyLock};
 
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::{Case, Expr, LogicalPlan, ScalarUDF};
+use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF};
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
@@ -33,66 +33,41 @@ impl OptimizerRule for LongConstants {
         plan: LogicalPlan,
         _: &dyn OptimizerConfig,
     ) -> Result<Transformed<LogicalPlan>> {
-        let is_column = match plan {
-            LogicalPlan::Projection(_) => |_: &Expr| true,
-            // Of a total, what it is of.
-            LogicalPlan::Aggregate(_) | LogicalPlan::Window(_) => |expr: &Expr| !is_call(expr),
-            _ => return Ok(Transformed::no(plan)),
-        };
+        if !matches!(
+            plan,
+            LogicalPlan::Projection(_) | LogicalPlan::Aggregate(_) | LogicalPlan::Window(_)
+        ) {
+            return Ok(Transformed::no(plan));
+        }
         let names = NamePreserver::new(&plan);
         plan.map_expressions(|expr| {
             let name = names.save(&expr);
-            let rewritten = if is_column(&expr) { bounded(expr) } else { of_total(expr)? };
-            Ok(rewritten.update_data(|expr| name.restore(expr)))
+            Ok(bounded(expr).update_data(|expr| name.restore(expr)))
         })
     }
 }
 
-fn is_call(expr: &Expr) -> bool {
-    let mut expr = expr;
-    while let Expr::Alias(alias) = expr {
-        expr = &alias.expr;
-    }
-    matches!(expr, Expr::AggregateFunction(_) | Expr::WindowFunction(_))
-}
-
-fn of_total(expr: Expr) -> Result<Transformed<Expr>> {
-    expr.transform_down(|part| {
-        let (mut part, mut is_changed) = (part, false);
-        let args = match &mut part {
-            Expr::AggregateFunction(total) => total.params.args.first_mut(),
-            Expr::WindowFunction(total) => total.params.args.first_mut(),
-            _ => None,
-        };
-        if let Some(arg) = args {
-            let value = bounded(std::mem::take(arg));
-            is_changed = value.transformed;
-            *arg = value.data;
-        }
-        Ok(if is_changed { Transformed::yes(part) } else { Transformed::no(part) })
-    })
-}
-
-/// Whatever is a value of its own; an argument stays one value.
+/// Whatever is a value of its own, or what a total is of; any other argument stays one value.
 fn bounded(expr: Expr) -> Transformed<Expr> {
     match expr {
         Expr::Alias(mut alias) => {
-            let expr = bounded(*alias.expr);
-            alias.expr = Box::new(expr.data);
-            Transformed::new(Expr::Alias(alias), expr.transformed, expr.tnr)
+            let is_changed = bound(&mut alias.expr);
+            Transformed::new_transformed(Expr::Alias(alias), is_changed)
         }
-        Expr::Case(Case { expr, when_then_expr, else_expr }) => {
-            let mut is_changed = false;
-            let mut each = |value: Box<Expr>| {
-                let value = bounded(*value);
-                is_changed |= value.transformed;
-                Box::new(value.data)
-            };
-            let when_then_expr =
-                when_then_expr.into_iter().map(|(when, then)| (when, each(then))).collect();
-            let else_expr = else_expr.map(&mut each);
-            let case = Expr::Case(Case { expr, when_then_expr, else_expr });
-            if is_changed { Transformed::yes(case) } else { Transformed::no(case) }
+        Expr::Case(mut case) => {
+            let mut is_changed = case.else_expr.as_deref_mut().is_some_and(bound);
+            for (_, then) in &mut case.when_then_expr {
+                is_changed |= bound(then);
+            }
+            Transformed::new_transformed(Expr::Case(case), is_changed)
+        }
+        Expr::AggregateFunction(mut total) => {
+            let is_changed = total.params.args.first_mut().is_some_and(bound);
+            Transformed::new_transformed(Expr::AggregateFunction(total), is_changed)
+        }
+        Expr::WindowFunction(mut total) => {
+            let is_changed = total.params.args.first_mut().is_some_and(bound);
+            Transformed::new_transformed(Expr::WindowFunction(total), is_changed)
         }
         Expr::Literal(value, metadata) if is_long(&value) => {
             static BOUNDED: LazyLock<Arc<ScalarUDF>> =
@@ -101,6 +76,13 @@ fn bounded(expr: Expr) -> Transformed<Expr> {
         }
         expr => Transformed::no(expr),
     }
+}
+
+/// The same in its place; whether it changed.
+fn bound(expr: &mut Expr) -> bool {
+    let value = bounded(std::mem::take(expr));
+    *expr = value.data;
+    value.transformed
 }
 
 fn is_long(value: &ScalarValue) -> bool {
