@@ -45,13 +45,15 @@ fn scripts() -> PathBuf {
 
 /// A running `flowguard serve`, ended with this value.
 struct Server {
+    /// Without its folder a server has no models, and knows no keys.
+    _project: Project,
     child: Child,
     flight: String,
     http: String,
 }
 
 impl Server {
-    fn start(project: &Project, settings: &[&str]) -> Self {
+    fn start(project: Project, settings: &[&str]) -> Self {
         let mut arguments = vec!["serve", "--only", "flight,http", "--output", "json"];
         let free_ports = ["server.flight_address=127.0.0.1:0", "server.http_address=127.0.0.1:0"];
         for setting in free_ports.iter().chain(settings) {
@@ -64,7 +66,7 @@ impl Server {
         BufReader::new(stdout).read_line(&mut line).expect("the program speaks");
         let ready: Value = serde_json::from_str(&line).expect("one line of JSON once it listens");
         let address = |name: &str| ready[name].as_str().expect("an address").to_owned();
-        Self { child, flight: address("flight"), http: address("http") }
+        Self { _project: project, child, flight: address("flight"), http: address("http") }
     }
 
     /// Waits until no statement runs and no memory is held: what clients cancelled or left unread
@@ -140,7 +142,7 @@ fn drivers(home: &Path) -> Vec<PathBuf> {
 #[test]
 fn adbc_for_python() {
     let Some(home) = installed("clients::adbc_for_python") else { return };
-    let server = Server::start(&demo(), &[]);
+    let server = Server::start(demo(), &[]);
     run("adbc.py", &mut python(&home, "adbc.py", &server.url("grpc")));
     server.comes_to_rest();
 }
@@ -148,7 +150,7 @@ fn adbc_for_python() {
 #[test]
 fn pandas_and_polars() {
     let Some(home) = installed("clients::pandas_and_polars") else { return };
-    let server = Server::start(&demo(), &[]);
+    let server = Server::start(demo(), &[]);
     run("frames.py", &mut python(&home, "frames.py", &server.url("grpc")));
     server.comes_to_rest();
 }
@@ -156,7 +158,7 @@ fn pandas_and_polars() {
 #[test]
 fn pyarrow_flight() {
     let Some(home) = installed("clients::pyarrow_flight") else { return };
-    let server = Server::start(&demo(), &[]);
+    let server = Server::start(demo(), &[]);
     run("flight.py", &mut python(&home, "flight.py", &server.url("grpc")));
     server.comes_to_rest();
 }
@@ -164,7 +166,7 @@ fn pyarrow_flight() {
 #[test]
 fn jdbc_drivers() {
     let Some(home) = installed("clients::jdbc_drivers") else { return };
-    let server = Server::start(&demo(), &[]);
+    let server = Server::start(demo(), &[]);
     for driver in drivers(&home) {
         let url = server.url("jdbc:arrow-flight-sql");
         let name = driver.file_name().expect("a file").to_string_lossy().into_owned();
@@ -190,7 +192,7 @@ fn adbc_validation_suite() {
         ("gold/sample_test", &sample_test),
     ]);
     project.run(&["run"]).succeeded();
-    let server = Server::start(&project, &[]);
+    let server = Server::start(project, &[]);
     let (arrow_major, _) = arrow::ARROW_VERSION.split_once('.').expect("a version");
     let mut command = Command::new("go");
     command
@@ -211,7 +213,7 @@ fn adbc_validation_suite() {
 #[test]
 fn examples() {
     let Some(home) = installed("clients::examples") else { return };
-    let server = Server::start(&demo(), &[]);
+    let server = Server::start(demo(), &[]);
     let grpc = server.url("grpc");
     let days = "2026-01-11 32885.32\n2026-01-10 32718.10\n";
     let prints = |command: &mut Command, expected: &str| {
@@ -311,8 +313,9 @@ fn users_over_tls() {
         made.stdout.trim().to_owned()
     };
     let (token_of_ada, token_of_emil) = (token("ada"), token("emil"));
+    let store = project.folder().join("trust.p12");
     let server = Server::start(
-        &project,
+        project,
         &[&format!("server.tls_certificate={certificate}"), &format!("server.tls_key={key}")],
     );
     let url = server.url("grpc+tls");
@@ -331,7 +334,6 @@ fn users_over_tls() {
     let more = ["--admin", "anna:anna of the lake", "--token", &token_of_ada];
     secured("roles.py", &[roles, more].concat());
 
-    let store = project.folder().join("trust.p12");
     finish(
         Command::new("keytool")
             .args(["-importcert", "-noprompt", "-alias", "lake", "-file", &certificate])
