@@ -38,6 +38,19 @@ const RIGHT: &[(&str, &str)] = &[
         "SELECT a || '-' || b || 7, 'x' || a, a || NULL IS NULL FROM (VALUES ('é', 1.50), (NULL, 2), ('', 3)) t(a, b) ORDER BY b",
         "é-1.507,xé,true ,,true -3.007,x,true",
     ),
+    // Names of subqueries that are of the query outside, or of one of their own tables.
+    (
+        "SELECT n FROM (VALUES (5, 1)) o(n, k) WHERE EXISTS (SELECT 1 FROM (VALUES (1)) a(k), (VALUES (2)) b(k) WHERE o.k = a.k AND n = 5)",
+        "5",
+    ),
+    (
+        "SELECT (SELECT count(*) FROM (VALUES (1)) a(k) JOIN (VALUES (2)) b(m) ON k < m WHERE a.k = o.k), (SELECT count(*) FROM (VALUES (1)) c(k), (VALUES (2)) d(k) WHERE o.k = c.k) AS again FROM (VALUES (5, 1)) o(n, k)",
+        "1,1",
+    ),
+    (
+        "SELECT (SELECT 1 FROM (SELECT true AS b) c JOIN (VALUES (7, true)) a(m, b) USING (b) WHERE a.m >= o.n AND b) FROM (VALUES (5, false)) o(n, b)",
+        "1",
+    ),
     // Keys of nested inner joins.
     (
         "SELECT a.x, b.x, y FROM (VALUES (1,1),(2,2)) a(x, z) CROSS JOIN (VALUES (10),(20)) b(x) JOIN (VALUES (11,1),(22,2),(12,2)) c(y, z) ON a.x + b.x = c.y AND a.z = c.z ORDER BY y",
@@ -272,6 +285,22 @@ const RIGHT: &[(&str, &str)] = &[
         "1",
     ),
     // Positions.
+    (
+        "SELECT CAST('2' AS DOUBLE) AS c FROM (VALUES (1, 1), (2, 3), (3, 4)) t(x, y) GROUP BY CUBE (x, y, CAST('2' AS DOUBLE)) ORDER BY c LIMIT 9",
+        "2.0 2.0 2.0 2.0 2.0 2.0 2.0 2.0 2.0",
+    ),
+    (
+        "SELECT count(*) FROM (SELECT y, count(*) FROM (SELECT y, c FROM (SELECT x AS y, 7 AS c FROM (VALUES (1), (2), (3)) t(x)) GROUP BY ROLLUP (c, y)) GROUP BY y)",
+        "4",
+    ),
+    (
+        "SELECT c, y FROM (SELECT x AS y, 7 AS c FROM (VALUES (1), (2)) t(x)) GROUP BY CUBE (c, y) ORDER BY c, y",
+        "7,1 7,2 7, ,1 ,2 ,",
+    ),
+    (
+        "SELECT x, y FROM (VALUES (1, 1), (2, 2)) t(x, y) WHERE x = y GROUP BY CUBE (x, y) ORDER BY x, y",
+        "1,1 1, 2,2 2, ,1 ,2 ,",
+    ),
     (
         "SELECT x FROM (VALUES (1),(1),(2)) t(x) GROUP BY ROLLUP (1) ORDER BY x NULLS LAST",
         "1 2 \"\"",
@@ -722,6 +751,23 @@ const CALLED: &[(&str, &str)] = &[
 
 /// Statement, and a part of what is said of it.
 const REFUSED: &[(&str, &str)] = &[
+    // A bare name that several tables of a subquery have is not one of the query outside.
+    (
+        "SELECT (SELECT 1 FROM (VALUES (1, false)) c(n, b) JOIN (VALUES (7, false)) a(m, b) ON a.b = c.b WHERE a.m >= o.n AND b) FROM (VALUES (5, true)) o(n, b)",
+        "write its table's name before it",
+    ),
+    (
+        "SELECT (SELECT 1 FROM (SELECT false AS b) c NATURAL JOIN (VALUES (7, false)) a(m, b) WHERE a.m >= o.n AND b) FROM (VALUES (5, true)) o(n, b)",
+        "write its table's name before it",
+    ),
+    (
+        "SELECT n FROM (VALUES (5, 1)) o(n, k) WHERE EXISTS (SELECT 1 FROM (VALUES (1)) a(k), (VALUES (2)) b(k) WHERE k = 1)",
+        "write its table's name before it",
+    ),
+    (
+        "SELECT n FROM (VALUES (5, 1)) o(n, k) WHERE n IN (SELECT a.n FROM (VALUES (1, 5)) a(k, n) JOIN (VALUES (2)) b(k) ON k > 0)",
+        "write its table's name before it",
+    ),
     (
         "SELECT x FROM (VALUES (1)) t(x) GROUP BY ROLLUP (2)",
         "`2` in GROUP BY is no position of what is selected",

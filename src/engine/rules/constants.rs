@@ -1,7 +1,7 @@
 //! Columns that are constant below a node and not above it. DataFusion 55.2 knows by a condition or a
 //! literal that a column is constant, and takes it for constant also where an outer join fills it with
-//! NULL, and where a UNION ALL has another constant in its other parts: an ORDER BY leaves it out, and
-//! groups of it end too early and come twice. Behind `k + k = k` it orders by `k + k` what it says to be
+//! NULL, where a UNION ALL has another constant in its other parts, and where CUBE and the like leave it
+//! out: an ORDER BY leaves it out, and groups of it end too early and come twice. Behind `k + k = k` it orders by `k + k` what it says to be
 //! ordered by `k`, and a window ends in an internal error. (No issue of theirs was found.) So a node
 //! above forgets what was known.
 
@@ -14,6 +14,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::{Column as PhysicalColumn, Literal};
 use datafusion::physical_expr::{AcrossPartitions, EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::execution_plan::CardinalityEffect;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::filter_pushdown::{FilterDescription, FilterPushdownPhase};
@@ -64,6 +65,10 @@ fn misleads(node: &Plan) -> bool {
             class.iter().any(|one| one.is::<PhysicalColumn>())
                 && class.iter().any(|one| !one.is::<PhysicalColumn>() && !one.is::<Literal>())
         });
+    }
+    // Of a column that is not in the set there is NULL, whatever it was.
+    if let Some(aggregate) = node.downcast_ref::<AggregateExec>() {
+        return !aggregate.group_expr().is_single();
     }
     let (left, right, kind) = if let Some(join) = node.downcast_ref::<HashJoinExec>() {
         (join.left(), join.right(), *join.join_type())

@@ -3,6 +3,7 @@
 //! version raised, its file can go; the tests of `it::right_answers` say whether too early.
 
 mod arithmetic;
+mod bare_names;
 mod cast_marks;
 mod cast_names;
 mod concatenation;
@@ -62,6 +63,7 @@ use datafusion::physical_optimizer::projection_pushdown::ProjectionPushdown;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement;
 
+use self::bare_names::BareNames;
 pub use self::rewrites::renamed;
 use self::rewrites::{Expressions, Nodes};
 use super::ast::explained;
@@ -110,11 +112,13 @@ pub fn parsed(state: &SessionState, sql: &str) -> Result<Statement> {
 /// The plan of what a statement's text says. What no rule can make right is refused.
 pub async fn planned(state: &SessionState, mut statement: Statement) -> Result<LogicalPlan> {
     let mut may_be_confused = false;
+    let mut bare_names = BareNames::default();
     if let Some(statement) = explained(&mut statement) {
         syntax::correct(statement)?;
         cast_names::name(statement);
         using::resolve(statement)?;
         may_be_confused = cast_marks::has_casts(statement);
+        bare_names = BareNames::of(statement);
     }
     let again = may_be_confused.then(|| statement.clone());
     let mut planned = state.statement_to_plan(statement).await;
@@ -124,7 +128,9 @@ pub async fn planned(state: &SessionState, mut statement: Statement) -> Result<L
     {
         planned = state.statement_to_plan(again).await.or(planned);
     }
-    cast_names::restored(planned?)
+    let planned = planned?;
+    bare_names.check(&planned)?;
+    cast_names::restored(planned)
 }
 
 /// `0.1` is a decimal, as it is written.

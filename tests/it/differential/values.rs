@@ -158,9 +158,14 @@ impl Generator<'_> {
             }
             (Type::WildDouble, 0) => {
                 let divided = operand(Type::Double);
-                // 0 / 0 is NaN.
+                // 0 / 0 is NaN; DuckDB's −0.0 shows where it divides.
+                let zero = "CAST(0 AS DOUBLE)";
                 let divisor = match Kind::NotANumber.is_on() {
-                    true => operand(Type::Double),
+                    true => sequence![
+                        "coalesce(nullif(",
+                        operand(Type::Double),
+                        format!(", {zero}), {zero})")
+                    ],
                     false => Node::from("CAST(3 AS DOUBLE)"),
                 };
                 sequence!["(", divided, " / ", divisor, ")"]

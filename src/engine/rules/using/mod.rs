@@ -18,6 +18,7 @@ use datafusion::logical_expr::{
     Expr, ExprSchemable, Join, JoinConstraint, JoinType, LogicalPlan, Projection,
 };
 
+pub use self::from::Scope;
 pub use self::names::resolve;
 
 /// Merges the columns of USING where one side may be missing.
