@@ -294,6 +294,18 @@ const RIGHT: &[(&str, &str)] = &[
         "4",
     ),
     (
+        "SELECT id FROM (SELECT 'id' AS id UNION ALL SELECT 'id' AS id ORDER BY id) GROUP BY GROUPING SETS ((id), ()) ORDER BY id",
+        "id \"\"",
+    ),
+    (
+        "SELECT c, count(*) FROM (SELECT b, c FROM (SELECT b, c, row_number() OVER (PARTITION BY c ORDER BY b) AS r FROM (SELECT x % 3 AS b, x % 4 AS c FROM generate_series(1, 60) t(x))) WHERE r > 0) GROUP BY GROUPING SETS ((b, c), (c)) ORDER BY c, 2",
+        "0,5 0,5 0,5 0,15 1,5 1,5 1,5 1,15 2,5 2,5 2,5 2,15 3,5 3,5 3,5 3,15",
+    ),
+    (
+        "SELECT c, b, count(*) FROM (SELECT x % 3 AS b, x % 2 AS c FROM generate_series(1, 60) t(x) ORDER BY c, b LIMIT 60) GROUP BY GROUPING SETS ((b, c), (c)) ORDER BY c, b",
+        "0,0,10 0,1,10 0,2,10 0,,30 1,0,10 1,1,10 1,2,10 1,,30",
+    ),
+    (
         "SELECT c, y FROM (SELECT x AS y, 7 AS c FROM (VALUES (1), (2)) t(x)) GROUP BY CUBE (c, y) ORDER BY c, y",
         "7,1 7,2 7, ,1 ,2 ,",
     ),

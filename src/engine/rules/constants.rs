@@ -35,8 +35,12 @@ pub struct ForgetConstants;
 impl PhysicalOptimizerRule for ForgetConstants {
     fn optimize(&self, plan: Plan, _: &ConfigOptions) -> Result<Plan> {
         plan.transform_up(|node| {
+            let node = match has_grouping_sets(&node) {
+                true => over_any_order(node)?,
+                false => node,
+            };
             Ok(match misleads(&node) {
-                true => Transformed::yes(Arc::new(Unknown::new(node)) as Plan),
+                true => Transformed::yes(unknown(node)),
                 false => Transformed::no(node),
             })
         })
@@ -67,8 +71,8 @@ fn misleads(node: &Plan) -> bool {
         });
     }
     // Of a column that is not in the set there is NULL, whatever it was.
-    if let Some(aggregate) = node.downcast_ref::<AggregateExec>() {
-        return !aggregate.group_expr().is_single();
+    if has_grouping_sets(node) {
+        return true;
     }
     let (left, right, kind) = if let Some(join) = node.downcast_ref::<HashJoinExec>() {
         (join.left(), join.right(), *join.join_type())
@@ -91,6 +95,23 @@ fn misleads(node: &Plan) -> bool {
         JoinType::Full => knows(left) || knows(right),
         _ => false,
     }
+}
+
+fn has_grouping_sets(node: &Plan) -> bool {
+    let aggregate = node.downcast_ref::<AggregateExec>();
+    aggregate.is_some_and(|aggregate| !aggregate.group_expr().is_single())
+}
+
+/// Where a key of all sets is ordered, or constant, it would end the groups of a set when that changes,
+/// and go through them set by set (apache/datafusion#24421, mended after 55.2, and #16965).
+fn over_any_order(aggregate: Plan) -> Result<Plan> {
+    let inputs = aggregate.children().into_iter().cloned().map(unknown).collect();
+    let mode = ChildrenPropertiesMode::Recompute;
+    aggregate.replace_children(inputs, ReplaceChildrenOptions::new(mode))
+}
+
+fn unknown(node: Plan) -> Plan {
+    Arc::new(Unknown::new(node))
 }
 
 /// Passes everything on, and knows nothing of it.
