@@ -80,34 +80,13 @@ pub fn bounded(function: &Arc<ScalarUDF>) -> Option<ScalarUDF> {
     Some(ScalarUDF::new_from_impl(Bounded { inner, growth }))
 }
 
-pub fn is_constant(args: &ScalarFunctionArgs) -> bool {
-    args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)))
-}
-
-/// Of literals alone one value is made, however many rows there are.
-pub fn values_made(args: &ScalarFunctionArgs) -> usize {
-    if is_constant(args) { 1 } else { args.number_rows }
-}
-
-/// Refuses what is too much of a constant to stand in each of `rows` rows.
-pub fn check_repeated(name: &str, value: &ScalarValue, rows: usize) -> Result<()> {
-    let bytes = scalar_bytes(value).saturating_mul(rows as u64);
-    refuse_beyond(name, bytes, rows, GIVEN_BYTES_MAX)
-}
-
-/// Refuses what is too much for a function to be given.
-pub fn check_given(name: &str, args: &ScalarFunctionArgs) -> Result<()> {
-    let rows = values_made(args);
-    let bytes = args.args.iter().map(|arg| match arg {
+/// Refuses what is too much for a function to be given for `rows` rows.
+pub fn check_given(name: &str, args: &[ColumnarValue], rows: usize) -> Result<()> {
+    let bytes = args.iter().map(|arg| match arg {
         ColumnarValue::Scalar(value) => scalar_bytes(value).saturating_mul(rows as u64),
         ColumnarValue::Array(array) => array_bytes(array),
     });
-    refuse_beyond(
-        name,
-        sum(bytes),
-        rows,
-        if is_constant(args) { ONE_BYTES_MAX } else { GIVEN_BYTES_MAX },
-    )
+    refuse_beyond(name, sum(bytes), rows, if rows == 1 { ONE_BYTES_MAX } else { GIVEN_BYTES_MAX })
 }
 
 /// Types grow too: of three structs of three structs of … twenty times.
@@ -236,12 +215,14 @@ impl ScalarUDFImpl for Bounded {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        check_given(self.name(), &args)?;
+        // Of literals alone one value is made, however many rows there are.
+        let is_one = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
+        let rows = if is_one { 1 } else { args.number_rows };
+        check_given(self.name(), &args.args, rows)?;
         if let Some(growth) = self.growth {
-            let rows = values_made(&args);
             let arrays = args.args.iter().map(|arg| arg.to_array(rows));
             let bytes = growth(&arrays.collect::<Result<Vec<ArrayRef>>>()?)?;
-            let bytes_max = if is_constant(&args) { ONE_BYTES_MAX } else { BYTES_MAX };
+            let bytes_max = if is_one { ONE_BYTES_MAX } else { BYTES_MAX };
             refuse_beyond(self.name(), bytes, rows, bytes_max)?;
         }
         self.inner.invoke_with_args(args)

@@ -15,7 +15,7 @@ use datafusion::logical_expr::{
     ScalarUDFImpl, Signature, Volatility,
 };
 
-use crate::engine::growth::{check_given, is_constant, values_made};
+use crate::engine::growth::check_given;
 
 /// One function in the place of a chain of operators. After type coercion: all have one type.
 pub fn at_once(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
@@ -71,8 +71,9 @@ impl ScalarUDFImpl for Concatenation {
 
     /// NULL if one of them is.
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        check_given(self.name(), &args)?;
-        let rows = values_made(&args);
+        let is_one = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
+        let rows = if is_one { 1 } else { args.number_rows };
+        check_given(self.name(), &args.args, rows)?;
         // A constant has one row.
         let texts = args.args.iter().map(|arg| Ok(cast(&arg.to_array(1)?, &DataType::Utf8)?));
         let texts = texts.collect::<Result<Vec<ArrayRef>>>()?;
@@ -95,7 +96,7 @@ impl ScalarUDFImpl for Concatenation {
             joined.append_value("");
         }
         let joined = cast(&joined.finish(), &self.result)?;
-        Ok(match is_constant(&args) {
+        Ok(match is_one {
             true => ColumnarValue::Scalar(ScalarValue::try_from_array(&joined, 0)?),
             false => ColumnarValue::Array(joined),
         })

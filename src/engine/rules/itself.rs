@@ -7,7 +7,7 @@ use datafusion::logical_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
-use crate::engine::growth::check_repeated;
+use crate::engine::growth::check_given;
 
 /// By this name in plans.
 pub fn itself(name: &'static str) -> ScalarUDF {
@@ -40,8 +40,10 @@ impl ScalarUDFImpl for Itself {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         match args.args.into_iter().next() {
             Some(ColumnarValue::Scalar(value)) => {
-                check_repeated(self.name, &value, args.number_rows)?;
-                Ok(ColumnarValue::Scalar(value))
+                let value = [ColumnarValue::Scalar(value)];
+                check_given(self.name, &value, args.number_rows)?;
+                let [value] = value;
+                Ok(value)
             }
             Some(value) => Ok(value),
             None => internal_err!("{} takes one value", self.name),
