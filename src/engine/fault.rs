@@ -173,6 +173,9 @@ const PREFIXES: [&str; 15] = [
 const NOT_TAKEN: [&str; 3] =
     ["could not cast array of type", "not implemented for type", "not supported for type"];
 
+/// What DataFusion says of whoever spilled as much as it may, as if reading or writing had failed.
+const SPILLED_ENOUGH: &str = "The used disk space during the spilling process has exceeded";
+
 /// An error of execution. The kind is that of its deepest layer that says one: ours, which know of
 /// data files; the store's; the engine's limits; or else the statement or its values must change.
 pub fn engine_error(doing: &str, error: DataFusionError) -> Error {
@@ -184,12 +187,17 @@ pub fn engine_error(doing: &str, error: DataFusionError) -> Error {
     }
     let root = error.find_root();
     let text = plain_text(root);
+    let exhausted = |text: &str| {
+        Error::new(ErrorKind::Exhausted, format!("{doing}: {text}"))
+            .hint("raise `engine.memory_bytes_max`, or give `engine.spill_dir` more space")
+    };
     match root {
         DataFusionError::ResourcesExhausted(_) => {
             // The list of consumers follows on lines of its own.
-            let text = text.split(" with top memory consumers").next().unwrap_or_default();
-            Error::new(ErrorKind::Exhausted, format!("{doing}: {text}"))
-                .hint("raise `engine.memory_bytes_max`, or give `engine.spill_dir` more space")
+            exhausted(text.split(" with top memory consumers").next().unwrap_or_default())
+        }
+        _ if text.contains(SPILLED_ENOUGH) => {
+            exhausted("it needs more space beside its memory than it may have")
         }
         DataFusionError::ExecutionJoin(_) => {
             Error::internal(format!("{doing}: it ended abnormally")).source(error)
@@ -222,4 +230,18 @@ fn own_error(error: &DataFusionError) -> Option<&Error> {
         layer = error.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_spilled_as_much_as_it_may_has_exhausted_it() {
+        let full = std::io::Error::other(format!("{SPILLED_ENOUGH} the allowable limit of 0.0 B."));
+        let arrow = arrow::error::ArrowError::IoError(full.to_string(), full);
+        let error = engine_error("the query failed", arrow.into());
+        assert_eq!(error.kind, ErrorKind::Exhausted, "{error}");
+        assert!(!error.line().contains("datafusion"), "{error}");
+    }
 }
