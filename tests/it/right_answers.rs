@@ -284,7 +284,7 @@ const RIGHT: &[(&str, &str)] = &[
         "SELECT 1 AS n WHERE 1 IN (SELECT b.k FROM (VALUES (0)) a(k) JOIN (VALUES (1)) b(k) ON true UNION SELECT k FROM (VALUES (1)) t(k) WHERE false)",
         "1",
     ),
-    // Positions.
+    // Grouping sets over what is constant or ordered.
     (
         "SELECT CAST('2' AS DOUBLE) AS c FROM (VALUES (1, 1), (2, 3), (3, 4)) t(x, y) GROUP BY CUBE (x, y, CAST('2' AS DOUBLE)) ORDER BY c LIMIT 9",
         "2.0 2.0 2.0 2.0 2.0 2.0 2.0 2.0 2.0",
@@ -313,6 +313,7 @@ const RIGHT: &[(&str, &str)] = &[
         "SELECT x, y FROM (VALUES (1, 1), (2, 2)) t(x, y) WHERE x = y GROUP BY CUBE (x, y) ORDER BY x, y",
         "1,1 1, 2,2 2, ,1 ,2 ,",
     ),
+    // Positions.
     (
         "SELECT x FROM (VALUES (1),(1),(2)) t(x) GROUP BY ROLLUP (1) ORDER BY x NULLS LAST",
         "1 2 \"\"",

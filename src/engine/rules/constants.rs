@@ -1,9 +1,9 @@
 //! Columns that are constant below a node and not above it. DataFusion 55.2 knows by a condition or a
 //! literal that a column is constant, and takes it for constant also where an outer join fills it with
-//! NULL, where a UNION ALL has another constant in its other parts, and where CUBE and the like leave it
-//! out: an ORDER BY leaves it out, and groups of it end too early and come twice. Behind `k + k = k` it orders by `k + k` what it says to be
-//! ordered by `k`, and a window ends in an internal error. (No issue of theirs was found.) So a node
-//! above forgets what was known.
+//! NULL, where a UNION ALL has another constant in its other parts, and where a grouping set is without
+//! it: an ORDER BY leaves it out, and groups of it end too early and come twice. Behind `k + k = k` it
+//! orders by `k + k` what it says to be ordered by `k`, and a window ends in an internal error. (No issue
+//! of theirs was found.) So a node above forgets what was known.
 
 use std::sync::Arc;
 
